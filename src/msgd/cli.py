@@ -1,0 +1,214 @@
+"""The ``msgd`` program: one subcommand per Snakemake rule, each a thin door to a function.
+
+Errors meant for the user go to standard error and to the log file, and the exit code is 1.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from msgd.config import load_schema
+from msgd.errors import UserError
+
+log = logging.getLogger("msgd")
+
+
+def main(arguments=None):
+    """Run the program with ``arguments`` (sys.argv's by default); return its exit code."""
+    options = _parser().parse_args(arguments)
+    _set_up_logging(options.log)
+    try:
+        options.function(options)
+    except UserError as error:
+        log.error("msgd %s: error: %s", options.command, error)
+        return 1
+    except KeyboardInterrupt:
+        log.error("msgd %s: interrupted", options.command)
+        return 130
+    except Exception:
+        log.exception("msgd %s: failed in a way that is no fault of yours", options.command)
+        return 1
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="msgd", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name, function, description):
+        subparser = commands.add_parser(name, help=description, description=description)
+        subparser.add_argument("--log", type=Path, help="file that keeps the messages")
+        subparser.set_defaults(function=function)
+        return subparser
+
+    download = command("download", _download, "bring mnist.pkl.gz here, checked by SHA-256")
+    download.add_argument("path", type=Path, help="where the file shall be")
+
+    unpickle = command("unpickle", _unpickle, "read a data set, check it, write six .npy files")
+    unpickle.add_argument("path", type=Path, help=".pkl.gz or .npz file, or folder of IDX files")
+    unpickle.add_argument("--output", type=Path, required=True, help="folder of the six arrays")
+    unpickle.add_argument("--floatX", dest="float_x", default="float32", choices=FLOATS)
+    unpickle.add_argument("--expect-mnist", action="store_true", help="accept MNIST only")
+
+    train = command("train", _train, "train one run")
+    train.add_argument("hyperparameters", nargs="+", metavar="key=value")
+    _add_run_options(train)
+    train.add_argument("--floatX", dest="float_x", default="float32", choices=FLOATS)
+
+    score = command("score", _score, "apply a run's best parameters to the test set, once")
+    _add_run_options(score)
+
+    tabulate = command("tabulate", _tabulate, "write the score table of all runs")
+    compare = command("compare-published", _compare, "hold the runs against the published rows")
+    for subparser in (tabulate, compare):
+        subparser.add_argument("runs", nargs="+", type=Path, help="folders of scored runs")
+        subparser.add_argument("--output", type=Path, required=True, help="folder of the tables")
+
+    plot = command("plot", _plot, "draw a figure from saved files")
+    plot.add_argument("figure", choices=sorted(FIGURES))
+    plot.add_argument("--run", type=Path, required=True, help="folder of the run")
+    plot.add_argument("--data", type=Path, help="folder of the six arrays")
+    plot.add_argument("--output", type=Path, required=True, help="PNG or GIF file to write")
+    for key, schema in load_schema()["properties"]["plots"]["properties"].items():
+        option = f"--{key.replace('_', '-')}"
+        number = {"integer": int, "number": float, "string": str}[schema["type"]]
+        plot.add_argument(
+            option, type=number, default=schema["default"], help=schema["description"]
+        )
+
+    describe = command("describe-config", _describe_config, "write the table of configuration keys")
+    describe.add_argument("--output", type=Path, help="Markdown file; standard output by default")
+    return parser
+
+
+FLOATS = ("float32", "float64")
+
+
+def _add_run_options(parser):
+    parser.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--backend", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU backend")
+
+
+def _set_up_logging(path):
+    """Send warnings and errors to standard error and, if ``path`` is given, everything to it."""
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.WARNING if path else logging.INFO)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    handlers = [terminal]
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, mode="w", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers.append(file)
+    logger = logging.getLogger("msgd")
+    logger.handlers[:] = handlers
+    logger.setLevel(logging.INFO)
+
+
+# Each function imports what it needs: drawing a plot does not load Numba.
+
+
+def _download(options):
+    from msgd.data.download import download_mnist
+
+    download_mnist(options.path)
+
+
+def _unpickle(options):
+    from msgd.data.dataset import unpickle
+
+    unpickle(options.path, options.output, options.float_x, options.expect_mnist)
+
+
+def _train(options):
+    from msgd.config import complete_experiment, parse_hyperparameter_words
+    from msgd.training.run import run_training
+
+    settings = complete_experiment(parse_hyperparameter_words(options.hyperparameters))
+    run_training(
+        options.data, options.run, settings, options.backend, options.float_x, options.threads
+    )
+
+
+def _score(options):
+    from msgd.evaluation.score import score_run
+
+    score_run(options.data, options.run, options.backend, options.threads)
+
+
+def _tabulate(options):
+    from msgd.evaluation.tables import write_score_table
+
+    write_score_table(options.runs, options.output)
+
+
+def _compare(options):
+    from msgd.evaluation.tables import write_published_table
+
+    write_published_table(options.runs, options.output)
+
+
+def _describe_config(options):
+    from msgd.config import describe_config
+    from msgd.files import write_text
+
+    if options.output:
+        write_text(options.output, describe_config())
+    else:
+        sys.stdout.write(describe_config())
+
+
+def _plot(options):
+    FIGURES[options.figure](options)
+
+
+def _plot_learning_curve(options):
+    from msgd.plots.learning_curve import plot_learning_curve
+
+    plot_learning_curve(options.run, options.output, options.dpi)
+
+
+def _plot_weights(options):
+    from msgd.plots.weights import plot_weights
+
+    plot_weights(options.data, options.run, options.output, options.dpi, options.colormap)
+
+
+def _animate_weights(options):
+    from msgd.plots.weights import animate_weights
+
+    animate_weights(
+        options.data,
+        options.run,
+        options.output,
+        options.dpi,
+        options.colormap,
+        options.frames_per_second,
+    )
+
+
+def _plot_confusion(options):
+    from msgd.plots.mistakes import plot_confusion
+
+    plot_confusion(options.data, options.run, options.output, options.dpi)
+
+
+def _plot_mistakes(options):
+    from msgd.plots.mistakes import plot_mistakes
+
+    plot_mistakes(options.data, options.run, options.output, options.dpi, options.n_mistakes)
+
+
+FIGURES = {
+    "learning_curve": _plot_learning_curve,
+    "weights": _plot_weights,
+    "weights_animation": _animate_weights,
+    "confusion": _plot_confusion,
+    "mistakes": _plot_mistakes,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

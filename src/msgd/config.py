@@ -1,0 +1,250 @@
+"""The configuration: checked against ``config.schema.yaml``, completed with its defaults.
+
+Used twice: by the Snakefile, before any job starts, and by ``msgd train``, which gets one
+experiment's hyperparameters as ``key=value`` words.
+"""
+
+import copy
+import difflib
+import math
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+from msgd.errors import UserError
+from msgd.models import MODELS
+
+SCHEMA_FILE = Path(__file__).with_name("config.schema.yaml")
+
+
+def load_schema():
+    """Return the schema of the whole configuration (dict)."""
+    return yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
+
+
+def complete_config(config):
+    """Return a checked copy of ``config`` in which every key stands, defaults filled in.
+
+    ``config`` is what config.yaml holds (dict); it is not changed. Raises UserError with one line
+    per finding: the key, its value, and what is allowed.
+    """
+    schema = load_schema()
+    _raise_findings(config, schema, where="configuration")
+    return _with_defaults(config, schema, schema)
+
+
+def complete_experiment(settings):
+    """Return a checked copy of one experiment's ``settings`` (dict), defaults filled in.
+
+    Raises UserError as complete_config does.
+    """
+    schema = load_schema()
+    experiment = {"$defs": schema["$defs"], "$ref": "#/$defs/experiment"}
+    _raise_findings(settings, experiment, where="hyperparameters")
+    return _with_defaults(settings, experiment, experiment)
+
+
+def check_split_sizes(experiments, n_train):
+    """Raise UserError if an experiment's settings cannot work with ``n_train`` training examples.
+
+    ``experiments``: dict of name -> completed settings; the name "" stands for a run on its own.
+    """
+    findings = []
+    for name, settings in experiments.items():
+        key = f"experiments.{name}." if name else ""
+        batch_size = settings["batch_size"]
+        if batch_size > n_train:
+            findings.append(
+                f"{key}batch_size is {batch_size}; allowed: at most {n_train}, "
+                "the number of training examples"
+            )
+            continue
+        iterations = settings["n_epochs"] * (n_train // batch_size)
+        frequency = settings["validation_frequency"]
+        last_iteration = min(iterations, settings["patience"] + 1)
+        if frequency is not None and frequency > last_iteration:
+            findings.append(
+                f"{key}validation_frequency is {frequency}; allowed: at most {last_iteration}, "
+                "or the run would end before its first validation"
+            )
+    _raise(findings, "configuration")
+
+
+def hyperparameter_words(settings):
+    """Return ``settings`` as the words ``key=value`` that ``msgd train`` takes, in schema order."""
+    keys = load_schema()["$defs"]["experiment"]["properties"]
+    return [f"{key}={yaml_scalar(settings[key])}" for key in keys]
+
+
+def parse_hyperparameter_words(words):
+    """Return the dict that ``hyperparameter_words`` was given; the values are read as YAML.
+
+    Raises UserError for a word without ``=`` or a key given twice.
+    """
+    settings = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"hyperparameter {word!r}: write key=value, e.g. learning_rate=0.13")
+        if key in settings:
+            raise UserError(f"hyperparameter {key!r} is given twice")
+        settings[key] = yaml.safe_load(value)
+    return settings
+
+
+def yaml_scalar(value):
+    """Return ``value`` as YAML on one line: text that parse_hyperparameter_words reads back."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    return text.removesuffix("\n").removesuffix("...").removesuffix("\n")
+
+
+def describe_config():
+    """Return the Markdown page that describes every key: config/README.md is this text."""
+    schema = load_schema()
+    tops = {key: value for key, value in schema["properties"].items() if "properties" not in value}
+    sections = {
+        "Top level": tops,
+        "Each experiment": schema["$defs"]["experiment"]["properties"],
+        "`plots`": schema["properties"]["plots"]["properties"],
+    }
+    lines = [
+        "# Configuration",
+        "",
+        "Written by `msgd describe-config` from `src/msgd/config.schema.yaml`; do not edit.",
+        "Unknown keys and values that are not allowed stop a run before its first job.",
+    ]
+    for title, properties in sections.items():
+        lines += ["", f"## {title}", "", "| key | default | allowed | meaning |"]
+        lines += ["| --- | --- | --- | --- |"]
+        for key, keyschema in properties.items():
+            default = f"`{yaml_scalar(keyschema['default'])}`" if "default" in keyschema else "none"
+            allowed = " or ".join(MODELS) if key == "model" else _allowed(keyschema)
+            description = " ".join(keyschema["description"].split())
+            lines.append(f"| `{key}` | {default} | {allowed} | {description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _raise_findings(instance, schema, where):
+    validator = jsonschema.Draft202012Validator(schema)
+    errors = sorted(validator.iter_errors(instance), key=lambda error: error.json_path)
+    findings = [finding for error in errors for finding in _describe(error)]
+    findings += _non_finite(instance, ())
+    if not findings:
+        findings = _unknown_models(instance, where)
+    _raise(findings, where)
+
+
+def _raise(findings, where):
+    if findings:
+        raise UserError("\n".join([f"the {where} cannot be used:", *(f"- {f}" for f in findings)]))
+
+
+def _describe(error):
+    """Yield a finding or more for one jsonschema error: key, value, what is allowed."""
+    key = _dotted(error.absolute_path)
+    schema = error.schema
+    if error.validator == "additionalProperties":
+        allowed = list(schema["properties"])
+        for unknown in sorted(set(error.instance) - set(allowed), key=str):
+            close = difflib.get_close_matches(str(unknown), allowed, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            name = _dotted([*error.absolute_path, unknown])
+            yield f"{name} is not a known key{hint}; allowed: {', '.join(allowed)}"
+    elif error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        for name in missing:
+            yield f"{_dotted([*error.absolute_path, name])} is missing; {_meaning(schema, name)}"
+    elif "propertyNames" in error.absolute_schema_path:
+        yield (
+            f"the experiment name {error.instance!r} is not allowed: it names a folder; "
+            "allowed: letters, digits, '_', '-' and '.', starting with a letter or digit"
+        )
+    else:
+        text = f"{key} is {error.instance!r}; allowed: {_allowed(schema)}"
+        yield text + _number_hint(error)
+
+
+def _meaning(schema, name):
+    description = schema.get("properties", {}).get(name, {}).get("description", "")
+    return f"it says: {description}" if description else "it must be given"
+
+
+def _number_hint(error):
+    """Return a hint for YAML's trap: 1e-3 without a dot is read as text."""
+    if error.validator == "type" and isinstance(error.instance, str):
+        try:
+            number = float(error.instance)
+        except ValueError:
+            return ""
+        return f" (YAML reads {error.instance} as text; write {yaml_scalar(number)} without quotes)"
+    return ""
+
+
+def _allowed(schema):
+    """Return in words what ``schema`` allows: type, choice, range."""
+    if "enum" in schema:
+        return " or ".join(str(choice) for choice in schema["enum"])
+    types = schema.get("type", "value")
+    names = {
+        "integer": "a whole number",
+        "number": "a number",
+        "string": "text",
+        "object": "a mapping of keys to values",
+        "null": "null",
+    }
+    words = [names.get(name, name) for name in ([types] if isinstance(types, str) else types)]
+    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
+    ranges = [f"{sign} {schema[bound]}" for bound, sign in bounds.items() if bound in schema]
+    if ranges:
+        words[0] += " " + " and ".join(ranges)
+    if schema.get("minProperties") or schema.get("minLength"):
+        words[0] += ", not empty"
+    return " or ".join(words)
+
+
+def _non_finite(value, path):
+    """Return a finding for every nan or infinity: JSON Schema's ranges let nan pass."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{_dotted(path)} is {value}; allowed: a finite number"]
+    if isinstance(value, dict):
+        return [finding for key in value for finding in _non_finite(value[key], (*path, key))]
+    return []
+
+
+def _unknown_models(instance, where):
+    experiments = instance["experiments"] if where == "configuration" else {"": instance}
+    return [
+        f"{_dotted(['experiments', name, 'model'] if name else ['model'])} is "
+        f"{settings['model']!r}; allowed: {' or '.join(MODELS)}"
+        for name, settings in experiments.items()
+        if settings["model"] not in MODELS
+    ]
+
+
+def _dotted(path):
+    return ".".join(str(part) for part in path) or "the configuration"
+
+
+def _resolve(schema, root):
+    """Follow a ``$ref`` of the form ``#/$defs/name``."""
+    reference = schema.get("$ref")
+    return root["$defs"][reference.rsplit("/", 1)[1]] if reference else schema
+
+
+def _with_defaults(instance, schema, root):
+    """Return a deep copy of valid ``instance`` with every default of ``schema`` filled in."""
+    schema = _resolve(schema, root)
+    if not isinstance(instance, dict):
+        whole = "integer" in schema.get("type", "") and isinstance(instance, float)
+        return int(instance) if whole else copy.deepcopy(instance)
+    properties = schema.get("properties", {})
+    complete = {}
+    for key, subschema in properties.items():
+        if key in instance or "default" in subschema:
+            value = instance.get(key, subschema.get("default"))
+            complete[key] = _with_defaults(value, subschema, root)
+    for key, value in instance.items():
+        if key not in properties:  # a free name: an experiment
+            complete[key] = _with_defaults(value, schema["additionalProperties"], root)
+    return complete

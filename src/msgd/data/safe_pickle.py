@@ -1,0 +1,168 @@
+"""An unpickler that can build NumPy arrays and nothing else.
+
+A pickle is a program. The one here may call three names, and none of them is NumPy's own: each is
+replaced by a small description (dtype, shape, raw bytes) that is turned into an array after its
+sizes have been checked. So neither foreign code nor NumPy's internals are in the pickle's reach.
+Pickles of Python 2 and 3, protocols 0 to 5, are read.
+"""
+
+import math
+import pickle
+
+import numpy as np
+
+from msgd.errors import UserError
+
+
+class _DType:
+    """A numeric dtype as a pickle describes it: a kind with its size, then the byte order."""
+
+    def __init__(self, spec, align=False, copy=False):
+        spec = spec.decode("ascii") if isinstance(spec, bytes) else spec
+        if not isinstance(spec, str) or spec not in _NUMERIC:
+            raise pickle.UnpicklingError(f"an array of dtype {spec!r}, not of numbers")
+        self.dtype = np.dtype(spec)
+
+    def __setstate__(self, state):
+        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+        if order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"a dtype of byte order {order!r}")
+        if any(part is not None for part in state[2:5]):
+            raise pickle.UnpicklingError("an array of structured dtype")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+_NUMERIC = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
+
+
+class _Array:
+    """An array as a pickle describes it; ``value`` is the NumPy array, read-only."""
+
+    value = None
+
+    def __setstate__(self, state):
+        _version, shape, dtype, is_fortran, data = state
+        self.value = _array(data, dtype, shape, "F" if is_fortran else "C")
+
+
+def _array(data, dtype, shape, order):
+    if isinstance(data, str):  # Python 2 wrote its byte strings as text
+        data = data.encode("latin-1")
+    if not isinstance(dtype, _DType) or not isinstance(data, (bytes, bytearray)):
+        raise pickle.UnpicklingError("an array that is not raw numbers")
+    size = math.prod(shape) * dtype.dtype.itemsize
+    if any(length < 0 for length in shape) or size != len(data):
+        raise pickle.UnpicklingError(f"an array of shape {shape} with {len(data)} bytes of data")
+    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
+
+
+def _reconstruct(subtype, shape, typecode):
+    """Stand for numpy's _reconstruct: an empty array whose state follows."""
+    return _Array()
+
+
+def _frombuffer(buffer, dtype, shape, order, axis_order=None):
+    """Stand for numpy's _frombuffer, which protocol 5 calls."""
+    if axis_order is not None:
+        raise pickle.UnpicklingError("an array with permuted axes")
+    array = _Array()
+    array.value = _array(buffer, dtype, shape, order)
+    return array
+
+
+def _encode(text, encoding):
+    """Stand for _codecs.encode, by which Python 3 writes bytes in protocols 0 to 2."""
+    if encoding not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError(f"bytes written as {encoding!r}")
+    return text.encode("latin-1")
+
+
+def _empty_bytes():
+    """Stand for bytes, by which protocols 0 to 2 write the data of an empty array."""
+    return b""
+
+
+_ALLOWED = {
+    ("__builtin__", "bytes"): _empty_bytes,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(
+                f"a foreign object, {module}.{name}; only NumPy arrays are read, nothing was run"
+            )
+        return _ALLOWED[module, name]
+
+
+class LimitedReader:
+    """A binary stream that raises UserError once more than ``limit`` bytes are asked of it."""
+
+    def __init__(self, stream, limit, name):
+        self.stream, self.remaining, self.limit, self.name = stream, limit, limit, name
+
+    def _spend(self, count):
+        self.remaining -= count
+        if self.remaining < 0:
+            raise UserError(
+                f"{self.name} unpacks to more than {self.limit:,} bytes, far beyond what its size "
+                "suggests (a decompression bomb?); store real data of that kind uncompressed"
+            )
+
+    def read(self, count):
+        """Return at most ``count`` bytes."""
+        if count > self.remaining:
+            self._spend(count)
+        data = self.stream.read(count)
+        self._spend(len(data))
+        return data
+
+    def readline(self):
+        """Return the bytes up to and with the next newline."""
+        line = self.stream.readline(self.remaining + 1)
+        self._spend(len(line))
+        return line
+
+
+def load_arrays(stream, name):
+    """Return what the pickle in the binary ``stream`` holds: arrays in tuples in a tuple.
+
+    ``name`` (str) names the file in errors. Raises UserError for a pickle that is truncated,
+    malformed, or builds anything but containers, numbers, text and numeric arrays.
+    """
+    try:
+        return _unwrap(_ArrayUnpickler(stream, encoding="latin-1").load(), depth=2)
+    except UserError:
+        raise
+    except EOFError as error:
+        raise UserError(f"{name} is truncated: {error or 'the pickle ends too early'}") from error
+    except pickle.UnpicklingError as error:
+        message = str(error)
+        if "truncated" in message:
+            raise UserError(f"{name} is truncated: {message}") from error
+        raise UserError(f"{name} was refused, it holds {message}") from error
+    except Exception as error:  # a malformed pickle may raise anything
+        raise UserError(f"{name} is not a pickle of arrays: {error!r}") from error
+
+
+def _unwrap(value, depth):
+    """Replace array descriptions by arrays in tuples and lists nested at most ``depth`` deep.
+
+    Deeper values are left alone: a pickle of a few bytes can nest one tuple in itself so that
+    walking all of it would never end.
+    """
+    if isinstance(value, _Array):
+        if value.value is None:
+            raise pickle.UnpicklingError("an array without data")
+        return value.value
+    if isinstance(value, (tuple, list)) and depth > 0:
+        return tuple(_unwrap(item, depth - 1) for item in value)
+    return value

@@ -1,0 +1,1 @@
+"""Evaluation: test scores, selection on validation errors, tables, the published rows."""

@@ -1,0 +1,152 @@
+"""The score table of all runs, and its comparison with the published rows."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from msgd.files import read_json, write_text
+
+PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
+
+# The columns of test_scores.csv, in order.
+COLUMNS = (
+    *("experiment", "model", "run", "backend", "floatX", "n_params"),
+    *("epochs_run", "iterations_run", "best_epoch", "best_iteration"),
+    *("validation_errors", "validation_examples", "validation_error_percent"),
+    *("test_errors", "test_examples", "test_error_percent", "selected"),
+)
+# Shown to people beside them: the errors of the whole test set where a tail batch was dropped.
+FULL_TEST_COLUMNS = ("all_test_errors", "all_test_examples")
+
+
+def score_rows(run_folders):
+    """Return a dict per run folder (``.../experiment/run``) with COLUMNS and FULL_TEST_COLUMNS."""
+    rows = []
+    for folder in map(Path, run_folders):
+        row = {"experiment": folder.parent.name, "run": folder.name}
+        row |= read_json(folder / "training.json") | read_json(folder / "score.json")
+        for split in ("validation", "test"):
+            errors, examples = row[f"{split}_errors"], row[f"{split}_examples"]
+            row[f"{split}_error_percent"] = 100 * errors / examples
+        rows.append(row)
+    selected = select(rows)
+    for index, row in enumerate(rows):
+        row["selected"] = index == selected
+    return rows
+
+
+def select(rows):
+    """Return the index of the row of lowest validation error.
+
+    Ties go to fewer parameters, then to the earlier row. Test errors are not looked at.
+    """
+    return min(
+        range(len(rows)),
+        key=lambda i: (
+            Fraction(rows[i]["validation_errors"], rows[i]["validation_examples"]),
+            rows[i]["n_params"],
+            i,
+        ),
+    )
+
+
+def write_score_table(run_folders, folder):
+    """Write test_scores.csv, .md and .html into ``folder``."""
+    frame = pd.DataFrame(score_rows(run_folders))
+    write_table(
+        frame[[*COLUMNS]],
+        frame[[*COLUMNS, *FULL_TEST_COLUMNS]],
+        Path(folder) / "test_scores",
+        "Test scores",
+        "One row per run: the parameters of the lowest validation error, scored once on the test "
+        "set. The selected row is the result; the others were not chosen. The last two columns "
+        "count the whole test set, the tail batch included.",
+    )
+
+
+def published_rows():
+    """Return the published results: what published.yaml lists (list of dicts)."""
+    return yaml.safe_load(PUBLISHED_FILE.read_text(encoding="utf-8"))
+
+
+def compare_with_published(run_folders):
+    """Return a dict per published figure that a run reproduces: published, reproduced, equal.
+
+    A run is held against a published row if it trained that model on MNIST with the published value
+    of every setting that shapes the result.
+    """
+    comparisons = []
+    for folder, row in zip(map(Path, run_folders), score_rows(run_folders), strict=True):
+        record = read_json(folder / "provenance.json")
+        for published in published_rows():
+            if _is_same_recipe(record, published):
+                comparisons += [
+                    _compare(row, quantity, text) | {"source": published["source"]}
+                    for quantity, text in published["figures"].items()
+                ]
+    return comparisons
+
+
+def _is_same_recipe(record, published):
+    settings = record["settings"]
+    return (
+        record["data"]["is_mnist"]
+        and settings["model"] == published["model"]
+        and all(settings[key] == value for key, value in published["settings"].items())
+    )
+
+
+def _compare(row, quantity, published):
+    """Compare one figure to the decimals it was published with."""
+    decimals = len(published.partition(".")[2])
+    reproduced = f"{row[quantity]:.{decimals}f}"
+    return {
+        "experiment": row["experiment"],
+        "run": row["run"],
+        "quantity": quantity,
+        "published": published,
+        "reproduced": reproduced,
+        "equal": "yes" if reproduced == published else "no",
+    }
+
+
+def write_published_table(run_folders, folder):
+    """Write published.csv, .md and .html into ``folder``."""
+    columns = ["experiment", "run", "quantity", "published", "reproduced", "equal", "source"]
+    frame = pd.DataFrame(compare_with_published(run_folders), columns=columns)
+    note = (
+        "The tutorials' figures beside those of this run."
+        if len(frame)
+        else "No run has the data and settings of a published row, so there is nothing to compare."
+    )
+    write_table(frame, frame, Path(folder) / "published", "Published and reproduced", note)
+
+
+def write_table(data, shown, stem, title, note):
+    """Write ``data`` as ``stem``.csv, and ``shown`` as .md and .html, for people."""
+    write_text(f"{stem}.csv", data.to_csv(index=False, lineterminator="\n"))
+    text = shown.map(_show)
+    write_text(f"{stem}.md", f"{note}\n\n{text.to_markdown(index=False, disable_numparse=True)}\n")
+    table = text.to_html(index=False, border=0, na_rep="")
+    write_text(f"{stem}.html", PAGE.format(title=title, note=note, table=table))
+
+
+def _show(value):
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2em; }}
+p {{ max-width: 46em; }}
+table {{ border-collapse: collapse; }}
+th, td {{ padding: .35em .9em; text-align: left; white-space: nowrap; }}
+td {{ border-bottom: 1px solid #ddd; }}
+th {{ border-bottom: 2px solid #222; }}
+td {{ font-variant-numeric: tabular-nums; }}
+</style></head><body><h1>{title}</h1><p>{note}</p>{table}</body></html>
+"""

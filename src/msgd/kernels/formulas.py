@@ -1,0 +1,61 @@
+"""Formulas written once, in plain Python that Numba compiles for CPU and for CUDA.
+
+They are leaves: they call nothing but ``math`` and ``like``. Every constant goes through ``like``,
+because a bare ``0`` or ``1.0`` beside a float32 would make Numba compute in float64.
+"""
+
+import math
+
+
+def like(x, value):
+    """Return the number ``value`` in the type of ``x``."""
+    return type(x)(value)
+
+
+def softmax_cross_entropy(logits, label, inverse_batch_size, error):
+    """Return the negative log-likelihood of ``label``; write its gradient into ``error``.
+
+    logits: (C,) floatX; label: int in [0, C); inverse_batch_size: 1/B, floatX.
+    error: (C,) floatX, overwritten with (softmax(logits) - onehot(label)) / B, the gradient of
+    the mean negative log-likelihood over the minibatch. The maximum is subtracted first, so that
+    no exponential overflows. ``logits`` and ``error`` must not be the same array.
+    """
+    n_classes = logits.shape[0]
+    highest = logits[0]
+    for c in range(1, n_classes):
+        if logits[c] > highest:
+            highest = logits[c]
+    total = like(highest, 0)
+    for c in range(n_classes):
+        exponential = math.exp(logits[c] - highest)
+        error[c] = exponential
+        total += like(highest, exponential)
+    scale = inverse_batch_size / total
+    for c in range(n_classes):
+        error[c] *= scale
+    error[label] -= inverse_batch_size
+    return like(highest, math.log(total)) - (logits[label] - highest)
+
+
+def first_argmax(values):
+    """Return the first index of the maximum of ``values``, (C,) floatX: the predicted class."""
+    best = 0
+    for c in range(1, values.shape[0]):
+        if values[c] > values[best]:
+            best = c
+    return best
+
+
+def penalty(weight, l1, l2):
+    """Return l1 |w| + l2 w^2, one weight's share of the regularised cost."""
+    return l1 * abs(weight) + l2 * weight * weight
+
+
+def penalty_gradient(weight, l1, l2):
+    """Return d(l1 |w| + l2 w^2)/dw, where d|w|/dw is 0 at 0."""
+    gradient = (l2 + l2) * weight
+    if weight > like(weight, 0):
+        gradient += l1
+    elif weight < like(weight, 0):
+        gradient -= l1
+    return gradient

@@ -1,0 +1,19 @@
+"""The registry of models: one room each, the same three doors in every room.
+
+``model.py`` holds the parameters, their initialisation recipe and the formulas; ``cpu.py`` and
+``cuda.py`` hold a ``Backend`` with the same public names (see ``msgd.models.interface``).
+"""
+
+import importlib
+
+MODELS = ("logistic_regression",)
+
+
+def load_model(name):
+    """Return the module ``msgd.models.<name>.model``."""
+    return importlib.import_module(f"msgd.models.{name}.model")
+
+
+def load_backend(name, device):
+    """Return the class ``Backend`` of model ``name`` for ``device``, "cpu" or "cuda"."""
+    return importlib.import_module(f"msgd.models.{name}.{device}").Backend

@@ -1,0 +1,1 @@
+"""Logistic regression: softmax of an affine map of the pixels."""

@@ -1,0 +1,55 @@
+r"""Logistic regression: parameters, initialisation, formulas.
+
+Parameters, in order::
+
+    weights  (D, C)  floatX, zeros
+    bias     (C,)    floatX, zeros
+
+For an image x with label y::
+
+    P(Y = c | x) = softmax(x W + b)_c = exp(x W_c + b_c) / sum_k exp(x W_k + b_k)
+    cost         = -(1/B) sum_i log P(Y = y_i | x_i)  +  l1 sum |W|  +  l2 sum W^2
+    dcost/dW     = x^T (P - onehot(y)) / B  +  l1 sign(W)  +  2 l2 W
+    dcost/db     = sum_i (P_i - onehot(y_i)) / B
+    prediction   = the first c of largest P(Y = c | x)
+
+Source: the "Classifying MNIST digits using Logistic Regression" chapter and ``logistic_sgd.py`` of
+the lisa-lab deep-learning tutorials.
+
+Deviations from the published code:
+
+- Validation errors are compared as integer counts, not as means of means in float64.
+- The test set is scored once, with the best parameters, after training.
+- The best parameters are saved as arrays, not as a pickled graph.
+"""
+
+import numpy as np
+
+PARAMETER_NAMES = ("weights", "bias")
+
+
+def initial_parameters(dataset, settings, float_x):
+    """Return the parameters training starts from: zeros; nothing is drawn.
+
+    dataset: msgd.data.dataset.Dataset, for D and C; settings is not used; float_x: np.float32 or
+    np.float64. Returns a dict of name -> array.
+    """
+    return {
+        "weights": np.zeros((dataset.n_features, dataset.n_classes), float_x),
+        "bias": np.zeros(dataset.n_classes, float_x),
+    }
+
+
+def probabilities(parameters, images):
+    """Return P(Y | x) of every image, (len(images), C) float64; images: (n, D) pixels.
+
+    For plots of a few images, in plain NumPy; training and scores use the kernels.
+    """
+    logits = images @ parameters["weights"].astype(np.float64) + parameters["bias"]
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def weight_images(parameters, image_shape):
+    """Return one picture per class, the weights of its pixels: (C, height, width)."""
+    return parameters["weights"].T.reshape(-1, *image_shape)

@@ -1,0 +1,1 @@
+"""Figures, drawn from saved files only and never from inside training."""

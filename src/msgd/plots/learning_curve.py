@@ -1,0 +1,92 @@
+"""Validation error, cost, and the patience horizon over the iterations of one run."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from msgd.files import read_json
+from msgd.plots.style import BLUE, GREY, INK, ORANGE, save_figure
+
+STOPPED_BY = {
+    "patience": "ended by patience",
+    "n_epochs": "ended by the cap on epochs",
+    "divergence": "ended by divergence",
+}
+
+
+def plot_learning_curve(run_folder, path, dpi):
+    """Draw history.csv of the run in ``run_folder`` to the PNG file ``path``."""
+    run_folder = Path(run_folder)
+    history = pd.read_csv(run_folder / "history.csv")
+    training = read_json(run_folder / "training.json")
+    figure, (error_axes, cost_axes, patience_axes) = plt.subplots(
+        3, 1, figsize=(8, 8), sharex=True, height_ratios=(3, 2, 2.4)
+    )
+    figure.suptitle(
+        f"{run_folder.parent.name}: {STOPPED_BY[training['stopped_by']]} "
+        f"in epoch {training['epochs_run']}",
+        x=0.01,
+        ha="left",
+        fontsize=12,
+    )
+    _draw_errors(error_axes, history, training)
+    cost_axes.plot(history["iteration"], history["cost"], color=BLUE, **_markers(history))
+    cost_axes.set_ylabel("mean training cost\nsince the last validation")
+    _draw_patience(patience_axes, history, training)
+    patience_axes.set_xlabel("iteration (minibatches trained)")
+    save_figure(figure, path, dpi)
+
+
+def _markers(history):
+    """Return line options: dots where there are few validations, so that one alone is seen."""
+    return {"marker": "."} if len(history) < 30 else {}
+
+
+def _draw_errors(axes, history, training):
+    percent = history["validation_error_percent"]
+    axes.plot(history["iteration"], percent, color=BLUE, **_markers(history))
+    best = 100 * training["validation_errors"] / training["validation_examples"]
+    axes.plot(training["best_iteration"], best, "*", color=ORANGE, markersize=13)
+    axes.annotate(
+        f"best: {best:.2f} % ({training['validation_errors']} of "
+        f"{training['validation_examples']:,}), epoch {training['best_epoch']}",
+        (training["best_iteration"], best),
+        xytext=(-6, 14),
+        textcoords="offset points",
+        ha="right",
+        color=ORANGE,
+    )
+    axes.set_ylabel("validation error (%)")
+    n_train_batches = training["n_train_batches"]
+    epochs = axes.secondary_xaxis(
+        "top", functions=(lambda i: i / n_train_batches, lambda e: e * n_train_batches)
+    )
+    epochs.set_xlabel("epoch")
+
+
+def _draw_patience(axes, history, training):
+    end = training["iterations_run"]
+    axes.plot([0, end], [0, end], color=GREY, linewidth=1)
+    iterations = [0, *history["iteration"], end]
+    patience = [history["patience"].iloc[0], *history["patience"], history["patience"].iloc[-1]]
+    axes.step(iterations, patience, where="post", color=ORANGE)
+    axes.fill_between(iterations, iterations, patience, step="post", color=ORANGE, alpha=0.12)
+    axes.annotate(
+        "patience horizon",
+        (0, patience[0]),
+        xytext=(6, 5),
+        textcoords="offset points",
+        color=ORANGE,
+    )
+    axes.text(
+        end,
+        0.06 * axes.get_ylim()[1],
+        "grey: the iteration; the run ends where it meets the horizon",
+        ha="right",
+        color=GREY,
+    )
+    if training["stopped_by"] == "patience":
+        axes.plot(end, end, "o", color=INK, markersize=5)
+    axes.set_ylim(0, None)
+    axes.set_ylabel("patience (minibatches)")

@@ -1,0 +1,29 @@
+"""The package's own source: the files that shape a result, and their hash."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def source_files(*rooms):
+    """Return the sorted Python and YAML files of ``rooms``: files or folders below the package.
+
+    source_files("kernels", "data/dataset.py"), for instance; without rooms, of the whole package.
+    """
+    found = []
+    for room in rooms or (".",):
+        path = PACKAGE / room
+        inside = [path] if path.is_file() else path.rglob("*")
+        found += [file for file in inside if file.suffix in (".py", ".yaml")]
+    return sorted(set(found))
+
+
+@cache
+def source_sha256():
+    """Return the SHA-256 of the whole package's source, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in source_files():
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Training: one loop, one patience rule, snapshots, for all models and backends."""

@@ -1,0 +1,161 @@
+"""The one training loop: minibatch SGD with validation, patience and snapshots.
+
+The loop asks the backend for all minibatches up to the next moment at which something has to be
+decided, in one call. Iterations are minibatches; those shown to people count from 1.
+"""
+
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from msgd.errors import UserError
+from msgd.models.interface import n_evaluated
+from msgd.training.early_stopping import EarlyStopping, default_validation_frequency
+from msgd.training.snapshots import is_due
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Training:
+    """What a training leaves behind.
+
+    history: a dict per validation with the columns of history.csv; seconds: the time of each since
+    the start of training; best_parameters: those of the fewest validation errors; stopped_by:
+    "patience", "n_epochs" or "divergence".
+    """
+
+    n_train_batches: int
+    validation_examples: int
+    history: list[dict] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    best_parameters: dict[str, np.ndarray] | None = None
+    iterations_run: int = 0
+    stopped_by: str = "n_epochs"
+
+    def epoch(self, iteration):
+        """Return the epoch, from 1, in which ``iteration``, from 1, falls."""
+        return (iteration - 1) // self.n_train_batches + 1
+
+    def summary(self):
+        """Return the outcome of the run: the part of the score table that training knows."""
+        last = self.history[-1]
+        return {
+            "epochs_run": self.epoch(self.iterations_run),
+            "iterations_run": self.iterations_run,
+            "best_epoch": self.epoch(last["best_iteration"]),
+            "best_iteration": last["best_iteration"],
+            "validation_errors": last["best_validation_errors"],
+            "validation_examples": self.validation_examples,
+            "stopped_by": self.stopped_by,
+            "n_train_batches": self.n_train_batches,
+        }
+
+
+def train(backend, dataset, settings, save_snapshot):
+    """Train the model in ``backend`` until patience or epochs are exhausted; return a Training.
+
+    dataset: msgd.data.dataset.Dataset, for its sizes; settings: one experiment's completed
+    hyperparameters; save_snapshot(iteration, parameters) is called on the schedule of is_due,
+    before the first minibatch (iteration 0) and after the last. The backend is left with the last
+    parameters; the best ones are in the result. Raises UserError if the run ends or diverges
+    before its first validation.
+    """
+    batch_size = settings["batch_size"]
+    n_train_batches = len(dataset.train_x) // batch_size
+    frequency = settings["validation_frequency"] or default_validation_frequency(
+        n_train_batches, settings["patience"]
+    )
+    early_stopping = EarlyStopping(
+        settings["patience"], settings["patience_increase"], settings["improvement_threshold"]
+    )
+    result = Training(n_train_batches, n_evaluated(len(dataset.valid_x), batch_size))
+    cap = settings["n_epochs"] * n_train_batches
+    started = time.perf_counter()
+    done = 0
+    save_snapshot(0, backend.get_parameters())
+    with tqdm(total=cap, unit="minibatch", disable=None, dynamic_ncols=True) as bar:
+        while done < cap:
+            next_validation = (done // frequency + 1) * frequency
+            last = min(next_validation, early_stopping.patience + 1, cap)
+            bar.total = min(early_stopping.patience + 1, cap)
+            cost = float(np.mean(backend.train(done, last), dtype=np.float64))
+            bar.update(last - done)
+            done = last
+            if not math.isfinite(cost):
+                result.stopped_by = "divergence"
+                log.warning("the cost is %s by iteration %d: training diverged", cost, done)
+                break
+            if done == next_validation:
+                errors = backend.count_errors("valid")
+                if early_stopping.update(done - 1, errors):
+                    result.best_parameters = backend.get_parameters()
+                _record(result, done, cost, errors, early_stopping, time.perf_counter() - started)
+                _show(result, bar, early_stopping, done)
+                if is_due(len(result.history)):
+                    save_snapshot(done, backend.get_parameters())
+            if early_stopping.is_exhausted(done - 1):
+                result.stopped_by = "patience"
+                break
+    result.iterations_run = done
+    if not result.history:
+        raise UserError(_no_validation(result, settings, frequency, cap))
+    save_snapshot(done, backend.get_parameters())
+    log.info("stopped by %s after %d iterations", result.stopped_by, done)
+    return result
+
+
+def _record(result, iteration, cost, errors, early_stopping, seconds):
+    """Append a row to the history; its keys are the columns of history.csv."""
+    result.history.append(
+        {
+            "iteration": iteration,
+            "epoch": result.epoch(iteration),
+            "cost": cost,
+            "validation_errors": errors,
+            "validation_error_percent": 100 * errors / result.validation_examples,
+            "patience": early_stopping.patience,
+            "best_validation_errors": early_stopping.best_errors,
+            "best_iteration": early_stopping.best_iteration,
+        }
+    )
+    result.seconds.append(seconds)
+
+
+def _show(result, bar, early_stopping, done):
+    """Report the latest validation on the progress bar and in the log."""
+    row = result.history[-1]
+    bar.set_postfix_str(
+        f"epoch {row['epoch']}, validation {row['validation_error_percent']:.2f} %, "
+        f"patience left {max(0, early_stopping.patience + 1 - done)}"
+    )
+    log.info(
+        "epoch %d, minibatch %d/%d, iteration %d: cost %.6f, validation error %.4f %% (%d/%d), "
+        "patience %d%s",
+        row["epoch"],
+        (row["iteration"] - 1) % result.n_train_batches + 1,
+        result.n_train_batches,
+        row["iteration"],
+        row["cost"],
+        row["validation_error_percent"],
+        row["validation_errors"],
+        result.validation_examples,
+        row["patience"],
+        ", best so far" if row["best_iteration"] == row["iteration"] else "",
+    )
+
+
+def _no_validation(result, settings, frequency, cap):
+    if result.stopped_by == "divergence":
+        return (
+            "training diverged before its first validation: the cost is not finite; "
+            f"lower learning_rate (it is {settings['learning_rate']})"
+        )
+    return (
+        f"the run ended before its first validation: validation_frequency is {frequency}, but only "
+        f"{min(cap, settings['patience'] + 1)} minibatches are trained"
+    )

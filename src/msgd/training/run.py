@@ -1,0 +1,97 @@
+"""One run of one experiment: from the six arrays to the files training leaves behind.
+
+In the run's folder:
+
+- ``history.csv``: a row per validation; no clock in it, so that runs compare byte for byte
+- ``timings.csv``: the seconds of each validation since the start of training
+- ``best_parameters.npz``: of the fewest validation errors
+- ``snapshots/iteration_*.npz``: the parameters on their way, from before the first minibatch
+- ``training.json``: the outcome; ``provenance.json``: where it comes from
+"""
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from msgd.backends import choose_device
+from msgd.config import check_split_sizes
+from msgd.data.dataset import load_dataset
+from msgd.files import atomic_path, empty_folder, write_json
+from msgd.models import load_backend, load_model
+from msgd.provenance import describe_run
+from msgd.training.loop import train
+from msgd.training.snapshots import save_parameters, snapshot_path
+
+log = logging.getLogger(__name__)
+
+
+def build_backend(dataset, parameters, settings, device, float_x, threads):
+    """Return the Backend of settings["model"] on ``device``, its CPU threads set to ``threads``."""
+    if device == "cpu":
+        import numba
+
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    return load_backend(settings["model"], device)(
+        dataset, parameters, settings, np.dtype(float_x).type
+    )
+
+
+def run_training(data_folder, run_folder, settings, backend, float_x, threads):
+    """Train one run and write its files into ``run_folder``.
+
+    data_folder: what unpickle wrote; settings: completed hyperparameters; backend: "auto", "cpu"
+    or "cuda"; float_x: "float32" or "float64"; threads: of the CPU backend; results do not depend
+    on it. Raises UserError; what it had written is then removed.
+    """
+    run_folder = Path(run_folder)
+    dataset = load_dataset(data_folder)
+    check_split_sizes({"": settings}, len(dataset.train_x))
+    device = choose_device(backend)
+    model = load_model(settings["model"])
+    parameters = model.initial_parameters(dataset, settings, np.dtype(float_x).type)
+    machine = build_backend(dataset, parameters, settings, device, float_x, threads)
+
+    snapshots = empty_folder(run_folder / "snapshots")
+    try:
+        result = train(
+            machine,
+            dataset,
+            settings,
+            lambda iteration, now: save_parameters(snapshot_path(snapshots, iteration), now),
+        )
+    except BaseException:
+        shutil.rmtree(snapshots)
+        raise
+
+    provenance = describe_run(settings, backend, describe_device(device), float_x, threads, dataset)
+    write_json(run_folder / "provenance.json", provenance)
+    _write_csv(run_folder / "history.csv", result.history)
+    iterations = [row["iteration"] for row in result.history]
+    _write_csv(
+        run_folder / "timings.csv",
+        [
+            {"iteration": iteration, "seconds": round(seconds, 6)}
+            for iteration, seconds in zip(iterations, result.seconds, strict=True)
+        ],
+    )
+    n_params = sum(array.size for array in parameters.values())
+    summary = {"model": settings["model"], "backend": device, "floatX": float_x}
+    write_json(run_folder / "training.json", {**summary, "n_params": n_params, **result.summary()})
+    save_parameters(run_folder / "best_parameters.npz", result.best_parameters)
+
+
+def describe_device(device):
+    """Return the name of ``device``, "cpu" or "cuda", for people."""
+    if device == "cpu":
+        return "cpu"
+    from msgd.kernels import cuda
+
+    return f"cuda: {cuda.describe_device()}"
+
+
+def _write_csv(path, rows):
+    with atomic_path(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")

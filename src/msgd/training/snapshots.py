@@ -1,0 +1,44 @@
+"""Parameters on disk: .npz files of plain arrays, written atomically, and when to take one."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from msgd.files import atomic_path
+
+
+def save_parameters(path, parameters):
+    """Write ``parameters`` (dict of name -> array) to the .npz file ``path``.
+
+    Equal parameters give equal bytes: the file holds no date.
+    """
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **parameters)
+
+
+def load_parameters(path):
+    """Return the parameters of the .npz file ``path``: dict of name -> array, in saved order."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def is_due(validation):
+    """Return whether a snapshot is taken at the ``validation``-th validation (from 1).
+
+    At 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, ...: the powers of the square root of 2. Early steps change
+    the most, and a thousand validations make twenty snapshots.
+    """
+    power = round(2 * math.log2(validation))
+    return validation in {math.floor(2 ** (p / 2) + 0.5) for p in (power - 1, power, power + 1)}
+
+
+def snapshot_path(folder, iteration):
+    """Return the path of the snapshot taken after ``iteration`` minibatches (0: initial)."""
+    return Path(folder) / f"iteration_{iteration:09d}.npz"
+
+
+def list_snapshots(folder):
+    """Return (iteration, path) of every snapshot in ``folder``, in order."""
+    paths = sorted(Path(folder).glob("iteration_*.npz"))
+    return [(int(path.stem.removeprefix("iteration_")), path) for path in paths]

@@ -1,0 +1,128 @@
+"""What the tests share. Without a GPU the CUDA tests run on Numba's simulator."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _has_gpu():
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return driver.cuInit(0) == 0
+
+
+# Before Numba is imported, for it looks once.
+if not _has_gpu():
+    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from msgd.data.dataset import Dataset  # noqa: E402
+from msgd.data.download import download_mnist  # noqa: E402
+
+
+def make_dataset(n_train=40, n_valid=20, n_test=20, shape=(3, 3), n_classes=3, pixels="uint8"):
+    """Return a small Dataset in memory: noise around one prototype image per class."""
+    random = np.random.RandomState(20100114)
+    prototypes = random.randint(0, 256, (n_classes, shape[0] * shape[1]))
+
+    def split(n):
+        y = np.arange(n) * 7 % n_classes
+        x = np.clip(prototypes[y] + random.normal(0, 60, (n, prototypes.shape[1])), 0, 255)
+        x[random.uniform(size=x.shape) < 0.3] = 0
+        x = x.astype(np.uint8)
+        if pixels != "uint8":  # off the bytes' grid
+            x = (x / 300).astype(pixels)
+        return x, y.astype(np.int32)
+
+    return Dataset(
+        *split(n_train),
+        *split(n_valid),
+        *split(n_test),
+        n_classes=n_classes,
+        image_shape=shape,
+        is_mnist=False,
+        sha256={},
+    )
+
+
+def as_triple(dataset):
+    """Return the three (x, y) pairs of a Dataset, x as float32 pixels, as a pickle holds them."""
+    return tuple(
+        (
+            dataset.images(split, slice(None)).astype(np.float32),
+            dataset.split(split)[1].astype(np.int64),
+        )
+        for split in ("train", "valid", "test")
+    )
+
+
+def save_npz(path, triple):
+    """Write a triple of (x, y) pairs as the .npz file that msgd reads."""
+    names = ("train", "valid", "test")
+    arrays = {
+        f"{n}_{p}": a
+        for n, pair in zip(names, triple, strict=True)
+        for p, a in zip("xy", pair, strict=True)
+    }
+    np.savez(path, **arrays)
+
+
+def msgd(*arguments, **environment):
+    """Run the msgd program in a process of its own; return the finished process."""
+    return run("msgd.cli", *arguments, **environment)
+
+
+def snakemake(directory, *arguments, **environment):
+    """Run this repository's workflow in ``directory`` in a process of its own."""
+    return run(
+        "snakemake", "-s", ROOT / "Snakefile", "--directory", directory, *arguments, **environment
+    )
+
+
+def run(module, *arguments, **environment):
+    """Run ``python -m module arguments`` with ``environment`` added; return the process."""
+    scripts = Path(sys.executable).parent  # where rules find the msgd program
+    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": path, **environment},
+    )
+
+
+@pytest.fixture(scope="session")
+def mnist_file():
+    """The path of mnist.pkl.gz: the pipeline's own, fetched if it is not there yet."""
+    path = ROOT / "results" / "downloads" / "mnist.pkl.gz"
+    download_mnist(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mnist_folder(mnist_file, tmp_path_factory):
+    """A folder with MNIST's six arrays."""
+    from msgd.data.dataset import unpickle
+
+    folder = tmp_path_factory.mktemp("mnist")
+    unpickle(mnist_file, folder, "float32", expect_mnist=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def mnist(mnist_folder):
+    """MNIST as a Dataset."""
+    from msgd.data.dataset import load_dataset
+
+    return load_dataset(mnist_folder)

@@ -1,0 +1,127 @@
+"""The unpickler: builds arrays from every kind of pickle, and refuses everything else."""
+
+import io
+import pickle
+import pickletools
+
+import numpy as np
+import pytest
+
+from msgd.data.safe_pickle import LimitedReader, load_arrays
+from msgd.errors import UserError
+
+
+def load(data):
+    return load_arrays(io.BytesIO(data), "some.pkl")
+
+
+ARRAYS = {
+    "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "int64": np.array([3, 1, 2]),
+    "uint8 images": np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
+    "big-endian": np.arange(4, dtype=">f8"),
+    "Fortran order": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "not contiguous": np.arange(12.0).reshape(3, 4)[:, ::2],
+    "bool": np.array([True, False]),
+}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_of_every_protocol_come_back(name, protocol):
+    array = ARRAYS[name]
+    ((first, second),) = load(pickle.dumps(((array, array),), protocol))
+    for found in (first, second):
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)
+
+
+def python2_pickle(array):
+    """Return the pickle that Python 2's cPickle wrote of ((array,),), protocol 2: byte strings."""
+    data = array.tobytes()
+    shape = b"".join(b"K" + bytes([n]) for n in array.shape)
+    return (
+        b"\x80\x02((cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01(" + shape + b"tcnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
+        b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"T" + len(data).to_bytes(4, "little") + data + b"tbtt."
+    )
+
+
+def test_a_pickle_of_python_2_comes_back():
+    array = np.array([[1.5, -2.0], [250.25, 1e-20]], np.float32)
+    data = python2_pickle(array)
+    assert "BINSTRING" in {opcode.name for opcode, _, _ in pickletools.genops(data)}
+    ((found,),) = load(data)
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
+
+
+class Attack:
+    """Pickles as a call of ``function`` with ``arguments``."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_foreign_call_is_refused_and_not_made(protocol, tmp_path):
+    import os
+
+    trace = tmp_path / "trace"
+    data = pickle.dumps(((Attack(os.mkdir, str(trace)), 0),), protocol)
+    with pytest.raises(UserError, match=r"some\.pkl was refused.*foreign object.*mkdir"):
+        load(data)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "function", [eval, exec, getattr, np.load, np.fromfile, np.frombuffer, np.zeros]
+)
+def test_builtins_and_numpy_functions_are_foreign_too(function):
+    with pytest.raises(UserError, match="foreign object"):
+        load(pickle.dumps(((Attack(function, "x"), 0),)))
+
+
+def test_other_objects_are_refused():
+    for value in (np.array([object()]), np.array(["text"]), np.zeros(2, "f4,i4"), {1, 2}.union):
+        with pytest.raises(UserError, match=r"refused|not a pickle of arrays"):
+            load(pickle.dumps(((value, value),)))
+
+
+def test_an_array_longer_than_its_data_is_refused():
+    data = pickle.dumps(((np.arange(6, dtype=np.float32), 0),), 2)
+    forged = data.replace(b"K\x06\x85", b"K\x60\x85")
+    assert forged != data
+    with pytest.raises(UserError, match=r"shape \(96,\) with 24 bytes"):
+        load(forged)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_truncation_is_told(protocol):
+    data = pickle.dumps(((np.arange(1000.0), np.arange(3)),), protocol)
+    for length in (0, 1, 10, len(data) // 2, len(data) - 1):
+        with pytest.raises(UserError, match=r"some\.pkl (is|was)"):
+            load(data[:length])
+
+
+def test_noise_is_not_a_pickle():
+    random = np.random.RandomState(7)
+    for _ in range(200):
+        with pytest.raises(UserError, match=r"some\.pkl"):
+            load(random.bytes(60) + b"?")
+
+
+def test_a_self_nested_tuple_of_few_bytes_ends():
+    data = b"\x80\x02)" + b"2\x86" * 60 + b"."  # each DUP and TUPLE2 doubles its size
+    assert len(load(data)) == 2
+
+
+def test_the_reader_stops_at_its_limit():
+    reader = LimitedReader(io.BytesIO(bytes(100)), 10, "some.gz")
+    assert reader.read(8) == bytes(8)
+    with pytest.raises(UserError, match=r"some\.gz unpacks to more than 10 bytes"):
+        reader.read(3)

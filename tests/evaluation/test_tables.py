@@ -1,0 +1,113 @@
+"""Score table, selection, comparison with the published rows."""
+
+import pandas as pd
+import pytest
+
+from msgd.evaluation import tables
+from msgd.files import write_json
+
+PUBLISHED_SETTINGS = {"model": "logistic_regression", **tables.published_rows()[0]["settings"]}
+
+
+def make_run(root, experiment, settings=PUBLISHED_SETTINGS, is_mnist=True, **changes):
+    """Write the JSON files of a scored run; return its folder."""
+    folder = root / experiment / "default"
+    training = {
+        "model": "logistic_regression",
+        "backend": "cpu",
+        "floatX": "float32",
+        "n_params": 7850,
+        "epochs_run": 74,
+        "iterations_run": 6141,
+        "best_epoch": 73,
+        "best_iteration": 6059,
+        "validation_errors": 720,
+        "validation_examples": 9600,
+        "stopped_by": "patience",
+    }
+    score = {
+        "test_errors": 719,
+        "test_examples": 9600,
+        "all_test_errors": 775,
+        "all_test_examples": 10000,
+    }
+    write_json(folder / "training.json", {k: changes.get(k, v) for k, v in training.items()})
+    write_json(folder / "score.json", {k: changes.get(k, v) for k, v in score.items()})
+    write_json(folder / "provenance.json", {"settings": settings, "data": {"is_mnist": is_mnist}})
+    return folder
+
+
+def test_the_table_has_its_columns_in_order(tmp_path):
+    tables.write_score_table([make_run(tmp_path, "lr")], tmp_path)
+    frame = pd.read_csv(tmp_path / "test_scores.csv")
+    assert list(frame.columns) == [
+        "experiment",
+        "model",
+        "run",
+        "backend",
+        "floatX",
+        "n_params",
+        "epochs_run",
+        "iterations_run",
+        "best_epoch",
+        "best_iteration",
+        "validation_errors",
+        "validation_examples",
+        "validation_error_percent",
+        "test_errors",
+        "test_examples",
+        "test_error_percent",
+        "selected",
+    ]
+    row = frame.iloc[0]
+    assert (row["experiment"], row["run"], row["selected"]) == ("lr", "default", True)
+    assert row["validation_error_percent"] == 7.5
+    assert row["test_error_percent"] == pytest.approx(7.489583, abs=1e-6)
+    markdown = (tmp_path / "test_scores.md").read_text()
+    assert "all_test_errors" in markdown
+    assert "775" in markdown
+    assert "<table" in (tmp_path / "test_scores.html").read_text()
+
+
+def selected(tmp_path, *runs):
+    folders = [make_run(tmp_path, f"run{i}", **changes) for i, changes in enumerate(runs)]
+    rows = tables.score_rows(folders)
+    (index,) = [i for i, row in enumerate(rows) if row["selected"]]
+    return index
+
+
+def test_the_lowest_validation_error_is_selected_whatever_the_test_error(tmp_path):
+    better = {"validation_errors": 719, "test_errors": 9000}
+    assert selected(tmp_path, {}, better, {"test_errors": 1}) == 1
+
+
+def test_rates_are_compared_not_counts(tmp_path):
+    wider = {"validation_errors": 749, "validation_examples": 10000}
+    assert selected(tmp_path, {}, wider) == 1
+
+
+def test_ties_go_to_fewer_parameters_then_to_the_first(tmp_path):
+    equal = {"validation_errors": 750, "validation_examples": 10000}
+    assert selected(tmp_path, {}, equal | {"n_params": 10}, equal | {"n_params": 10}) == 1
+    assert selected(tmp_path, {}, {}) == 0
+
+
+def test_the_published_row_is_compared_to_its_decimals(tmp_path):
+    rows = tables.compare_with_published([make_run(tmp_path, "lr")])
+    assert [row["equal"] for row in rows] == ["yes"] * 4
+    assert rows[0]["published"] == rows[0]["reproduced"] == "7.500000"
+    rows = tables.compare_with_published([make_run(tmp_path, "lr", validation_errors=721)])
+    assert [row["equal"] for row in rows] == ["no", "yes", "yes", "yes"]
+    assert rows[0]["reproduced"] == "7.510417"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"is_mnist": False}, {"settings": {**PUBLISHED_SETTINGS, "learning_rate": 0.1}}],
+)
+def test_other_data_or_settings_have_no_published_row(tmp_path, changes):
+    folder = make_run(tmp_path, "lr", **changes)
+    assert tables.compare_with_published([folder]) == []
+    tables.write_published_table([folder], tmp_path)
+    assert "nothing to compare" in (tmp_path / "published.md").read_text()
+    assert (tmp_path / "published.csv").read_text().startswith("experiment,run,quantity")

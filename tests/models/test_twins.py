@@ -1,0 +1,32 @@
+"""Every model room has the same three doors, and its twins the same public names and signatures."""
+
+import inspect
+
+import pytest
+
+from msgd.models import MODELS, interface, load_backend, load_model
+
+
+def public_methods(backend):
+    return {
+        name: list(inspect.signature(method).parameters)
+        for name, method in inspect.getmembers(backend, inspect.isfunction)
+        if not name.startswith("_") or name == "__init__"
+    }
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_backend_offers_what_the_interface_says(name, device):
+    expected = public_methods(interface.Backend)
+    assert len(expected) == 6
+    assert public_methods(load_backend(name, device)) == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_room_offers_its_functions(name):
+    model = load_model(name)
+    for function in ("initial_parameters", "probabilities", "weight_images"):
+        assert inspect.getdoc(getattr(model, function))
+    assert "Source:" in model.__doc__
+    assert "Deviations" in model.__doc__

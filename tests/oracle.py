@@ -1,0 +1,106 @@
+"""The oracle: everything the kernels and the training loop compute, naively, in float64 NumPy.
+
+Shares no code with msgd. Plain formulas, whole arrays, no chunks; the early-stopping rule as the
+tutorials publish it, with its iteration counting from 0 and its float comparisons.
+"""
+
+import numpy as np
+
+
+def pixels(x):
+    """Stored pixels as float64: a byte k stands for k/256."""
+    return x / 256.0 if x.dtype == np.uint8 else x.astype(np.float64)
+
+
+def softmax(logits):
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def onehot(y, n_classes):
+    return np.eye(n_classes)[y]
+
+
+def logistic_regression_cost(parameters, x, y, l1=0.0, l2=0.0):
+    """Mean negative log-likelihood plus penalties, from parameters (weights, bias)."""
+    weights, bias = parameters
+    p = softmax(x @ weights + bias)
+    nll = -np.log(p[np.arange(len(y)), y]).mean()
+    return nll + l1 * np.abs(weights).sum() + l2 * (weights**2).sum()
+
+
+def logistic_regression_gradients(parameters, x, y, l1=0.0, l2=0.0):
+    weights, bias = parameters
+    error = (softmax(x @ weights + bias) - onehot(y, len(bias))) / len(y)
+    return x.T @ error + l1 * np.sign(weights) + 2 * l2 * weights, error.sum(axis=0)
+
+
+def logistic_regression_predict(parameters, x):
+    weights, bias = parameters
+    return (x @ weights + bias).argmax(axis=1)
+
+
+def numerical_gradients(cost, parameters, step=1e-6):
+    """Central differences of cost(parameters) in every entry of every array."""
+    gradients = []
+    for array in parameters:
+        gradient = np.zeros_like(array)
+        for index in np.ndindex(array.shape):
+            kept = array[index]
+            array[index] = kept + step
+            above = cost(parameters)
+            array[index] = kept - step
+            below = cost(parameters)
+            array[index] = kept
+            gradient[index] = (above - below) / (2 * step)
+        gradients.append(gradient)
+    return gradients
+
+
+def train(parameters, gradients, predict, data, settings):
+    """Train as published; return a dict of the outcome and the validation counts.
+
+    parameters: list of float64 arrays, changed; gradients(parameters, x, y) and
+    predict(parameters, x) are functions;
+    data: dict of split -> (x, y), x as float64 pixels; settings: an experiment's hyperparameters.
+    """
+    batch = settings["batch_size"]
+    (x, y), (valid_x, valid_y) = data["train"], data["valid"]
+    n_batches, n_valid_batches = len(x) // batch, len(valid_x) // batch
+    patience = settings["patience"]
+    frequency = settings["validation_frequency"] or min(n_batches, patience // 2)
+    best, best_iteration, best_parameters = np.inf, None, None
+    counts = []
+    done = False
+    epoch = 0
+    iteration = -1
+    while epoch < settings["n_epochs"] and not done:
+        epoch += 1
+        for minibatch in range(n_batches):
+            iteration = (epoch - 1) * n_batches + minibatch
+            rows = slice(minibatch * batch, (minibatch + 1) * batch)
+            for array, gradient in zip(
+                parameters, gradients(parameters, x[rows], y[rows]), strict=True
+            ):
+                array -= settings["learning_rate"] * gradient
+            if (iteration + 1) % frequency == 0:
+                wrong = predict(parameters, valid_x) != valid_y
+                losses = [wrong[i * batch : (i + 1) * batch].mean() for i in range(n_valid_batches)]
+                loss = np.mean(losses)
+                counts.append(int(wrong[: n_valid_batches * batch].sum()))
+                if loss < best:
+                    if loss < best * settings["improvement_threshold"]:
+                        patience = max(patience, iteration * settings["patience_increase"])
+                    best, best_iteration = loss, iteration
+                    best_parameters = [array.copy() for array in parameters]
+            if patience <= iteration:
+                done = True
+                break
+    return {
+        "counts": counts,
+        "best_iteration": best_iteration + 1,
+        "best_parameters": best_parameters,
+        "iterations_run": iteration + 1,
+        "epochs_run": epoch,
+        "patience": patience,
+    }

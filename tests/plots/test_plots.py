@@ -1,0 +1,63 @@
+"""Figures from saved files: of the right size and frames, and true where numbers are shown."""
+
+import numpy as np
+import pytest
+from conftest import as_triple, make_dataset, save_npz
+from PIL import Image
+
+from msgd.config import complete_experiment
+from msgd.data.dataset import unpickle
+from msgd.evaluation.score import score_run
+from msgd.plots.learning_curve import plot_learning_curve
+from msgd.plots.mistakes import confusion_matrix, plot_confusion, plot_mistakes
+from msgd.plots.weights import animate_weights, plot_weights
+from msgd.training.run import run_training
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """(data folder, run folder) of a trained and scored toy run of 5 epochs, 5 validations."""
+    root = tmp_path_factory.mktemp("toy")
+    save_npz(root / "toy.npz", as_triple(make_dataset(60, 30, 30, (4, 4), 3)))
+    unpickle(root / "toy.npz", root / "data", "float32")
+    run = root / "runs" / "toy" / "default"
+    settings = complete_experiment(
+        {"model": "logistic_regression", "batch_size": 10, "n_epochs": 5}
+    )
+    run_training(root / "data", run, settings, "cpu", "float32", 1)
+    score_run(root / "data", run, "cpu", 1)
+    return root / "data", run
+
+
+def test_confusion_matrix_counts_labels_in_rows():
+    matrix = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_every_figure_is_drawn(folders, tmp_path):
+    data, run = folders
+    plot_learning_curve(run, tmp_path / "curve.png", 50)
+    plot_weights(data, run, tmp_path / "weights.png", 50, "RdBu_r")
+    plot_confusion(data, run, tmp_path / "confusion.png", 50)
+    plot_mistakes(data, run, tmp_path / "mistakes.png", 50, 4)
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            colours = image.convert("RGB").getcolors(maxcolors=10**6)
+        assert len(colours) > 20, f"{path.name} is blank"
+
+
+def test_the_dpi_sets_the_size(folders, tmp_path):
+    _, run = folders
+    sizes = []
+    for dpi in (40, 80):
+        plot_learning_curve(run, tmp_path / "curve.png", dpi)
+        with Image.open(tmp_path / "curve.png") as image:
+            sizes.append(image.size)
+    assert sizes[1] == (2 * sizes[0][0], 2 * sizes[0][1])
+
+
+def test_the_animation_has_a_frame_per_snapshot(folders, tmp_path):
+    data, run = folders
+    animate_weights(data, run, tmp_path / "weights.gif", 50, "RdBu_r", 3)
+    with Image.open(tmp_path / "weights.gif") as image:
+        assert image.n_frames == len(list((run / "snapshots").glob("*.npz"))) == 6

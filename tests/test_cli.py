@@ -1,0 +1,147 @@
+"""The msgd program as a person runs it: steps by hand, errors, exit codes, devices."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import as_triple, make_dataset, msgd, save_npz
+
+WORDS = ["model=logistic_regression", "batch_size=10", "n_epochs=3", "learning_rate=0.5"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    save_npz(folder / "toy.npz", as_triple(make_dataset(60, 30, 30, (4, 4), 3)))
+    done = msgd("unpickle", folder / "toy.npz", "--output", folder / "arrays")
+    assert done.returncode == 0, done.stderr
+    return folder / "arrays"
+
+
+def train(data, run, *words, backend="cpu", **environment):
+    return msgd(
+        "train", "--data", data, "--run", run, "--backend", backend, *WORDS, *words, **environment
+    )
+
+
+def test_the_steps_by_hand(data, tmp_path):
+    run = tmp_path / "runs" / "toy" / "default"
+    done = train(data, run)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 3, minibatch 6/6, iteration 18" in done.stderr
+    assert msgd("score", "--data", data, "--run", run).returncode == 0
+    assert msgd("tabulate", "--output", tmp_path, run).returncode == 0
+    assert "toy,logistic_regression,default,cpu" in (tmp_path / "test_scores.csv").read_text()
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["settings"]["learning_rate"] == 0.5
+    assert provenance["device"] == "cpu"
+    assert len(provenance["code"]["sha256"]) == 64
+    assert provenance["packages"]["numba"]
+    assert provenance["data"]["sha256"]["train_x"]
+    history = (run / "history.csv").read_text()
+    assert history.splitlines()[0] == (
+        "iteration,epoch,cost,validation_errors,validation_error_percent,patience,"
+        "best_validation_errors,best_iteration"
+    )
+
+
+def test_two_runs_give_the_same_bytes(data, tmp_path):
+    for name in ("a", "b"):
+        assert train(data, tmp_path / name).returncode == 0
+    for file in ("best_parameters.npz", "history.csv", "training.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_cuda_on_the_simulator_gives_the_cpu_error_counts(data, tmp_path):
+    results = {}
+    for backend in ("cpu", "cuda"):
+        done = train(data, tmp_path / backend, backend=backend, NUMBA_ENABLE_CUDASIM="1")
+        assert done.returncode == 0, done.stderr
+        results[backend] = json.loads((tmp_path / backend / "training.json").read_text())
+    assert results["cuda"].pop("backend") == "cuda"
+    assert results["cpu"].pop("backend") == "cpu"
+    assert results["cuda"] == results["cpu"]
+    provenance = json.loads((tmp_path / "cuda" / "provenance.json").read_text())
+    assert provenance["device"] == "cuda: Numba's CUDA simulator"
+
+
+def test_auto_says_which_backend_it_takes_and_why(data, tmp_path):
+    done = train(data, tmp_path / "run", backend="auto", NUMBA_ENABLE_CUDASIM="1")
+    assert done.returncode == 0
+    assert "backend auto takes cpu: the CUDA simulator runs only where" in done.stderr
+
+
+def test_cuda_without_a_device_is_an_error_that_says_so(data, tmp_path):
+    done = train(
+        data,
+        tmp_path / "run",
+        backend="cuda",
+        NUMBA_ENABLE_CUDASIM="0",
+        CUDA_VISIBLE_DEVICES="-1",
+    )
+    assert done.returncode == 1
+    assert "neither a CUDA device with its driver nor the simulator" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["patience=0"], "patience is 0; allowed: a whole number >= 1"),
+        (["l3=1"], "l3 is not a known key"),
+        (["l1"], "write key=value"),
+        (["seed=-1"], "seed is -1"),
+    ],
+)
+def test_bad_hyperparameters_are_told(data, tmp_path, words, message):
+    done = train(data, tmp_path / "run", *words)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_larger_than_the_training_set_is_told(data, tmp_path):
+    words = ["model=logistic_regression", "batch_size=61"]
+    done = msgd("train", "--data", data, "--run", tmp_path / "run", *words)
+    assert done.returncode == 1
+    assert "batch_size is 61; allowed: at most 60" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_data_set_is_told_in_the_log_too(tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"nothing")
+    log = tmp_path / "logs" / "unpickle.log"
+    done = msgd("unpickle", "--log", log, tmp_path / "bad.npz", "--output", tmp_path / "arrays")
+    assert done.returncode == 1
+    assert "bad.npz is not a whole .npz file" in done.stderr
+    assert "bad.npz is not a whole .npz file" in log.read_text()
+    assert not (tmp_path / "arrays").exists()
+
+
+def test_a_diverging_run_leaves_no_snapshots(data, tmp_path):
+    run = tmp_path / "run"
+    done = train(data, run, "l2=1.0e+30", "validation_frequency=18")
+    assert done.returncode == 1
+    assert "diverged before its first validation" in done.stderr
+    assert not list(run.rglob("*.npz"))
+
+
+def test_steps_without_kernels_do_not_load_numba(tmp_path):
+    probe = (
+        "import sys; from msgd.cli import main; "
+        "import msgd.plots.weights, msgd.plots.mistakes, msgd.plots.learning_curve, "
+        "msgd.evaluation.tables, msgd.data.dataset, msgd.data.download; "
+        "sys.exit('numba' in sys.modules)"
+    )
+    script = tmp_path / "probe.py"
+    script.write_text(probe)
+    assert subprocess.run([sys.executable, script], check=False).returncode == 0
+
+
+def test_scores_need_the_whole_run(data, tmp_path):
+    done = msgd("score", "--data", data, "--run", tmp_path / "absent")
+    assert done.returncode == 1
+    assert "absent/provenance.json" in done.stderr

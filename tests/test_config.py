@@ -1,0 +1,140 @@
+"""The configuration: defaults, and what is said of keys and values that cannot be used."""
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from msgd import config
+from msgd.errors import UserError
+
+
+def minimal(**settings):
+    return {"experiments": {"lr": {"model": "logistic_regression", **settings}}}
+
+
+def test_defaults_are_filled_in():
+    complete = config.complete_config(minimal())
+    assert complete["dataset"] == "mnist"
+    assert complete["plots"]["dpi"] == 110
+    assert complete["experiments"]["lr"]["learning_rate"] == 0.13
+    assert complete["experiments"]["lr"]["validation_frequency"] is None
+
+
+def test_the_given_configuration_is_not_changed():
+    given = minimal()
+    complete = config.complete_config(given)
+    complete["experiments"]["lr"]["seed"] = 5
+    assert given == minimal()
+
+
+def test_config_yaml_shows_the_defaults():
+    """The file shows every key, so it must not show stale values."""
+    shown = yaml.safe_load((ROOT / "config.yaml").read_text())
+    model = {"model": "logistic_regression"}
+    expected = config.complete_config({"experiments": {"logistic_regression": model}})
+    assert shown == expected
+
+
+def test_the_page_of_keys_is_up_to_date():
+    page = (ROOT / "config" / "README.md").read_text()
+    assert page == config.describe_config(), "run msgd describe-config --output config/README.md"
+
+
+def test_every_key_is_described():
+    schema = config.load_schema()
+    groups = [schema, schema["$defs"]["experiment"], schema["properties"]["plots"]]
+    for group in groups:
+        assert group["additionalProperties"] is False
+        for key, value in group["properties"].items():
+            assert len(value["description"]) > 20, key
+
+
+BAD = {
+    "misspelt key": (
+        minimal(learning_rte=0.1),
+        r"experiments\.lr\.learning_rte is not a known key \(did you mean learning_rate\?\)",
+    ),
+    "misspelt top key": ({**minimal(), "backnd": "cpu"}, r"backnd is not .*did you mean backend"),
+    "unknown plot key": ({**minimal(), "plots": {"dip": 3}}, r"plots\.dip is not a known key"),
+    "no experiments": ({"backend": "cpu"}, r"experiments is missing"),
+    "empty experiments": ({"experiments": {}}, r"experiments is \{\}; allowed: .*not empty"),
+    "an experiment of nothing": ({"experiments": {"a": None}}, r"experiments\.a is None; allowed"),
+    "no model": ({"experiments": {"a": {}}}, r"experiments\.a\.model is missing"),
+    "unknown model": (
+        minimal(model="perceptron"),
+        r"experiments\.lr\.model is 'perceptron'; allowed: logistic_regression",
+    ),
+    "negative rate": (
+        minimal(learning_rate=-0.1),
+        r"experiments\.lr\.learning_rate is -0\.1; allowed: a number > 0",
+    ),
+    "zero rate": (minimal(learning_rate=0), r"learning_rate is 0; allowed: a number > 0"),
+    "rate as text": (
+        minimal(learning_rate="1e-3"),
+        r"is '1e-3'; .*YAML reads 1e-3 as text; write 0\.001",
+    ),
+    "rate nan": (minimal(learning_rate=float("nan")), r"learning_rate is nan; .*finite"),
+    "infinite penalty": (minimal(l2=float("inf")), r"l2 is inf; allowed: a finite number"),
+    "negative penalty": (minimal(l1=-1e-4), r"l1 is -0\.0001; allowed: a number >= 0"),
+    "zero patience": (minimal(patience=0), r"patience is 0; allowed: a whole number >= 1"),
+    "fractional batch": (minimal(batch_size=0.5), r"batch_size is 0\.5; allowed: a whole number"),
+    "zero batch": (minimal(batch_size=0), r"batch_size is 0; allowed: a whole number >= 1"),
+    "a truth for a number": (minimal(n_epochs=True), r"n_epochs is True; allowed: a whole number"),
+    "threshold above 1": (
+        minimal(improvement_threshold=1.2),
+        r"improvement_threshold is 1\.2; allowed: a number > 0 and <= 1",
+    ),
+    "shrinking patience": (minimal(patience_increase=0.5), r"patience_increase is 0\.5"),
+    "zero frequency": (
+        minimal(validation_frequency=0),
+        r"validation_frequency is 0; allowed: a whole number >= 1 or null",
+    ),
+    "unknown backend": ({**minimal(), "backend": "gpu"}, r"is 'gpu'; allowed: auto or cpu or cuda"),
+    "unknown float": ({**minimal(), "floatX": "float16"}, r"floatX is 'float16'; allowed: float32"),
+    "a name that is a path": (
+        {"experiments": {"../x": {"model": "logistic_regression"}}},
+        r"experiment name '\.\./x' is not allowed",
+    ),
+}
+
+
+@pytest.mark.parametrize("finding", BAD)
+def test_what_cannot_be_used_is_told(finding):
+    given, message = BAD[finding]
+    with pytest.raises(UserError, match=message):
+        config.complete_config(given)
+
+
+def test_all_findings_are_listed_at_once():
+    with pytest.raises(UserError) as caught:
+        config.complete_config({**minimal(patience=0, l1=-1), "backend": "gpu"})
+    assert str(caught.value).count("\n- ") == 3
+
+
+def test_sizes_are_checked_against_the_training_set():
+    experiments = config.complete_config(minimal(batch_size=51))["experiments"]
+    config.check_split_sizes(experiments, 51)
+    with pytest.raises(UserError, match=r"lr\.batch_size is 51; allowed: at most 50, the number"):
+        config.check_split_sizes(experiments, 50)
+
+
+def test_a_run_that_would_end_before_its_first_validation_is_told():
+    settings = {"batch_size": 10, "n_epochs": 2, "validation_frequency": 11}
+    experiments = config.complete_config(minimal(**settings))["experiments"]
+    config.check_split_sizes(experiments, 60)
+    with pytest.raises(UserError, match=r"validation_frequency is 11; allowed: at most 10"):
+        config.check_split_sizes(experiments, 50)
+
+
+def test_hyperparameter_words_come_back():
+    settings = config.complete_config(minimal(learning_rate=1e-7, l2=0.5))["experiments"]["lr"]
+    words = config.hyperparameter_words(settings)
+    assert "validation_frequency=null" in words
+    back = config.complete_experiment(config.parse_hyperparameter_words(words))
+    assert back == settings
+
+
+@pytest.mark.parametrize("words", [["learning_rate"], ["l1=0", "l1=0"]])
+def test_malformed_words_are_told(words):
+    with pytest.raises(UserError, match="hyperparameter"):
+        config.parse_hyperparameter_words(words)

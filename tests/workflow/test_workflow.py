@@ -1,0 +1,251 @@
+"""The whole workflow on a toy data set, through real snakemake processes in a temporary folder."""
+
+import re
+import shutil
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT, as_triple, make_dataset, save_npz, snakemake
+
+TOY = {
+    "dataset": "toy.npz",
+    "backend": "cpu",
+    "experiments": {
+        "slow": {"model": "logistic_regression", "batch_size": 8, "n_epochs": 3},
+        "fast": {
+            "model": "logistic_regression",
+            "batch_size": 8,
+            "n_epochs": 3,
+            "learning_rate": 0.5,
+        },
+    },
+}
+PER_RUN = {"train", "score", "animate_weights", "plot_confusion", "plot_learning_curve"} | {
+    "plot_mistakes",
+    "plot_weights",
+}
+FILES = [
+    *("history.csv", "timings.csv", "training.json", "provenance.json", "score.json"),
+    *("best_parameters.npz", "test_predictions.npz"),
+]
+
+
+def write_config(folder, config):
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def make_folder(path):
+    path.mkdir(exist_ok=True)
+    save_npz(path / "toy.npz", as_triple(make_dataset(40, 20, 22, (4, 4), 3)))
+    write_config(path, TOY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which the toy workflow has run."""
+    folder = make_folder(tmp_path_factory.mktemp("toy"))
+    done = snakemake(folder, "--cores", "2")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of that folder, to edit."""
+    return shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+
+
+def would_run(folder, *arguments):
+    """Return {rule: number of jobs} that snakemake would run now."""
+    done = snakemake(folder, "-n", *arguments)
+    assert done.returncode == 0, done.stderr + done.stdout
+    output = done.stdout + done.stderr
+    if "Nothing to be done" in output:
+        return {}
+    table = output.rsplit("Job stats:", 1)[1]
+    counts = dict(re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE))
+    return {rule: int(n) for rule, n in counts.items() if rule not in ("total", "all")}
+
+
+def test_everything_is_made_and_nothing_else_is_left(finished):
+    for name in TOY["experiments"]:
+        run = finished / "results" / "runs" / name / "default"
+        assert {p.name for p in run.iterdir()} == {*FILES, "snapshots"}
+        plots = finished / "results" / "plots" / name / "default"
+        assert len(list(plots.iterdir())) == 5
+    frame = pd.read_csv(finished / "results" / "test_scores.csv")
+    assert list(frame["experiment"]) == ["slow", "fast"]
+    assert frame["selected"].sum() == 1
+    assert (frame["validation_examples"] == 16).all()
+    assert not list(finished.rglob(".partial-*"))
+    assert {p.name for p in finished.iterdir()} == {
+        "toy.npz",
+        "config.yaml",
+        "results",
+        ".snakemake",
+    }
+
+
+def test_a_second_run_has_nothing_to_do(folder):
+    assert would_run(folder) == {}
+
+
+def test_a_comment_reruns_nothing(folder):
+    path = folder / "config.yaml"
+    path.write_text("# a remark\n" + path.read_text())
+    assert would_run(folder) == {}
+
+
+def test_a_rate_reruns_its_experiment_and_what_follows(folder):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["experiments"]["fast"]["learning_rate"] = 0.4
+    write_config(folder, config)
+    assert would_run(folder) == dict.fromkeys([*PER_RUN, "tabulate", "compare_published"], 1)
+
+
+def test_a_default_written_out_reruns_nothing(folder):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["experiments"]["slow"]["learning_rate"] = 0.13
+    write_config(folder, config)
+    assert would_run(folder) == {}
+
+
+def test_a_plot_setting_reruns_plots_only(folder):
+    write_config(folder, {**TOY, "plots": {"n_mistakes": 3}})
+    assert would_run(folder) == {"plot_mistakes": 2}
+    write_config(folder, {**TOY, "plots": {"dpi": 60}})
+    assert would_run(folder) == dict.fromkeys(
+        (r for r in PER_RUN if "weights" in r or "plot" in r), 2
+    )
+
+
+def test_a_new_experiment_runs_alone(folder):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["experiments"]["third"] = {**config["experiments"]["slow"], "l2": 0.1}
+    write_config(folder, config)
+    assert would_run(folder) == dict.fromkeys([*PER_RUN, "tabulate", "compare_published"], 1)
+
+
+def test_edited_source_reruns_what_it_shapes(tmp_path):
+    """On a copy of the clone, whose package the workflow then imports."""
+    clone = tmp_path / "clone"
+    ignored = shutil.ignore_patterns("results", ".git", ".snakemake", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, clone, symlinks=True, ignore=ignored)
+    folder = make_folder(tmp_path / "toy")
+
+    def in_clone(*arguments):
+        return snakemake(
+            folder, *arguments, "-s", clone / "Snakefile", PYTHONPATH=str(clone / "src")
+        )
+
+    def would_run_in_clone():
+        output = "".join([(done := in_clone("-n")).stdout, done.stderr])
+        assert done.returncode == 0, output
+        if "Nothing to be done" in output:
+            return set()
+        table = output.rsplit("Job stats:", 1)[1]
+        return set(re.findall(r"^(\w+)\s+\d+$", table, re.MULTILINE)) - {"total", "all"}
+
+    done = in_clone("--cores", "2")
+    assert done.returncode == 0, done.stderr
+    assert would_run_in_clone() == set()
+    everything_after = {
+        "src/msgd/kernels/formulas.py": {*PER_RUN, "tabulate", "compare_published"},
+        "src/msgd/training/early_stopping.py": {*PER_RUN, "tabulate", "compare_published"},
+        "src/msgd/data/readers.py": {"unpickle", *PER_RUN, "tabulate", "compare_published"},
+        "src/msgd/plots/mistakes.py": {"plot_confusion", "plot_mistakes"},
+        "src/msgd/evaluation/published.yaml": {"compare_published"},
+        "src/msgd/cli.py": set(),
+    }
+    for file, rules in everything_after.items():
+        path = clone / file
+        source = path.read_text()
+        path.touch()
+        assert would_run_in_clone() == set(), f"{file} was only touched"
+        path.write_text(source + "\n# edited\n")
+        assert would_run_in_clone() == rules, file
+        path.write_text(source)
+
+
+def test_the_number_of_cores_does_not_change_a_byte(finished, tmp_path):
+    folder = make_folder(tmp_path / "one")
+    done = snakemake(folder, "--cores", "1")
+    assert done.returncode == 0, done.stderr
+    for path in sorted(finished.glob("results/runs/**/*")):
+        if path.suffix in (".npz", ".csv") and path.name != "timings.csv":
+            other = folder / path.relative_to(finished)
+            assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_the_cuda_kernels_on_the_simulator_give_the_cpu_counts(finished, tmp_path):
+    folder = make_folder(tmp_path / "cuda")
+    write_config(folder, {**TOY, "backend": "cuda"})
+    done = snakemake(folder, "--cores", "2", "results/test_scores.csv", NUMBA_ENABLE_CUDASIM="1")
+    assert done.returncode == 0, done.stderr
+    on_cpu, on_cuda = (
+        pd.read_csv(path / "results" / "test_scores.csv") for path in (finished, folder)
+    )
+    assert (on_cuda.pop("backend") == "cuda").all()
+    assert (on_cpu.pop("backend") == "cpu").all()
+    pd.testing.assert_frame_equal(on_cpu, on_cuda)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"backnd": "cpu"}, "backnd is not a known key (did you mean backend?)"),
+        ({"dataset": "absent.npz"}, "the data set absent.npz does not exist"),
+        ({"experiments": {"a": {"model": "svm"}}}, "experiments.a.model is 'svm'"),
+        (
+            {"experiments": {"a": {"model": "logistic_regression", "batch_size": 41}}},
+            "experiments.a.batch_size is 41; allowed: at most 40",
+        ),
+    ],
+)
+def test_a_bad_configuration_stops_before_any_job(tmp_path, edit, message):
+    folder = make_folder(tmp_path / "bad")
+    write_config(folder, {**TOY, **edit})
+    done = snakemake(folder, "--cores", "2")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "results").exists()
+
+
+def test_mnist_batches_are_checked_before_the_download(tmp_path):
+    config = {"experiments": {"a": {"model": "logistic_regression", "batch_size": 50_001}}}
+    write_config(tmp_path, config)
+    done = snakemake(tmp_path, "--cores", "1")
+    assert done.returncode != 0
+    assert "experiments.a.batch_size is 50001; allowed: at most 50000" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_failing_job_leaves_no_half_written_file(tmp_path):
+    folder = make_folder(tmp_path / "diverges")
+    settings = {"model": "logistic_regression", "batch_size": 8, "l2": 1e30}
+    write_config(folder, {**TOY, "experiments": {"a": {**settings, "validation_frequency": 50}}})
+    done = snakemake(folder, "--cores", "2")
+    assert done.returncode != 0
+    assert "diverged before its first validation" in done.stderr
+    assert not [p for p in folder.glob("results/runs/**/*") if p.is_file()]
+
+
+def test_a_configuration_file_with_experiments_stands_alone(tmp_path):
+    folder = make_folder(tmp_path / "two")
+    alone = {**TOY, "experiments": {"only": TOY["experiments"]["slow"]}}
+    (folder / "alone.yaml").write_text(yaml.safe_dump(alone))
+    jobs = would_run(folder, "--configfile", folder / "alone.yaml")
+    assert jobs["train"] == 1
+    (folder / "overlay.yaml").write_text("floatX: float64\n")
+    assert would_run(folder, "--configfile", folder / "overlay.yaml")["train"] == 2
+
+
+def test_the_report_holds_tables_and_figures(folder):
+    done = snakemake(folder, "--report", "report.html")
+    assert done.returncode == 0, done.stderr
+    page = (folder / "report.html").read_text()
+    for part in ("learning curve", "worst mistakes", "test scores", "patience horizon"):
+        assert part in page

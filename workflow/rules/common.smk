@@ -1,0 +1,77 @@
+# What the rules share: the checked configuration, the list of runs, and the source files that shape
+# a result. Snakemake does not see imported code, so rules name it as input.
+
+import os
+
+from snakemake.exceptions import WorkflowError
+
+from msgd.config import check_split_sizes, complete_config, hyperparameter_words
+from msgd.data.dataset import count_training_examples
+from msgd.errors import UserError
+from msgd.source import source_files
+
+try:
+    config = complete_config(config)
+    check_split_sizes(config["experiments"], count_training_examples(config["dataset"]))
+except UserError as error:
+    raise WorkflowError(str(error))
+
+EXPERIMENTS = config["experiments"]
+RUNS = [f"{experiment}/default" for experiment in EXPERIMENTS]
+FIGURES = [
+    "learning_curve.png",
+    "weights.png",
+    "weights.gif",
+    "confusion.png",
+    "mistakes.png",
+]
+
+IS_MNIST = config["dataset"] == "mnist"
+DATASET_FILE = (
+    "results/downloads/mnist.pkl.gz"
+    if IS_MNIST
+    else os.path.normpath(config["dataset"])
+)
+DATA = f"results/data/{os.path.basename(DATASET_FILE).split('.')[0]}"
+ARRAYS = [
+    f"{DATA}/{split}_{part}.npy"
+    for split in ["train", "valid", "test"]
+    for part in "xy"
+]
+
+
+wildcard_constraints:
+    experiment="[^/]+",
+    run="[^/]+",
+
+
+def kernel_code(wildcards):
+    """The source that shapes what a run of this experiment computes."""
+    model = EXPERIMENTS[wildcards.experiment]["model"]
+    rooms = ["kernels", "models/__init__.py", "models/interface.py", f"models/{model}"]
+    return source_files(*rooms, "data/dataset.py", "training")
+
+
+def data_folder(wildcards, input):
+    """The folder of the six arrays."""
+    return os.path.dirname(input.dataset)
+
+
+def run_folder(wildcards, output):
+    """The folder in which training or scoring leaves its files."""
+    return os.path.dirname(output[0])
+
+
+def drawn_run_folder(wildcards, input):
+    """The folder of the run whose saved files are drawn."""
+    return os.path.dirname(input[0])
+
+
+def tabulated_run_folders(wildcards, input):
+    """The folders of all runs."""
+    return [os.path.dirname(path) for path in input.training]
+
+
+def hyperparameters(wildcards):
+    """The configuration of this experiment and nothing else, as key=value words."""
+    return hyperparameter_words(EXPERIMENTS[wildcards.experiment])

@@ -1,0 +1,40 @@
+# REQUIRED INPUTS
+#   none for dataset: mnist, else the file or folder that `dataset` names
+# OUTPUTS
+#   results/downloads/mnist.pkl.gz
+#   results/data/<dataset>/{train,valid,test}_{x,y}.npy and dataset.json
+
+
+rule download:
+    output:
+        "results/downloads/mnist.pkl.gz",
+    log:
+        "results/logs/download.log",
+    benchmark:
+        "results/benchmarks/download.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    shell:
+        "msgd download --log {log} {output}"
+
+
+rule unpickle:
+    input:
+        file=DATASET_FILE,
+        code=source_files("data"),
+    output:
+        arrays=ARRAYS,
+        summary=f"{DATA}/dataset.json",
+    log:
+        "results/logs/unpickle.log",
+    benchmark:
+        "results/benchmarks/unpickle.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    params:
+        folder=run_folder,
+        floatX=config["floatX"],
+        expect="--expect-mnist" if IS_MNIST else "",
+    shell:
+        "msgd unpickle --log {log} {input.file:q} --output {params.folder:q}"
+        " --floatX {params.floatX} {params.expect}"

@@ -1,0 +1,153 @@
+# REQUIRED INPUTS
+#   results/runs/<experiment>/<run>/*, results/data/<dataset>/*
+# OUTPUTS
+#   results/plots/<experiment>/<run>/: learning_curve.png, weights.png, weights.gif,
+#   confusion.png, mistakes.png
+
+
+rule plot_learning_curve:
+    input:
+        history="results/runs/{experiment}/{run}/history.csv",
+        training="results/runs/{experiment}/{run}/training.json",
+        code=source_files("plots/style.py", "plots/learning_curve.py"),
+    output:
+        report(
+            "results/plots/{experiment}/{run}/learning_curve.png",
+            caption="../report/learning_curve.rst",
+            category="Training",
+            subcategory="{experiment}",
+            labels={"run": "{run}", "figure": "learning curve"},
+        ),
+    log:
+        "results/logs/plot_learning_curve/{experiment}/{run}.log",
+    benchmark:
+        "results/benchmarks/plot_learning_curve/{experiment}/{run}.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    params:
+        folder=drawn_run_folder,
+        dpi=config["plots"]["dpi"],
+    shell:
+        "msgd plot learning_curve --log {log} --run {params.folder:q}"
+        " --output {output:q} --dpi {params.dpi}"
+
+
+rule plot_weights:
+    input:
+        snapshots="results/runs/{experiment}/{run}/snapshots",
+        training="results/runs/{experiment}/{run}/training.json",
+        dataset=f"{DATA}/dataset.json",
+        code=source_files("plots/style.py", "plots/weights.py"),
+    output:
+        report(
+            "results/plots/{experiment}/{run}/weights.png",
+            caption="../report/weights.rst",
+            category="Weights",
+            subcategory="{experiment}",
+            labels={"run": "{run}", "figure": "weight images"},
+        ),
+    log:
+        "results/logs/plot_weights/{experiment}/{run}.log",
+    benchmark:
+        "results/benchmarks/plot_weights/{experiment}/{run}.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    params:
+        data=data_folder,
+        folder=drawn_run_folder,
+        dpi=config["plots"]["dpi"],
+        colormap=config["plots"]["colormap"],
+    shell:
+        "msgd plot weights --log {log} --run {params.folder:q} --data {params.data:q}"
+        " --output {output:q} --dpi {params.dpi} --colormap {params.colormap:q}"
+
+
+rule animate_weights:
+    input:
+        snapshots="results/runs/{experiment}/{run}/snapshots",
+        training="results/runs/{experiment}/{run}/training.json",
+        dataset=f"{DATA}/dataset.json",
+        code=source_files("plots/style.py", "plots/weights.py"),
+    output:
+        report(
+            "results/plots/{experiment}/{run}/weights.gif",
+            caption="../report/weights.rst",
+            category="Weights",
+            subcategory="{experiment}",
+            labels={"run": "{run}", "figure": "weight images growing"},
+        ),
+    log:
+        "results/logs/animate_weights/{experiment}/{run}.log",
+    benchmark:
+        "results/benchmarks/animate_weights/{experiment}/{run}.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    params:
+        data=data_folder,
+        folder=drawn_run_folder,
+        dpi=config["plots"]["dpi"],
+        colormap=config["plots"]["colormap"],
+        frames_per_second=config["plots"]["frames_per_second"],
+    shell:
+        "msgd plot weights_animation --log {log} --run {params.folder:q} --data {params.data:q}"
+        " --output {output:q} --dpi {params.dpi} --colormap {params.colormap:q}"
+        " --frames-per-second {params.frames_per_second}"
+
+
+rule plot_confusion:
+    input:
+        predictions="results/runs/{experiment}/{run}/test_predictions.npz",
+        dataset=f"{DATA}/dataset.json",
+        code=source_files("plots/style.py", "plots/mistakes.py"),
+    output:
+        report(
+            "results/plots/{experiment}/{run}/confusion.png",
+            caption="../report/confusion.rst",
+            category="Mistakes",
+            subcategory="{experiment}",
+            labels={"run": "{run}", "figure": "confusion matrix"},
+        ),
+    log:
+        "results/logs/plot_confusion/{experiment}/{run}.log",
+    benchmark:
+        "results/benchmarks/plot_confusion/{experiment}/{run}.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    params:
+        data=data_folder,
+        folder=drawn_run_folder,
+        dpi=config["plots"]["dpi"],
+    shell:
+        "msgd plot confusion --log {log} --run {params.folder:q} --data {params.data:q}"
+        " --output {output:q} --dpi {params.dpi}"
+
+
+rule plot_mistakes:
+    input:
+        predictions="results/runs/{experiment}/{run}/test_predictions.npz",
+        best="results/runs/{experiment}/{run}/best_parameters.npz",
+        training="results/runs/{experiment}/{run}/training.json",
+        dataset=f"{DATA}/dataset.json",
+        code=source_files("plots/style.py", "plots/mistakes.py"),
+    output:
+        report(
+            "results/plots/{experiment}/{run}/mistakes.png",
+            caption="../report/mistakes.rst",
+            category="Mistakes",
+            subcategory="{experiment}",
+            labels={"run": "{run}", "figure": "worst mistakes"},
+        ),
+    log:
+        "results/logs/plot_mistakes/{experiment}/{run}.log",
+    benchmark:
+        "results/benchmarks/plot_mistakes/{experiment}/{run}.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    params:
+        data=data_folder,
+        folder=drawn_run_folder,
+        dpi=config["plots"]["dpi"],
+        n_mistakes=config["plots"]["n_mistakes"],
+    shell:
+        "msgd plot mistakes --log {log} --run {params.folder:q} --data {params.data:q}"
+        " --output {output:q} --dpi {params.dpi} --n-mistakes {params.n_mistakes}"

@@ -1,0 +1,86 @@
+# REQUIRED INPUTS
+#   results/data/<dataset>/*, results/runs/<experiment>/<run>/best_parameters.npz
+# OUTPUTS
+#   results/runs/<experiment>/<run>/score.json, test_predictions.npz
+#   results/test_scores.{csv,md,html}, results/published.{csv,md,html}
+
+
+rule score:
+    input:
+        arrays=ancient(ARRAYS),
+        dataset=f"{DATA}/dataset.json",
+        best="results/runs/{experiment}/{run}/best_parameters.npz",
+        provenance="results/runs/{experiment}/{run}/provenance.json",
+        code=kernel_code,
+    output:
+        score="results/runs/{experiment}/{run}/score.json",
+        predictions="results/runs/{experiment}/{run}/test_predictions.npz",
+    log:
+        "results/logs/score/{experiment}/{run}.log",
+    benchmark:
+        "results/benchmarks/score/{experiment}/{run}.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    threads: 8
+    resources:
+        gpu=0 if config["backend"] == "cpu" else 1,
+    params:
+        data=data_folder,
+        folder=run_folder,
+        backend=config["backend"],
+    shell:
+        "msgd score --log {log} --data {params.data:q} --run {params.folder:q} --threads {threads}"
+        " --backend {params.backend}"
+
+
+rule tabulate:
+    input:
+        training=expand("results/runs/{run}/training.json", run=RUNS),
+        scores=expand("results/runs/{run}/score.json", run=RUNS),
+        code=source_files("evaluation/tables.py"),
+    output:
+        csv="results/test_scores.csv",
+        md="results/test_scores.md",
+        html=report(
+            "results/test_scores.html",
+            caption="../report/test_scores.rst",
+            category="Scores",
+            labels={"table": "test scores"},
+        ),
+    log:
+        "results/logs/tabulate.log",
+    benchmark:
+        "results/benchmarks/tabulate.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    params:
+        runs=tabulated_run_folders,
+    shell:
+        "msgd tabulate --log {log} --output results {params.runs:q}"
+
+
+rule compare_published:
+    input:
+        training=expand("results/runs/{run}/training.json", run=RUNS),
+        provenance=expand("results/runs/{run}/provenance.json", run=RUNS),
+        scores=expand("results/runs/{run}/score.json", run=RUNS),
+        code=source_files("evaluation/tables.py", "evaluation/published.yaml"),
+    output:
+        csv="results/published.csv",
+        md="results/published.md",
+        html=report(
+            "results/published.html",
+            caption="../report/published.rst",
+            category="Scores",
+            labels={"table": "published and reproduced"},
+        ),
+    log:
+        "results/logs/compare_published.log",
+    benchmark:
+        "results/benchmarks/compare_published.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    params:
+        runs=tabulated_run_folders,
+    shell:
+        "msgd compare-published --log {log} --output results {params.runs:q}"

@@ -1,0 +1,37 @@
+# REQUIRED INPUTS
+#   results/data/<dataset>/*
+# OUTPUTS
+#   results/runs/<experiment>/<run>/: history.csv, timings.csv, training.json, provenance.json,
+#   best_parameters.npz, snapshots/
+
+
+rule train:
+    input:
+        arrays=ancient(ARRAYS),
+        dataset=f"{DATA}/dataset.json",
+        code=kernel_code,
+    output:
+        history="results/runs/{experiment}/{run}/history.csv",
+        timings="results/runs/{experiment}/{run}/timings.csv",
+        training="results/runs/{experiment}/{run}/training.json",
+        provenance="results/runs/{experiment}/{run}/provenance.json",
+        best="results/runs/{experiment}/{run}/best_parameters.npz",
+        snapshots=directory("results/runs/{experiment}/{run}/snapshots"),
+    log:
+        "results/logs/train/{experiment}/{run}.log",
+    benchmark:
+        "results/benchmarks/train/{experiment}/{run}.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    threads: 8
+    resources:
+        gpu=0 if config["backend"] == "cpu" else 1,
+    params:
+        data=data_folder,
+        folder=run_folder,
+        backend=config["backend"],
+        floatX=config["floatX"],
+        hyperparameters=hyperparameters,
+    shell:
+        "msgd train --log {log} --data {params.data:q} --run {params.folder:q} --threads {threads}"
+        " --backend {params.backend} --floatX {params.floatX} {params.hyperparameters:q}"
