@@ -56,7 +56,7 @@ CASES = {
         "n_epochs": 30,
     },
     "GD, the whole set at once": {"batch_size": 46, "patience": 30, "n_epochs": 100},
-    "SGD, one example at a time": {"batch_size": 1, "patience": 70, "n_epochs": 6},
+    "SGD, one example at a time": {"batch_size": 1, "patience": 40, "n_epochs": 6},
     "penalties": {"batch_size": 6, "patience": 20, "n_epochs": 20, "l1": 0.002, "l2": 0.01},
 }
 

@@ -12,10 +12,10 @@ TOY = {
     "dataset": "toy.npz",
     "backend": "cpu",
     "experiments": {
-        "slow": {"model": "logistic_regression", "batch_size": 8, "n_epochs": 3},
+        "slow": {"model": "logistic_regression", "batch_size": 32, "n_epochs": 3},
         "fast": {
             "model": "logistic_regression",
-            "batch_size": 8,
+            "batch_size": 32,
             "n_epochs": 3,
             "learning_rate": 0.5,
         },
@@ -37,7 +37,7 @@ def write_config(folder, config):
 
 def make_folder(path):
     path.mkdir(exist_ok=True)
-    save_npz(path / "toy.npz", as_triple(make_dataset(40, 20, 22, (4, 4), 3)))
+    save_npz(path / "toy.npz", as_triple(make_dataset(80, 40, 44, (4, 4), 3)))
     write_config(path, TOY)
     return path
 
@@ -78,7 +78,7 @@ def test_everything_is_made_and_nothing_else_is_left(finished):
     frame = pd.read_csv(finished / "results" / "test_scores.csv")
     assert list(frame["experiment"]) == ["slow", "fast"]
     assert frame["selected"].sum() == 1
-    assert (frame["validation_examples"] == 16).all()
+    assert (frame["validation_examples"] == 32).all()
     assert not list(finished.rglob(".partial-*"))
     assert {p.name for p in finished.iterdir()} == {
         "toy.npz",
@@ -199,8 +199,8 @@ def test_the_cuda_kernels_on_the_simulator_give_the_cpu_counts(finished, tmp_pat
         ({"dataset": "absent.npz"}, "the data set absent.npz does not exist"),
         ({"experiments": {"a": {"model": "svm"}}}, "experiments.a.model is 'svm'"),
         (
-            {"experiments": {"a": {"model": "logistic_regression", "batch_size": 41}}},
-            "experiments.a.batch_size is 41; allowed: at most 40",
+            {"experiments": {"a": {"model": "logistic_regression", "batch_size": 81}}},
+            "experiments.a.batch_size is 81; allowed: at most 80",
         ),
     ],
 )
@@ -225,7 +225,7 @@ def test_mnist_batches_are_checked_before_the_download(tmp_path):
 
 def test_a_failing_job_leaves_no_half_written_file(tmp_path):
     folder = make_folder(tmp_path / "diverges")
-    settings = {"model": "logistic_regression", "batch_size": 8, "l2": 1e30}
+    settings = {"model": "logistic_regression", "batch_size": 32, "l2": 1e30}
     write_config(folder, {**TOY, "experiments": {"a": {**settings, "validation_frequency": 50}}})
     done = snakemake(folder, "--cores", "2")
     assert done.returncode != 0

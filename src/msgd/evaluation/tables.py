@@ -54,16 +54,36 @@ def select(rows):
 
 def write_score_table(run_folders, folder):
     """Write test_scores.csv, .md and .html into ``folder``."""
-    frame = pd.DataFrame(score_rows(run_folders))
-    write_table(
-        frame[[*COLUMNS]],
-        frame[[*COLUMNS, *FULL_TEST_COLUMNS]],
-        Path(folder) / "test_scores",
-        "Test scores",
-        "One row per run: the parameters of the lowest validation error, scored once on the test "
-        "set. The selected row is the result; the others were not chosen. The last two columns "
-        "count the whole test set, the tail batch included.",
+    rows = score_rows(run_folders)
+    frame = pd.DataFrame(rows)
+    note = (
+        "One row per run: the parameters of its lowest validation error, scored once on the test "
+        "set. The selected row is the result; the others were not chosen. The errors of the whole "
+        "test set, the tail batch included, stand last."
     )
+    stem = Path(folder) / "test_scores"
+    write_csv(stem, frame[[*COLUMNS]])
+    write_markdown(stem, frame[[*COLUMNS, *FULL_TEST_COLUMNS]], note)
+    write_html(stem, pd.DataFrame(map(_for_the_page, rows)), "Test scores", note)
+
+
+def _for_the_page(row):
+    """Return the cells of one run in the HTML table: few enough to be seen at a glance."""
+    return {
+        "experiment": row["experiment"],
+        "run": row["run"],
+        "selected": row["selected"],
+        "backend": f"{row['backend']}, {row['floatX']}",
+        "parameters": f"{row['n_params']:,}",
+        "epochs (best / run)": f"{row['best_epoch']} / {row['epochs_run']}",
+        "validation error": _rate(row["validation_errors"], row["validation_examples"]),
+        "test error": _rate(row["test_errors"], row["test_examples"]),
+        "whole test set": _rate(row["all_test_errors"], row["all_test_examples"]),
+    }
+
+
+def _rate(errors, examples):
+    return f"{100 * errors / examples:.3f} % ({errors:,} of {examples:,})"
 
 
 def published_rows():
@@ -121,15 +141,26 @@ def write_published_table(run_folders, folder):
         if len(frame)
         else "No run has the data and settings of a published row, so there is nothing to compare."
     )
-    write_table(frame, frame, Path(folder) / "published", "Published and reproduced", note)
+    stem = Path(folder) / "published"
+    write_csv(stem, frame)
+    write_markdown(stem, frame, note)
+    write_html(stem, frame, "Published and reproduced", note)
 
 
-def write_table(data, shown, stem, title, note):
-    """Write ``data`` as ``stem``.csv, and ``shown`` as .md and .html, for people."""
-    write_text(f"{stem}.csv", data.to_csv(index=False, lineterminator="\n"))
-    text = shown.map(_show)
-    write_text(f"{stem}.md", f"{note}\n\n{text.to_markdown(index=False, disable_numparse=True)}\n")
-    table = text.to_html(index=False, border=0, na_rep="")
+def write_csv(stem, frame):
+    """Write ``frame`` as ``stem``.csv."""
+    write_text(f"{stem}.csv", frame.to_csv(index=False, lineterminator="\n"))
+
+
+def write_markdown(stem, frame, note):
+    """Write ``note`` and ``frame`` as ``stem``.md."""
+    table = frame.map(_show).to_markdown(index=False, disable_numparse=True)
+    write_text(f"{stem}.md", f"{note}\n\n{table}\n")
+
+
+def write_html(stem, frame, title, note):
+    """Write ``frame`` as the page ``stem``.html, with a title and a note."""
+    table = frame.map(_show).to_html(index=False, border=0)
     write_text(f"{stem}.html", PAGE.format(title=title, note=note, table=table))
 
 

@@ -52,9 +52,9 @@ def _draw_errors(axes, history, training):
         f"best: {best:.2f} % ({training['validation_errors']} of "
         f"{training['validation_examples']:,}), epoch {training['best_epoch']}",
         (training["best_iteration"], best),
-        xytext=(-6, 14),
+        xytext=(0, 14),
         textcoords="offset points",
-        ha="right",
+        ha="right" if 2 * training["best_iteration"] > training["iterations_run"] else "left",
         color=ORANGE,
     )
     axes.set_ylabel("validation error (%)")
