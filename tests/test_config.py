@@ -6,6 +6,7 @@ from conftest import ROOT
 
 from msgd import config
 from msgd.errors import UserError
+from msgd.models import MODELS
 
 
 def minimal(**settings):
@@ -42,7 +43,7 @@ def test_the_page_of_keys_is_up_to_date():
 
 def test_every_key_is_described():
     schema = config.load_schema()
-    groups = [schema, schema["$defs"]["experiment"], schema["properties"]["plots"]]
+    groups = [schema, schema["properties"]["plots"], *map(config.experiment_schema, MODELS)]
     for group in groups:
         assert group["additionalProperties"] is False
         for key, value in group["properties"].items():

@@ -8,6 +8,8 @@ import logging
 import sys
 from pathlib import Path
 
+import yaml
+
 from msgd.config import load_schema
 from msgd.errors import UserError
 
@@ -90,6 +92,13 @@ def _add_run_options(parser):
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--backend", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=1, help="of the CPU backend")
+    parser.add_argument(
+        "--device-chunk-batches",
+        dest="chunk_batches",
+        type=yaml.safe_load,
+        metavar="N",
+        help="training minibatches a CUDA device holds at a time; all of them by default",
+    )
 
 
 def _set_up_logging(path):
@@ -129,14 +138,20 @@ def _train(options):
 
     settings = complete_experiment(parse_hyperparameter_words(options.hyperparameters))
     run_training(
-        options.data, options.run, settings, options.backend, options.float_x, options.threads
+        options.data,
+        options.run,
+        settings,
+        options.backend,
+        options.float_x,
+        options.threads,
+        options.chunk_batches,
     )
 
 
 def _score(options):
     from msgd.evaluation.score import score_run
 
-    score_run(options.data, options.run, options.backend, options.threads)
+    score_run(options.data, options.run, options.backend, options.threads, options.chunk_batches)
 
 
 def _tabulate(options):

@@ -16,11 +16,21 @@ from msgd.errors import UserError
 from msgd.models import MODELS
 
 SCHEMA_FILE = Path(__file__).with_name("config.schema.yaml")
+MODELS_FOLDER = Path(__file__).with_name("models")
 
 
 def load_schema():
-    """Return the schema of the whole configuration (dict)."""
+    """Return the schema of the whole configuration (dict), without the models' own keys."""
     return yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
+
+
+def experiment_schema(model):
+    """Return the schema of an experiment with ``model`` (dict): shared keys and the model's own."""
+    schema = load_schema()["$defs"]["experiment"]
+    own = MODELS_FOLDER / model / "hyperparameters.yaml"
+    for key, changes in yaml.safe_load(own.read_text(encoding="utf-8")).items():
+        schema["properties"][key] = {**schema["properties"].get(key, {}), **changes}
+    return schema
 
 
 def complete_config(config):
@@ -30,8 +40,15 @@ def complete_config(config):
     per finding: the key, its value, and what is allowed.
     """
     schema = load_schema()
-    _raise_findings(config, schema, where="configuration")
-    return _with_defaults(config, schema, schema)
+    findings = _findings(config, schema)
+    experiments = config.get("experiments")
+    for name, settings in experiments.items() if isinstance(experiments, dict) else ():
+        if isinstance(settings, dict) and "model" in settings:
+            findings += _experiment_findings(settings, ("experiments", name))
+    _raise(findings, "configuration")
+    complete = _with_defaults({**config, "experiments": {}}, schema)
+    complete["experiments"] = {name: _complete(run) for name, run in experiments.items()}
+    return complete
 
 
 def complete_experiment(settings):
@@ -39,10 +56,18 @@ def complete_experiment(settings):
 
     Raises UserError as complete_config does.
     """
-    schema = load_schema()
-    experiment = {"$defs": schema["$defs"], "$ref": "#/$defs/experiment"}
-    _raise_findings(settings, experiment, where="hyperparameters")
-    return _with_defaults(settings, experiment, experiment)
+    findings = ["model is missing"] if "model" not in settings else []
+    _raise(findings or _experiment_findings(settings), "hyperparameters")
+    return _complete(settings)
+
+
+def _complete(settings):
+    return _with_defaults(settings, experiment_schema(settings["model"]))
+
+
+def resolve_batch_size(settings, n_train):
+    """Return ``settings`` with batch size "all" replaced by ``n_train``, the training examples."""
+    return {**settings, "batch_size": n_train} if settings["batch_size"] == "all" else settings
 
 
 def check_split_sizes(experiments, n_train):
@@ -51,7 +76,8 @@ def check_split_sizes(experiments, n_train):
     ``experiments``: dict of name -> completed settings; the name "" stands for a run on its own.
     """
     findings = []
-    for name, settings in experiments.items():
+    for name, unresolved in experiments.items():
+        settings = resolve_batch_size(unresolved, n_train)
         key = f"experiments.{name}." if name else ""
         batch_size = settings["batch_size"]
         if batch_size > n_train:
@@ -73,7 +99,7 @@ def check_split_sizes(experiments, n_train):
 
 def hyperparameter_words(settings):
     """Return ``settings`` as the words ``key=value`` that ``msgd train`` takes, in schema order."""
-    keys = load_schema()["$defs"]["experiment"]["properties"]
+    keys = experiment_schema(settings["model"])["properties"]
     return [f"{key}={yaml_scalar(settings[key])}" for key in keys]
 
 
@@ -101,38 +127,56 @@ def yaml_scalar(value):
 
 def describe_config():
     """Return the Markdown page that describes every key: config/README.md is this text."""
-    schema = load_schema()
-    tops = {key: value for key, value in schema["properties"].items() if "properties" not in value}
-    sections = {
-        "Top level": tops,
-        "Each experiment": schema["$defs"]["experiment"]["properties"],
-        "`plots`": schema["properties"]["plots"]["properties"],
-    }
+    properties = load_schema()["properties"]
+    top = {key: value for key, value in properties.items() if "properties" not in value}
     lines = [
         "# Configuration",
         "",
-        "Written by `msgd describe-config` from `src/msgd/config.schema.yaml`; do not edit.",
-        "Unknown keys and values that are not allowed stop a run before its first job.",
+        "Written by `msgd describe-config` from `src/msgd/config.schema.yaml` and the models'",
+        "`hyperparameters.yaml`; do not edit. Unknown keys and values that are not allowed stop a",
+        "run before its first job.",
+        *("", "## Top level", ""),
+        *_table({"default": top}, top),
+        *("", "## Each experiment", "", "Defaults by model; – where a model has no such key.", ""),
     ]
-    for title, properties in sections.items():
-        lines += ["", f"## {title}", "", "| key | default | allowed | meaning |"]
-        lines += ["| --- | --- | --- | --- |"]
-        for key, keyschema in properties.items():
-            default = f"`{yaml_scalar(keyschema['default'])}`" if "default" in keyschema else "none"
-            allowed = " or ".join(MODELS) if key == "model" else _allowed(keyschema)
-            description = " ".join(keyschema["description"].split())
-            lines.append(f"| `{key}` | {default} | {allowed} | {description} |")
+    by_model = {model: experiment_schema(model)["properties"] for model in MODELS}
+    union = {key: value for keys in by_model.values() for key, value in keys.items()}
+    plots = properties["plots"]["properties"]
+    lines += [*_table(by_model, union), "", "## `plots`", "", *_table({"default": plots}, plots)]
     return "\n".join(lines) + "\n"
 
 
-def _raise_findings(instance, schema, where):
+def _table(columns, keys):
+    """Return the lines of a table of ``keys``, with a column of defaults per entry of columns."""
+    lines = [f"| key | {' | '.join(columns)} | allowed | meaning |"]
+    lines += ["| --- |" + " --- |" * (len(columns) + 2)]
+    for key, schema in keys.items():
+        defaults = [_default(column, key) for column in columns.values()]
+        allowed = " or ".join(MODELS) if key == "model" else _allowed(schema)
+        description = " ".join(schema["description"].split())
+        lines.append(f"| `{key}` | {' | '.join(defaults)} | {allowed} | {description} |")
+    return lines
+
+
+def _default(properties, key):
+    if key not in properties:
+        return "–"
+    return f"`{yaml_scalar(properties[key]['default'])}`" if "default" in properties[key] else ""
+
+
+def _findings(instance, schema, path=()):
+    """Return what is wrong with ``instance``, which stands at ``path`` of the configuration."""
     validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(validator.iter_errors(instance), key=lambda error: error.json_path)
-    findings = [finding for error in errors for finding in _describe(error)]
-    findings += _non_finite(instance, ())
-    if not findings:
-        findings = _unknown_models(instance, where)
-    _raise(findings, where)
+    findings = [finding for error in errors for finding in _describe(error, path)]
+    return findings + _non_finite(instance, path)
+
+
+def _experiment_findings(settings, path=()):
+    if settings["model"] not in MODELS:
+        key, model = _dotted([*path, "model"]), settings["model"]
+        return [f"{key} is {model!r}; allowed: {' or '.join(MODELS)}"]
+    return _findings(settings, experiment_schema(settings["model"]), path)
 
 
 def _raise(findings, where):
@@ -140,28 +184,28 @@ def _raise(findings, where):
         raise UserError("\n".join([f"the {where} cannot be used:", *(f"- {f}" for f in findings)]))
 
 
-def _describe(error):
+def _describe(error, path):
     """Yield a finding or more for one jsonschema error: key, value, what is allowed."""
-    key = _dotted(error.absolute_path)
+    path = [*path, *error.absolute_path]
     schema = error.schema
     if error.validator == "additionalProperties":
         allowed = list(schema["properties"])
         for unknown in sorted(set(error.instance) - set(allowed), key=str):
             close = difflib.get_close_matches(str(unknown), allowed, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            name = _dotted([*error.absolute_path, unknown])
+            name = _dotted([*path, unknown])
             yield f"{name} is not a known key{hint}; allowed: {', '.join(allowed)}"
     elif error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         for name in missing:
-            yield f"{_dotted([*error.absolute_path, name])} is missing; {_meaning(schema, name)}"
+            yield f"{_dotted([*path, name])} is missing; {_meaning(schema, name)}"
     elif "propertyNames" in error.absolute_schema_path:
         yield (
             f"the experiment name {error.instance!r} is not allowed: it names a folder; "
             "allowed: letters, digits, '_', '-' and '.', starting with a letter or digit"
         )
     else:
-        text = f"{key} is {error.instance!r}; allowed: {_allowed(schema)}"
+        text = f"{_dotted(path)} is {error.instance!r}; allowed: {_allowed(schema)}"
         yield text + _number_hint(error)
 
 
@@ -187,6 +231,7 @@ def _allowed(schema):
         return " or ".join(str(choice) for choice in schema["enum"])
     types = schema.get("type", "value")
     names = {
+        "array": "a list",
         "integer": "a whole number",
         "number": "a number",
         "string": "text",
@@ -194,6 +239,10 @@ def _allowed(schema):
         "null": "null",
     }
     words = [names.get(name, name) for name in ([types] if isinstance(types, str) else types)]
+    if "items" in schema:
+        words = [w if w != "a list" else f"a list of {_allowed(schema['items'])}" for w in words]
+    if "pattern" in schema:
+        words = [schema["pattern"].strip("^$") if w == "text" else w for w in words]
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
     ranges = [f"{sign} {schema[bound]}" for bound, sign in bounds.items() if bound in schema]
     if ranges:
@@ -212,29 +261,12 @@ def _non_finite(value, path):
     return []
 
 
-def _unknown_models(instance, where):
-    experiments = instance["experiments"] if where == "configuration" else {"": instance}
-    return [
-        f"{_dotted(['experiments', name, 'model'] if name else ['model'])} is "
-        f"{settings['model']!r}; allowed: {' or '.join(MODELS)}"
-        for name, settings in experiments.items()
-        if settings["model"] not in MODELS
-    ]
-
-
 def _dotted(path):
     return ".".join(str(part) for part in path) or "the configuration"
 
 
-def _resolve(schema, root):
-    """Follow a ``$ref`` of the form ``#/$defs/name``."""
-    reference = schema.get("$ref")
-    return root["$defs"][reference.rsplit("/", 1)[1]] if reference else schema
-
-
-def _with_defaults(instance, schema, root):
+def _with_defaults(instance, schema):
     """Return a deep copy of valid ``instance`` with every default of ``schema`` filled in."""
-    schema = _resolve(schema, root)
     if not isinstance(instance, dict):
         whole = "integer" in schema.get("type", "") and isinstance(instance, float)
         return int(instance) if whole else copy.deepcopy(instance)
@@ -243,8 +275,5 @@ def _with_defaults(instance, schema, root):
     for key, subschema in properties.items():
         if key in instance or "default" in subschema:
             value = instance.get(key, subschema.get("default"))
-            complete[key] = _with_defaults(value, subschema, root)
-    for key, value in instance.items():
-        if key not in properties:  # a free name: an experiment
-            complete[key] = _with_defaults(value, schema["additionalProperties"], root)
+            complete[key] = _with_defaults(value, subschema)
     return complete

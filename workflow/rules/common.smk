@@ -5,7 +5,12 @@ import os
 
 from snakemake.exceptions import WorkflowError
 
-from msgd.config import check_split_sizes, complete_config, hyperparameter_words
+from msgd.config import (
+    check_split_sizes,
+    complete_config,
+    hyperparameter_words,
+    yaml_scalar,
+)
 from msgd.data.dataset import count_training_examples
 from msgd.errors import UserError
 from msgd.source import source_files

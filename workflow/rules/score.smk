@@ -28,9 +28,10 @@ rule score:
         data=data_folder,
         folder=run_folder,
         backend=config["backend"],
+        chunk_batches=yaml_scalar(config["device_chunk_batches"]),
     shell:
         "msgd score --log {log} --data {params.data:q} --run {params.folder:q} --threads {threads}"
-        " --backend {params.backend}"
+        " --backend {params.backend} --device-chunk-batches {params.chunk_batches}"
 
 
 rule tabulate:

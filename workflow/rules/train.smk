@@ -30,8 +30,9 @@ rule train:
         data=data_folder,
         folder=run_folder,
         backend=config["backend"],
+        chunk_batches=yaml_scalar(config["device_chunk_batches"]),
         floatX=config["floatX"],
         hyperparameters=hyperparameters,
     shell:
         "msgd train --log {log} --data {params.data:q} --run {params.folder:q} --threads {threads}"
-        " --backend {params.backend} --floatX {params.floatX} {params.hyperparameters:q}"
+        " --backend {params.backend} --device-chunk-batches {params.chunk_batches} --floatX {params.floatX} {params.hyperparameters:q}"

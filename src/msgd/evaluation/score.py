@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from msgd.backends import choose_device
+from msgd.config import resolve_batch_size
 from msgd.data.dataset import load_dataset
 from msgd.files import atomic_path, read_json, write_json
 from msgd.models.interface import count_mistakes, n_evaluated
@@ -15,20 +16,26 @@ from msgd.training.snapshots import load_parameters
 log = logging.getLogger(__name__)
 
 
-def score_run(data_folder, run_folder, backend, threads):
+def score_run(data_folder, run_folder, backend, threads, chunk_batches=None):
     """Write score.json and test_predictions.npz into ``run_folder``.
 
     score.json holds the zero-one errors of the examples that count, the test set without its tail
-    batch, and of all of them; test_predictions.npz holds ``predicted``, (N,) int32. ``backend``
-    and ``threads`` are as in run_training.
+    batch, and of all of them; test_predictions.npz holds ``predicted``, (N,) int32. The
+    other arguments are as in run_training.
     """
     run_folder = Path(run_folder)
     dataset = load_dataset(data_folder)
     record = read_json(run_folder / "provenance.json")
-    settings = record["settings"]
+    settings = resolve_batch_size(record["settings"], len(dataset.train_x))
     parameters = load_parameters(run_folder / "best_parameters.npz")
     machine = build_backend(
-        dataset, parameters, settings, choose_device(backend), record["floatX"], threads
+        dataset,
+        parameters,
+        settings,
+        choose_device(backend),
+        record["floatX"],
+        threads,
+        chunk_batches,
     )
     predicted = machine.predict("test")
     labels, batch_size = dataset.test_y, settings["batch_size"]

@@ -46,16 +46,27 @@ def first_argmax(values):
     return best
 
 
-def penalty(weight, l1, l2):
-    """Return l1 |w| + l2 w^2, one weight's share of the regularised cost."""
-    return l1 * abs(weight) + l2 * weight * weight
+def penalty(weight, penalties):
+    """Return l1 |w| + l2 w^2 + lp |w|^p, one weight's share of the regularised cost.
+
+    penalties: the tuple (l1, l2, lp, p), all floatX.
+    """
+    l1, l2, lp, p = penalties
+    total = l1 * abs(weight) + l2 * weight * weight
+    if lp > like(lp, 0):
+        total += lp * like(weight, math.pow(abs(weight), p))
+    return total
 
 
-def penalty_gradient(weight, l1, l2):
-    """Return d(l1 |w| + l2 w^2)/dw, where d|w|/dw is 0 at 0."""
+def penalty_gradient(weight, penalties):
+    """Return the derivative of penalty by the weight, where d|w|/dw is 0 at 0."""
+    l1, l2, lp, p = penalties
+    slope = l1
+    if lp > like(lp, 0):
+        slope += lp * p * like(weight, math.pow(abs(weight), p - like(p, 1)))
     gradient = (l2 + l2) * weight
     if weight > like(weight, 0):
-        gradient += l1
+        gradient += slope
     elif weight < like(weight, 0):
-        gradient -= l1
+        gradient -= slope
     return gradient

@@ -35,7 +35,8 @@ MAX_CHUNKS = 8
 MIN_CHUNK_EXAMPLES = 16
 
 THREADS_PER_BLOCK = 128
-MAX_REGISTERS = 160  # the compile gate's limit: 3 blocks of 128 threads share an SM
+# The compile gate's limits: an SM's 65,536 registers hold 3 and 2 blocks of 128 threads.
+MAX_REGISTERS = {"float32": 160, "float64": 240}
 
 
 def n_chunks(batch_size):

@@ -13,12 +13,13 @@ import numpy as np
 class Backend(Protocol):
     """A model on a device. ``cpu.py`` and ``cuda.py`` of every model room hold one each."""
 
-    def __init__(self, dataset, parameters, settings, float_x):
+    def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
         """Take the shared variables and the initial parameters to the device.
 
         dataset: msgd.data.dataset.Dataset; parameters: dict of name -> floatX array, in the
-        model's order; settings: the experiment's hyperparameters; float_x: np.float32 or
-        np.float64.
+        model's order; settings: the experiment's hyperparameters, batch_size a number; float_x:
+        np.float32 or np.float64; chunk_batches: how many training minibatches a CUDA device holds
+        at a time, None for all (the CPU maps the arrays from disk in any case).
         """
 
     def train(self, first, last):

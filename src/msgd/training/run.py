@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from msgd.backends import choose_device
-from msgd.config import check_split_sizes
+from msgd.config import check_split_sizes, resolve_batch_size
 from msgd.data.dataset import load_dataset
 from msgd.files import atomic_path, empty_folder, write_json
 from msgd.models import load_backend, load_model
@@ -28,38 +28,40 @@ from msgd.training.snapshots import save_parameters, snapshot_path
 log = logging.getLogger(__name__)
 
 
-def build_backend(dataset, parameters, settings, device, float_x, threads):
+def build_backend(dataset, parameters, settings, device, float_x, threads, chunk_batches):
     """Return the Backend of settings["model"] on ``device``, its CPU threads set to ``threads``."""
     if device == "cpu":
         import numba
 
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     return load_backend(settings["model"], device)(
-        dataset, parameters, settings, np.dtype(float_x).type
+        dataset, parameters, settings, np.dtype(float_x).type, chunk_batches
     )
 
 
-def run_training(data_folder, run_folder, settings, backend, float_x, threads):
+def run_training(data_folder, run_folder, settings, backend, float_x, threads, chunk_batches=None):
     """Train one run and write its files into ``run_folder``.
 
     data_folder: what unpickle wrote; settings: completed hyperparameters; backend: "auto", "cpu"
     or "cuda"; float_x: "float32" or "float64"; threads: of the CPU backend; results do not depend
-    on it. Raises UserError; what it had written is then removed.
+    on it; chunk_batches: see msgd.models.interface.Backend. Raises UserError; what
+    it had written is then removed.
     """
     run_folder = Path(run_folder)
     dataset = load_dataset(data_folder)
     check_split_sizes({"": settings}, len(dataset.train_x))
+    resolved = resolve_batch_size(settings, len(dataset.train_x))
     device = choose_device(backend)
     model = load_model(settings["model"])
     parameters = model.initial_parameters(dataset, settings, np.dtype(float_x).type)
-    machine = build_backend(dataset, parameters, settings, device, float_x, threads)
+    machine = build_backend(dataset, parameters, resolved, device, float_x, threads, chunk_batches)
 
     snapshots = empty_folder(run_folder / "snapshots")
     try:
         result = train(
             machine,
             dataset,
-            settings,
+            resolved,
             lambda iteration, now: save_parameters(snapshot_path(snapshots, iteration), now),
         )
     except BaseException:

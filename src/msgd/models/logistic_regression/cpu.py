@@ -24,12 +24,13 @@ PREDICTION_CHUNKS = 64  # of a split's images; each image is independent of the 
 class Backend:
     """The CPU twin; see msgd.models.interface.Backend."""
 
-    def __init__(self, dataset, parameters, settings, float_x):
+    def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
         self.dataset = dataset
         self.batch_size = settings["batch_size"]
         self.n_train_batches = n_batches(len(dataset.train_x), self.batch_size)
         self.pixel_scale = float_x(dataset.pixel_scale)
-        self.rates = tuple(float_x(settings[name]) for name in ("learning_rate", "l1", "l2"))
+        self.learning_rate = float_x(settings["learning_rate"])
+        self.penalties = tuple(float_x(settings[name]) for name in ("l1", "l2", "lp", "p"))
         self.set_parameters(parameters)
         n_chunks = options.n_chunks(self.batch_size)
         self.weights_gradient = np.empty((n_chunks, *self.weights.shape), float_x)
@@ -44,7 +45,8 @@ class Backend:
             self.pixel_scale,
             self.batch_size,
             self.n_train_batches,
-            *self.rates,
+            self.learning_rate,
+            self.penalties,
             first,
             last,
             self.weights,
@@ -84,8 +86,7 @@ def _train(
     batch_size,
     n_train_batches,
     learning_rate,
-    l1,
-    l2,
+    penalties,  # (l1, l2, lp, p)
     first,
     last,
     weights,  # (D, C), changed
@@ -119,8 +120,7 @@ def _train(
                 p * n_features // n_chunks,
                 (p + 1) * n_features // n_chunks,
                 learning_rate,
-                l1,
-                l2,
+                penalties,
                 weights,
                 weights_gradient,
             )
@@ -177,17 +177,19 @@ def _logits(position, value, n_nonzero, weights, bias, logits):
 
 
 @njit(**options.CPU)
-def _update_rows(start, stop, learning_rate, l1, l2, weights, weights_gradient):
+def _update_rows(start, stop, learning_rate, penalties, weights, weights_gradient):
     """Update pixel rows start..stop-1 of the weights; return their penalty before the update."""
     total = weights.dtype.type(0)
     for d in range(start, stop):
         for c in range(weights.shape[1]):
             weight = weights[d, c]
-            total += penalty(weight, l1, l2)
+            total += penalty(weight, penalties)
             gradient = weights_gradient[0, d, c]
             for p in range(1, weights_gradient.shape[0]):
                 gradient += weights_gradient[p, d, c]
-            weights[d, c] = weight - learning_rate * (gradient + penalty_gradient(weight, l1, l2))
+            weights[d, c] = weight - learning_rate * (
+                gradient + penalty_gradient(weight, penalties)
+            )
     return total
 
 
