@@ -4,8 +4,8 @@ Numba leaves vectorising to LLVM, which declines where it cannot exclude that ar
 an index wraps around. These vectors are LLVM's own, so their operations are vector instructions
 whatever the machine's width is, and an accumulator stays in registers.
 
-All functions work on flat arrays (one dimension, C order) inside ``njit`` functions. An index is not
-checked and must not be negative.
+All functions work on flat arrays (one dimension, C order) inside ``njit`` functions. An index is
+not checked and must not be negative.
 
 - ``load(array, i)``: the vector array[i : i + LANES]
 - ``store(array, i, v)``: array[i : i + LANES] = v
