@@ -104,3 +104,59 @@ def train(parameters, gradients, predict, data, settings):
         "epochs_run": epoch,
         "patience": patience,
     }
+
+
+def activation_and_slope(z, kind):
+    """The hidden activation of ``z`` and its derivative, for kind "tanh" or "sigmoid"."""
+    if kind == "tanh":
+        return np.tanh(z), 1 - np.tanh(z) ** 2
+    s = 1 / (1 + np.exp(-z))
+    return s, s * (1 - s)
+
+
+def penalty(weights, l1=0.0, l2=0.0, lp=0.0, p=2.0):
+    return l1 * np.abs(weights).sum() + l2 * (weights**2).sum() + lp * (np.abs(weights) ** p).sum()
+
+
+def penalty_gradient(weights, l1=0.0, l2=0.0, lp=0.0, p=2.0):
+    slope = lp * p * np.abs(weights) ** (p - 1) * np.sign(weights)
+    return l1 * np.sign(weights) + 2 * l2 * weights + slope
+
+
+def mlp_forward(parameters, x, kind):
+    """Activations of every layer, x first and logits last, and the slopes of the hidden ones."""
+    hs, slopes = [x], []
+    for weights, bias in zip(parameters[::2], parameters[1::2], strict=True):
+        z = hs[-1] @ weights + bias
+        h, slope = activation_and_slope(z, kind)
+        hs.append(h)
+        slopes.append(slope)
+    hs[-1] = z
+    return hs, slopes[:-1]
+
+
+def mlp_cost(parameters, x, y, kind="tanh", **penalties):
+    """Mean negative log-likelihood plus penalties; parameters: [weights, bias, weights, ...]."""
+    p = softmax(mlp_forward(parameters, x, kind)[0][-1])
+    nll = -np.log(p[np.arange(len(y)), y]).mean()
+    return nll + sum(penalty(weights, **penalties) for weights in parameters[::2])
+
+
+def mlp_gradients(parameters, x, y, kind="tanh", **penalties):
+    hs, slopes = mlp_forward(parameters, x, kind)
+    error = (softmax(hs[-1]) - onehot(y, hs[-1].shape[1])) / len(y)
+    gradients = []
+    for layer in range(len(parameters) // 2 - 1, -1, -1):
+        weights = parameters[2 * layer]
+        gradients = [
+            hs[layer].T @ error + penalty_gradient(weights, **penalties),
+            error.sum(axis=0),
+            *gradients,
+        ]
+        if layer > 0:
+            error = (error @ weights.T) * slopes[layer - 1]
+    return gradients
+
+
+def mlp_predict(parameters, x, kind="tanh"):
+    return mlp_forward(parameters, x, kind)[0][-1].argmax(axis=1)

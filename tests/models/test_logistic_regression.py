@@ -218,4 +218,6 @@ def test_model_probabilities_agree_with_the_oracle():
     expected = oracle.softmax(
         images @ parameters["weights"].astype(np.float64) + parameters["bias"]
     )
-    np.testing.assert_allclose(model.probabilities(parameters, images), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        model.probabilities(parameters, images, {}, dataset.image_shape), expected, rtol=1e-12
+    )

@@ -126,7 +126,7 @@ rule plot_mistakes:
     input:
         predictions="results/runs/{experiment}/{run}/test_predictions.npz",
         best="results/runs/{experiment}/{run}/best_parameters.npz",
-        training="results/runs/{experiment}/{run}/training.json",
+        provenance="results/runs/{experiment}/{run}/provenance.json",
         dataset=f"{DATA}/dataset.json",
         code=source_files("plots/style.py", "plots/mistakes.py"),
     output:

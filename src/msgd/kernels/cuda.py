@@ -1,5 +1,7 @@
 """The shared formulas compiled for CUDA, the device, and launch shapes."""
 
+import math
+
 import numba
 import numpy as np
 from numba import cuda
@@ -19,7 +21,20 @@ if not IS_SIMULATOR:
         number_type = x
         return lambda x, value: number_type(value)
 
+    @overload(formulas.tanh, target="cuda")
+    def _tanh(x):
+        number_type = x
+        return lambda x: number_type(math.tanh(x))
 
+    sigmoid = cuda.jit(device=True, **options.CUDA)(formulas.sigmoid)
+
+    @overload(formulas.sigmoid, target="cuda")
+    def _sigmoid(x):
+        return lambda x: sigmoid(x)
+
+
+activate = cuda.jit(device=True, **options.CUDA)(formulas.activate)
+activation_slope = cuda.jit(device=True, **options.CUDA)(formulas.activation_slope)
 softmax_cross_entropy = cuda.jit(device=True, **options.CUDA)(formulas.softmax_cross_entropy)
 first_argmax = cuda.jit(device=True, **options.CUDA)(formulas.first_argmax)
 penalty = cuda.jit(device=True, **options.CUDA)(formulas.penalty)

@@ -37,6 +37,33 @@ def softmax_cross_entropy(logits, label, inverse_batch_size, error):
     return like(highest, math.log(total)) - (logits[label] - highest)
 
 
+def tanh(x):
+    """Return the hyperbolic tangent of ``x`` in its own type."""
+    return like(x, math.tanh(x))
+
+
+def sigmoid(x):
+    """Return 1 / (1 + exp(-x)), without overflow for any ``x``."""
+    if x >= like(x, 0):
+        return like(x, 1) / (like(x, 1) + like(x, math.exp(-x)))
+    exponential = like(x, math.exp(x))
+    return exponential / (like(x, 1) + exponential)
+
+
+TANH, SIGMOID = 0, 1
+ACTIVATIONS = {"tanh": TANH, "sigmoid": SIGMOID}
+
+
+def activate(x, kind):
+    """Return the activation of ``x``: tanh for kind TANH, the logistic sigmoid for SIGMOID."""
+    return tanh(x) if kind == TANH else sigmoid(x)
+
+
+def activation_slope(h, kind):
+    """Return the derivative of the activation where its value is ``h``: 1 - h^2 or h (1 - h)."""
+    return like(h, 1) - h * h if kind == TANH else h * (like(h, 1) - h)
+
+
 def first_argmax(values):
     """Return the first index of the maximum of ``values``, (C,) floatX: the predicted class."""
     best = 0

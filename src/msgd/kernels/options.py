@@ -26,6 +26,7 @@ def _set_cache_folder():
 _set_cache_folder()
 
 CPU = {"error_model": "numpy", "fastmath": False, "cache": True}
+CPU_INLINE = {**CPU, "forceinline": True}  # for what is called once per row or per pixel
 CPU_PARALLEL = {**CPU, "parallel": True}
 CUDA = {"fastmath": False}
 

@@ -6,7 +6,7 @@
 
 import importlib
 
-MODELS = ("logistic_regression",)
+MODELS = ("logistic_regression", "mlp")
 
 
 def load_model(name):

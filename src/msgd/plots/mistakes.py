@@ -57,12 +57,13 @@ def plot_confusion(data_folder, run_folder, path, dpi):
 def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
     """Draw to the PNG ``path`` the test images whose label got the smallest probability."""
     dataset = load_dataset(data_folder)
-    training = read_json(Path(run_folder) / "training.json")
     parameters = load_parameters(Path(run_folder) / "best_parameters.npz")
     predicted = _load_predicted(run_folder)
     wrong = np.flatnonzero(predicted != dataset.test_y)
-    model = load_model(training["model"])
-    probabilities = model.probabilities(parameters, dataset.images("test", wrong))
+    settings = read_json(Path(run_folder) / "provenance.json")["settings"]
+    model = load_model(settings["model"])
+    images = dataset.images("test", wrong)
+    probabilities = model.probabilities(parameters, images, settings, dataset.image_shape)
     labels = dataset.test_y[wrong]
     of_label = probabilities[np.arange(len(wrong)), labels]
     worst = np.argsort(of_label, kind="stable")[:n_mistakes]

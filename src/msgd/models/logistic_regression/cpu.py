@@ -12,6 +12,7 @@ from msgd.kernels import options
 from msgd.kernels.cpu import (
     first_argmax,
     gather_nonzero,
+    ordered_sum,
     penalty,
     penalty_gradient,
     softmax_cross_entropy,
@@ -125,7 +126,7 @@ def _train(
                 weights_gradient,
             )
         _update_bias(learning_rate, bias, bias_gradient)
-        costs[iteration - first] = _ordered_sum(chunk_nll) * inverse_batch_size + _ordered_sum(
+        costs[iteration - first] = ordered_sum(chunk_nll) * inverse_batch_size + ordered_sum(
             chunk_penalty
         )
 
@@ -200,14 +201,6 @@ def _update_bias(learning_rate, bias, bias_gradient):
         for p in range(1, bias_gradient.shape[0]):
             gradient += bias_gradient[p, c]
         bias[c] -= learning_rate * gradient
-
-
-@njit(**options.CPU)
-def _ordered_sum(values):
-    total = values[0]
-    for i in range(1, values.shape[0]):
-        total += values[i]
-    return total
 
 
 @njit(**options.CPU_PARALLEL)

@@ -40,7 +40,7 @@ def initial_parameters(dataset, settings, float_x):
     }
 
 
-def probabilities(parameters, images):
+def probabilities(parameters, images, settings, image_shape):
     """Return P(Y | x) of every image, (len(images), C) float64; images: (n, D) pixels.
 
     For plots of a few images, in plain NumPy; training and scores use the kernels.

@@ -1,0 +1,1 @@
+"""Multilayer perceptron: hidden layers between the pixels and a softmax."""

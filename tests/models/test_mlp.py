@@ -1,0 +1,221 @@
+"""Both twins of the multilayer perceptron against the oracle, at sizes around block edges."""
+
+import hashlib
+
+import numpy as np
+import oracle
+import pytest
+from conftest import make_dataset
+
+from msgd.config import complete_experiment
+from msgd.kernels.dense import BLOCK, from_blocks, to_blocks
+from msgd.models import load_backend
+from msgd.models.mlp import model
+
+FLOATS = {"float32": (np.float32, 5e-6), "float64": (np.float64, 1e-12)}
+
+
+def settings_of(**changes):
+    return complete_experiment({"model": "mlp", **changes})
+
+
+def random_parameters(dataset, settings, float_x):
+    """The initial parameters, but with nothing at zero."""
+    random = np.random.RandomState(5)
+    parameters = model.initial_parameters(dataset, settings, np.float64)
+    return {
+        name: (array + 0.3 * random.normal(size=array.shape)).astype(float_x)
+        for name, array in parameters.items()
+    }
+
+
+def make_backend(device, dataset, parameters, settings, float_x, **more):
+    return load_backend("mlp", device)(dataset, parameters, settings, float_x, **more)
+
+
+def penalties_of(settings):
+    return {name: settings[name] for name in ("l1", "l2", "lp", "p")}
+
+
+FINGERPRINTS = {
+    "float32": "5df4c7b682dcbde23aa85498d8ca81cc7c865118cbbbeaea42863436f554275a",
+    "float64": "c8e0d9f36e4ed0d24230f392106c2c477788b252180030cb59628bc00c02ef7a",
+}
+
+
+@pytest.mark.parametrize("float_name", FLOATS)
+def test_the_published_initial_weights(float_name):
+    dataset = make_dataset(20, 10, 10, (28, 28), 10)
+    parameters = model.initial_parameters(dataset, settings_of(), np.dtype(float_name).type)
+    assert [(name, array.shape) for name, array in parameters.items()] == [
+        ("weights_1", (784, 500)),
+        ("bias_1", (500,)),
+        ("weights_2", (500, 10)),
+        ("bias_2", (10,)),
+    ]
+    digest = hashlib.sha256(parameters["weights_1"]).hexdigest()
+    assert digest == FINGERPRINTS[float_name]
+    assert not any(parameters[name].any() for name in ("bias_1", "weights_2", "bias_2"))
+    sigmoid = settings_of(activation="sigmoid")
+    larger = model.initial_parameters(dataset, sigmoid, np.dtype(float_name).type)
+    np.testing.assert_array_equal(larger["weights_1"], 4 * parameters["weights_1"])
+
+
+@pytest.mark.parametrize("kind", ["tanh", "sigmoid"])
+def test_oracle_gradients_agree_with_finite_differences(kind):
+    random = np.random.RandomState(1)
+    x, y = random.uniform(size=(6, 5)), random.randint(0, 3, 6)
+    shapes = [(5, 4), (4,), (4, 6), (6,), (6, 3), (3,)]
+    parameters = [random.normal(size=shape) for shape in shapes]
+    more = {"kind": kind, "l1": 0.03, "l2": 0.02, "lp": 0.05, "p": 2.7}
+    analytic = oracle.mlp_gradients(parameters, x, y, **more)
+    numeric = oracle.numerical_gradients(lambda p: oracle.mlp_cost(p, x, y, **more), parameters)
+    for found, expected in zip(analytic, numeric, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("n_out", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
+def test_blocks_come_back(n_out):
+    weights = np.random.RandomState(0).normal(size=(5, n_out))
+    flat = to_blocks(weights)
+    assert flat[2 * BLOCK + min(n_out, BLOCK) - 1] == weights[2, min(n_out, BLOCK) - 1]
+    np.testing.assert_array_equal(from_blocks(flat, 5, n_out), weights)
+
+
+# (batch, image shape, n_hidden, classes): on the CPU around blocks of units, on the simulator
+# around blocks of 4 x 8 threads.
+SIZES = {
+    "cpu": [
+        (1, (1, 3), 1, 2),
+        (20, (4, 4), BLOCK - 1, 3),
+        (7, (3, 5), BLOCK, 10),
+        (17, (4, 4), BLOCK + 1, 4),
+        (20, (28, 28), 500, 10),
+        (5, (3, 3), [7, 70, 3], 3),
+        (33, (3, 3), [130, 65], BLOCK + 2),
+    ],
+    "cuda": [
+        (1, (1, 3), 1, 2),
+        (8, (2, 4), 4, 3),
+        (9, (3, 3), 5, 5),
+        (3, (2, 2), [3, 2, 4], 3),
+    ],
+}
+
+
+@pytest.mark.parametrize("pixels", ["uint8", "float"])
+@pytest.mark.parametrize("float_name", FLOATS)
+@pytest.mark.parametrize(
+    ("device", "size"), [(device, size) for device in SIZES for size in SIZES[device]]
+)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"activation": "sigmoid", "l2": 0.0},
+        {"l1": 0.002, "l2": 0.01, "lp": 0.003, "p": 1.5},
+    ],
+    ids=["tanh", "sigmoid", "penalties"],
+)
+def test_a_step_agrees_with_the_oracle(device, size, float_name, pixels, changes):
+    float_x, tolerance = FLOATS[float_name]
+    batch_size, shape, n_hidden, n_classes = size
+    kind = "uint8" if pixels == "uint8" else float_name
+    dataset = make_dataset(max(batch_size, n_classes), n_classes, n_classes, shape, n_classes, kind)
+    settings = settings_of(batch_size=batch_size, n_hidden=n_hidden, learning_rate=0.5, **changes)
+    parameters = random_parameters(dataset, settings, float_x)
+    backend = make_backend(device, dataset, parameters, settings, float_x)
+    (cost,) = backend.train(0, 1)
+
+    x, y = oracle.pixels(dataset.train_x[:batch_size]), dataset.train_y[:batch_size]
+    before = [array.astype(np.float64) for array in parameters.values()]
+    more = {"kind": settings["activation"], **penalties_of(settings)}
+    expected_cost = oracle.mlp_cost(before, x, y, **more)
+    assert abs(cost - expected_cost) <= 4 * tolerance * expected_cost
+    gradients = oracle.mlp_gradients(before, x, y, **more)
+    after = backend.get_parameters()
+    assert list(after) == list(parameters)
+    for array, old, gradient in zip(after.values(), before, gradients, strict=True):
+        assert array.dtype == float_x
+        assert array.shape == old.shape
+        found = (old - array) / settings["learning_rate"]
+        # The step was rounded when it was subtracted from parameters of size 1.
+        rounding = 2 * np.finfo(float_x).eps * np.linalg.norm(old) / settings["learning_rate"]
+        error = np.linalg.norm(found - gradient)
+        assert error <= 4 * tolerance * np.linalg.norm(gradient) + rounding
+
+
+@pytest.mark.parametrize("float_name", FLOATS)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name):
+    float_x, tolerance = FLOATS[float_name]
+    dataset = make_dataset(n_train=26, n_classes=3)  # 4 minibatches of 6, a tail of 2
+    settings = settings_of(batch_size=6, n_hidden=[5, 4], learning_rate=0.3, l2=0.001)
+    parameters = random_parameters(dataset, settings, float_x)
+    backend = make_backend(device, dataset, parameters, settings, float_x)
+    costs = np.concatenate([backend.train(0, 3), backend.train(3, 10)])
+
+    x, y = oracle.pixels(dataset.train_x), dataset.train_y
+    expected = [array.astype(np.float64) for array in parameters.values()]
+    for step, cost in enumerate(costs):
+        rows = slice(step % 4 * 6, step % 4 * 6 + 6)
+        expected_cost = oracle.mlp_cost(expected, x[rows], y[rows], l2=0.001)
+        assert abs(cost - expected_cost) <= 10 * tolerance * expected_cost
+        gradients = oracle.mlp_gradients(expected, x[rows], y[rows], l2=0.001)
+        for array, gradient in zip(expected, gradients, strict=True):
+            array -= 0.3 * gradient
+    for found, array in zip(backend.get_parameters().values(), expected, strict=True):
+        assert np.linalg.norm(found - array) <= 10 * tolerance * np.linalg.norm(array)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("n_hidden", [5, [6, 3]])
+def test_predictions_and_error_counts(device, n_hidden):
+    dataset = make_dataset(n_train=20, n_valid=33, n_classes=5)
+    settings = settings_of(batch_size=10, n_hidden=n_hidden)
+    parameters = random_parameters(dataset, settings, np.float64)
+    backend = make_backend(device, dataset, parameters, settings, np.float64)
+    expected = oracle.mlp_predict(list(parameters.values()), oracle.pixels(dataset.valid_x))
+    np.testing.assert_array_equal(backend.predict("valid"), expected)
+    wrong = (expected != dataset.valid_y)[:30].sum()
+    assert 0 < wrong < 30
+    assert backend.count_errors("valid") == wrong
+    images = dataset.images("valid", [1, 2, 3])
+    found = model.probabilities(parameters, images, settings, dataset.image_shape)
+    np.testing.assert_array_equal(found.argmax(axis=1), expected[1:4])
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_parameters_are_copied_in_and_out(device):
+    dataset = make_dataset()
+    settings = settings_of(batch_size=10, n_hidden=[4, 70])
+    given = random_parameters(dataset, settings, np.float32)
+    backend = make_backend(device, dataset, given, settings, np.float32)
+    taken = backend.get_parameters()
+    kept = {name: array.copy() for name, array in taken.items()}
+    backend.train(0, 1)
+    for name, array in given.items():
+        assert array.tobytes() == taken[name].tobytes() == kept[name].tobytes()
+    assert (backend.get_parameters()["weights_2"] != kept["weights_2"]).any()
+    backend.set_parameters(kept)
+    assert backend.get_parameters()["weights_2"].tobytes() == kept["weights_2"].tobytes()
+
+
+def test_bits_do_not_depend_on_the_number_of_threads():
+    import numba
+
+    available = numba.config.NUMBA_NUM_THREADS
+    if available == 1:
+        pytest.skip("this machine has one core: there is no second number of threads to compare")
+    dataset = make_dataset(100, 10, 10, (28, 28), 10)
+    settings = settings_of(n_hidden=[130, 70], l1=0.001)
+    results = []
+    for threads in (1, available):
+        numba.set_num_threads(threads)
+        parameters = random_parameters(dataset, settings, np.float32)
+        backend = make_backend("cpu", dataset, parameters, settings, np.float32)
+        results.append([backend.train(0, 9), *backend.get_parameters().values()])
+    numba.set_num_threads(available)
+    for one, many in zip(*results, strict=True):
+        assert one.tobytes() == many.tobytes()
