@@ -1,8 +1,10 @@
 """What the tests share. Without a GPU the CUDA tests run on Numba's simulator."""
 
 import ctypes
+import gzip
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +76,26 @@ def save_npz(path, triple):
         for p, a in zip("xy", pair, strict=True)
     }
     np.savez(path, **arrays)
+
+
+def save_idx(path, array):
+    """Write ``array`` as an IDX file, gzipped if its name says so."""
+    codes = {np.dtype(np.uint8): 8, np.dtype(np.int32): 12}
+    header = struct.pack(">BBBB", 0, 0, codes[array.dtype], array.ndim)
+    header += struct.pack(f">{array.ndim}I", *array.shape)
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wb") as stream:
+        stream.write(header + array.astype(array.dtype.newbyteorder(">")).tobytes())
+
+
+def save_idx_folder(folder, toy, suffix=""):
+    """Write a Dataset as a folder of IDX files."""
+    folder.mkdir()
+    for split, name in (("train", "train"), ("valid", "valid"), ("test", "t10k")):
+        x, y = toy.split(split)
+        images = x.reshape(-1, *toy.image_shape)
+        save_idx(folder / f"{name}-images-idx3-ubyte{suffix}", images)
+        save_idx(folder / f"{name}-labels-idx1-ubyte{suffix}", y.astype(np.uint8))
 
 
 def msgd(*arguments, **environment):

@@ -135,6 +135,8 @@ def main(model_name):
         backend = load_backend(model_name, "cuda")(dataset, parameters, settings, float_x)
         backend.train(0, 2)
         backend.count_errors("valid")
+        if hasattr(backend, "cost_and_gradient"):
+            backend.cost_and_gradient()
         for name, (kernel, signature) in launched.items():
             results.append({"kernel": name, "floatX": float_name, **inspect(kernel, signature)})
     json.dump(results, sys.stdout)

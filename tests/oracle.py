@@ -57,11 +57,11 @@ def numerical_gradients(cost, parameters, step=1e-6):
     return gradients
 
 
-def train(parameters, gradients, predict, data, settings):
+def train(parameters, gradients, predict, cost, data, settings):
     """Train as published; return a dict of the outcome and the validation counts.
 
-    parameters: list of float64 arrays, changed; gradients(parameters, x, y) and
-    predict(parameters, x) are functions;
+    parameters: list of float64 arrays, changed; gradients(parameters, x, y), predict(parameters, x)
+    and cost(parameters, x, y) are functions;
     data: dict of split -> (x, y), x as float64 pixels; settings: an experiment's hyperparameters.
     """
     batch = settings["batch_size"]
@@ -70,7 +70,7 @@ def train(parameters, gradients, predict, data, settings):
     patience = settings["patience"]
     frequency = settings["validation_frequency"] or min(n_batches, patience // 2)
     best, best_iteration, best_parameters = np.inf, None, None
-    counts = []
+    counts, costs, since = [], [], []
     done = False
     epoch = 0
     iteration = -1
@@ -79,6 +79,7 @@ def train(parameters, gradients, predict, data, settings):
         for minibatch in range(n_batches):
             iteration = (epoch - 1) * n_batches + minibatch
             rows = slice(minibatch * batch, (minibatch + 1) * batch)
+            since.append(cost(parameters, x[rows], y[rows]))
             for array, gradient in zip(
                 parameters, gradients(parameters, x[rows], y[rows]), strict=True
             ):
@@ -87,6 +88,8 @@ def train(parameters, gradients, predict, data, settings):
                 wrong = predict(parameters, valid_x) != valid_y
                 losses = [wrong[i * batch : (i + 1) * batch].mean() for i in range(n_valid_batches)]
                 loss = np.mean(losses)
+                costs.append(np.mean(since))
+                since = []
                 counts.append(int(wrong[: n_valid_batches * batch].sum()))
                 if loss < best:
                     if loss < best * settings["improvement_threshold"]:
@@ -98,6 +101,7 @@ def train(parameters, gradients, predict, data, settings):
                 break
     return {
         "counts": counts,
+        "costs": costs,
         "best_iteration": best_iteration + 1,
         "best_parameters": best_parameters,
         "iterations_run": iteration + 1,

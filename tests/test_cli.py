@@ -1,6 +1,8 @@
 """The msgd program as a person runs it: steps by hand, errors, exit codes, devices."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -139,6 +141,52 @@ def test_steps_without_kernels_do_not_load_numba(tmp_path):
     script = tmp_path / "probe.py"
     script.write_text(probe)
     assert subprocess.run([sys.executable, script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["unpickle", "{toy}", "--output", "{file}/x"], "{file}"),
+        (["unpickle", "{toy}", "--output", "x", "--log", "{file}/log"], "{file}"),
+        (["train", "--data", "{absent}", "--run", "x", "model=mlp"], "{absent}/dataset.json"),
+        (["download", "{file}/mnist.pkl.gz"], "{file}"),
+        (["plot", "learning_curve", "--run", "{absent}", "--output", "x.png"], "{absent}"),
+    ],
+)
+def test_paths_that_cannot_be_used_are_named(data, tmp_path, words, message):
+    (tmp_path / "file").write_text("not a folder")
+    names = {"toy": data.parent / "toy.npz", "file": tmp_path / "file", "absent": tmp_path / "no"}
+    done = msgd(*(word.format(**names) for word in words))
+    assert done.returncode == 1
+    assert f"error: {message.format(**names)}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("threads", ["0", "two"])
+def test_threads_are_checked(data, tmp_path, threads):
+    done = train(data, tmp_path / "run", "--threads", threads)
+    assert done.returncode == 2
+    assert "--threads" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "NUMBA_CACHE_DIR"])
+def test_kernels_are_cached_by_source_or_not_at_all(tmp_path, variable):
+    show = "from msgd.kernels import options; import numba; print(numba.config.CACHE_DIR)"
+    program = tmp_path / "show.py"
+    program.write_text(show)
+
+    def folder(value):
+        done = subprocess.run(
+            [sys.executable, program],
+            env={**os.environ, "XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": "", variable: value},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    assert re.fullmatch(rf"{tmp_path}(/msgd)?/kernels-[0-9a-f]{{16}}", folder(str(tmp_path)))
+    assert "msgd-kernels-" in folder("/proc/nowhere")
 
 
 def test_scores_need_the_whole_run(data, tmp_path):

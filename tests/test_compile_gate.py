@@ -17,7 +17,7 @@ from msgd.kernels import options
 from msgd.models import MODELS
 
 FLOAT64 = re.compile(r"^(D(ADD|MUL|FMA|SETP|MNMX)|.*\.F64)")
-GRID_SYNC_KERNELS = {"_train"}
+GRID_SYNC_KERNELS = {"_train", "_add_gradients"}
 GRID_SYNC_FRAME = 16  # bytes
 LOCAL_MEMORY = re.compile(r"^(STL|LDL)")
 

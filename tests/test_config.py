@@ -92,6 +92,11 @@ BAD = {
     ),
     "unknown backend": ({**minimal(), "backend": "gpu"}, r"is 'gpu'; allowed: auto or cpu or cuda"),
     "unknown float": ({**minimal(), "floatX": "float16"}, r"floatX is 'float16'; allowed: float32"),
+    "unknown colours": (
+        {**minimal(), "plots": {"colormap": "RdBu_q"}},
+        r"plots\.colormap is 'RdBu_q'; .*did you mean RdBu",
+    ),
+    "a year for a name": ({"experiments": {2010: {"model": "mlp"}}}, r"name 2010 is not text"),
     "a name that is a path": (
         {"experiments": {"../x": {"model": "logistic_regression"}}},
         r"experiment name '\.\./x' is not allowed",
@@ -125,6 +130,29 @@ def test_a_run_that_would_end_before_its_first_validation_is_told():
     config.check_split_sizes(experiments, 60)
     with pytest.raises(UserError, match=r"validation_frequency is 11; allowed: at most 10"):
         config.check_split_sizes(experiments, 50)
+
+
+def test_a_validation_at_the_last_possible_minibatch_is_allowed():
+    experiments = config.complete_config(minimal(patience=20, validation_frequency=21))[
+        "experiments"
+    ]
+    config.check_split_sizes(experiments, 50_000)
+    experiments["lr"]["validation_frequency"] = 22
+    with pytest.raises(UserError, match=r"validation_frequency is 22; allowed: at most 21"):
+        config.check_split_sizes(experiments, 50_000)
+
+
+def test_all_means_the_whole_training_set():
+    experiments = config.complete_config(minimal(batch_size="all"))["experiments"]
+    assert config.resolve_batch_size(experiments["lr"], 70)["batch_size"] == 70
+    config.check_split_sizes(experiments, 70)
+    with pytest.raises(UserError, match=r"batch_size is 'some'; allowed: .*>= 1 or all"):
+        config.complete_config(minimal(batch_size="some"))
+
+
+def test_whole_numbers_written_as_floats_become_whole():
+    settings = config.complete_config(minimal(batch_size=600.0))["experiments"]["lr"]
+    assert type(settings["batch_size"]) is int
 
 
 def test_hyperparameter_words_come_back():

@@ -19,17 +19,21 @@ log = logging.getLogger("msgd")
 def main(arguments=None):
     """Run the program with ``arguments`` (sys.argv's by default); return its exit code."""
     options = _parser().parse_args(arguments)
-    _set_up_logging(options.log)
     try:
+        _set_up_logging(options.log)
         options.function(options)
     except UserError as error:
         log.error("msgd %s: error: %s", options.command, error)
+        return 1
+    except OSError as error:
+        where = error.filename or "a file"
+        log.error("msgd %s: error: %s: %s", options.command, where, error.strerror or error)
         return 1
     except KeyboardInterrupt:
         log.error("msgd %s: interrupted", options.command)
         return 130
     except Exception:
-        log.exception("msgd %s: failed in a way that is no fault of yours", options.command)
+        log.exception("msgd %s: failed where it should not; please report this", options.command)
         return 1
     return 0
 
@@ -91,7 +95,7 @@ def _add_run_options(parser):
     parser.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--backend", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU backend")
+    parser.add_argument("--threads", type=_positive, default=1, help="of the CPU backend")
     parser.add_argument(
         "--device-chunk-batches",
         dest="chunk_batches",
@@ -101,19 +105,25 @@ def _add_run_options(parser):
     )
 
 
+def _positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number >= 1")
+    return number
+
+
 def _set_up_logging(path):
     """Send warnings and errors to standard error and, if ``path`` is given, everything to it."""
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.WARNING if path else logging.INFO)
     terminal.setFormatter(logging.Formatter("%(message)s"))
-    handlers = [terminal]
+    logger = logging.getLogger("msgd")
+    logger.handlers[:] = [terminal]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(path, mode="w", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        handlers.append(file)
-    logger = logging.getLogger("msgd")
-    logger.handlers[:] = handlers
+        logger.addHandler(file)
     logger.setLevel(logging.INFO)
 
 

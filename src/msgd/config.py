@@ -29,6 +29,9 @@ def experiment_schema(model):
     schema = load_schema()["$defs"]["experiment"]
     own = MODELS_FOLDER / model / "hyperparameters.yaml"
     for key, changes in yaml.safe_load(own.read_text(encoding="utf-8")).items():
+        if changes is None:  # a shared key that means nothing to this model
+            del schema["properties"][key]
+            continue
         schema["properties"][key] = {**schema["properties"].get(key, {}), **changes}
     return schema
 
@@ -43,8 +46,11 @@ def complete_config(config):
     findings = _findings(config, schema)
     experiments = config.get("experiments")
     for name, settings in experiments.items() if isinstance(experiments, dict) else ():
+        if not isinstance(name, str):
+            findings.append(f"the experiment name {name!r} is not text; write it in quotes")
         if isinstance(settings, dict) and "model" in settings:
             findings += _experiment_findings(settings, ("experiments", name))
+    findings += _unknown_colormap(config)
     _raise(findings, "configuration")
     complete = _with_defaults({**config, "experiments": {}}, schema)
     complete["experiments"] = {name: _complete(run) for name, run in experiments.items()}
@@ -86,10 +92,12 @@ def check_split_sizes(experiments, n_train):
                 "the number of training examples"
             )
             continue
+        frequency = settings.get("validation_frequency")
+        if frequency is None:
+            continue
         iterations = settings["n_epochs"] * (n_train // batch_size)
-        frequency = settings["validation_frequency"]
         last_iteration = min(iterations, settings["patience"] + 1)
-        if frequency is not None and frequency > last_iteration:
+        if frequency > last_iteration:
             findings.append(
                 f"{key}validation_frequency is {frequency}; allowed: at most {last_iteration}, "
                 "or the run would end before its first validation"
@@ -115,7 +123,10 @@ def parse_hyperparameter_words(words):
             raise UserError(f"hyperparameter {word!r}: write key=value, e.g. learning_rate=0.13")
         if key in settings:
             raise UserError(f"hyperparameter {key!r} is given twice")
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"hyperparameter {word!r} is not readable as YAML: {error}") from error
     return settings
 
 
@@ -207,6 +218,19 @@ def _describe(error, path):
     else:
         text = f"{_dotted(path)} is {error.instance!r}; allowed: {_allowed(schema)}"
         yield text + _number_hint(error)
+
+
+def _unknown_colormap(config):
+    plots = config.get("plots")
+    name = plots.get("colormap") if isinstance(plots, dict) else None
+    if not isinstance(name, str):
+        return []
+    from matplotlib import colormaps
+
+    close = difflib.get_close_matches(name, list(colormaps), n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    allowed = "the name of a Matplotlib colour map"
+    return [] if name in colormaps else [f"plots.colormap is {name!r}; allowed: {allowed}{hint}"]
 
 
 def _meaning(schema, name):

@@ -1,6 +1,7 @@
 """The package's own source: the files that shape a result, and their hash."""
 
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,19 @@ def source_files(*rooms):
         inside = [path] if path.is_file() else path.rglob("*")
         found += [file for file in inside if file.suffix in (".py", ".yaml")]
     return sorted(set(found))
+
+
+def model_rooms(model):
+    """Return the rooms ``models/<name>`` of ``model`` and of every model it is built on."""
+    rooms, waiting = set(), {model}
+    while waiting:
+        name = waiting.pop()
+        rooms.add(f"models/{name}")
+        for file in source_files(f"models/{name}"):
+            imported = set(re.findall(r"from msgd\.models\.(\w+)", file.read_text()))
+            folders = {n for n in imported if (PACKAGE / "models" / n).is_dir()}
+            waiting |= {n for n in folders if f"models/{n}" not in rooms}
+    return sorted(rooms)
 
 
 @cache

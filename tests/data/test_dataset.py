@@ -2,11 +2,10 @@
 
 import gzip
 import pickle
-import struct
 
 import numpy as np
 import pytest
-from conftest import as_triple, make_dataset, save_npz
+from conftest import as_triple, make_dataset, save_idx_folder, save_npz
 
 from msgd.data import readers
 from msgd.data.dataset import count_training_examples, load_dataset, unpickle
@@ -18,24 +17,6 @@ TOY = make_dataset(n_train=30, n_valid=12, n_test=9, shape=(4, 5), n_classes=3)
 def save_pickle(path, triple):
     with gzip.open(path, "wb") as stream:
         pickle.dump(triple, stream, protocol=2)
-
-
-def save_idx(path, array):
-    codes = {np.dtype(np.uint8): 8, np.dtype(np.int32): 12}
-    header = struct.pack(">BBBB", 0, 0, codes[array.dtype], array.ndim)
-    header += struct.pack(f">{array.ndim}I", *array.shape)
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "wb") as stream:
-        stream.write(header + array.astype(array.dtype.newbyteorder(">")).tobytes())
-
-
-def save_idx_folder(folder, toy, suffix=""):
-    folder.mkdir()
-    for split, name in (("train", "train"), ("valid", "valid"), ("test", "t10k")):
-        x, y = toy.split(split)
-        images = x.reshape(-1, *toy.image_shape)
-        save_idx(folder / f"{name}-images-idx3-ubyte{suffix}", images)
-        save_idx(folder / f"{name}-labels-idx1-ubyte{suffix}", y.astype(np.uint8))
 
 
 def check_equals_toy(folder):
@@ -162,6 +143,15 @@ BAD = {
     "no images": (replace("test_x", lambda x: x[:0]), r"test images have shape \(0, 20\)"),
     "other width": (replace("test_x", lambda x: x[:, 1:]), r"images of different shapes"),
     "text": (replace("test_y", lambda y: y.astype(str)), r"refused|not an array of numbers"),
+    "label beyond 32 bits": (put("test_y", 0, 2**32), r"test label 4294967296 at index 0"),
+    "whole numbers that are no bytes": (
+        replace("valid_x", lambda x: (x * 1000).astype(np.int64)),
+        r"valid images are whole numbers from 0 to 996; .* 0 to 255",
+    ),
+    "too large for float32": (
+        replace("test_x", lambda x: x.astype(np.float64) + 1e300),
+        r"test images, as float32, hold inf at index \(0, 0\)",
+    ),
     "one class": (replace("train_y", np.zeros_like), r"every training label is 0"),
 }
 
@@ -176,6 +166,19 @@ def test_bad_arrays_are_told_and_nothing_is_written(tmp_path, finding, kind):
         unpickle(source, tmp_path / "arrays", "float32")
     assert str(source) in str(caught.value)
     assert not (tmp_path / "arrays").exists()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_bytes_beside_float_images_are_scaled_like_them(tmp_path, dtype):
+    (train_x, train_y), valid, (test_x, test_y) = as_triple(TOY)
+    odd = test_x + np.float32(0.0001)  # off the grid of bytes
+    bytes_x = np.round(train_x * 256).astype(dtype)
+    save_npz(tmp_path / "mixed.npz", ((bytes_x, train_y), valid, (odd, test_y)))
+    unpickle(tmp_path / "mixed.npz", tmp_path / "arrays", "float32")
+    found = load_dataset(tmp_path / "arrays")
+    assert (found.train_x.dtype, found.pixel_scale) == (np.float32, 1.0)
+    np.testing.assert_array_equal(found.train_x, train_x)
+    np.testing.assert_array_equal(found.test_x, odd)
 
 
 def check_refused(source, message):
@@ -208,6 +211,25 @@ def test_truncated_files_are_told(tmp_path):
         source = tmp_path / f"half{suffix}"
         source.write_bytes(data[: len(data) // 2])
         check_refused(source, message)
+
+
+@pytest.mark.parametrize("kind", ["toy.pkl.gz", "toy.npz", "toy"])
+def test_damage_is_told_wherever_it_is(tmp_path, kind):
+    """A checksum at the end is verified, and nothing may follow it."""
+    source = tmp_path / kind
+    if kind == "toy":
+        save_idx_folder(source, TOY, ".gz")
+        file = source / "train-images-idx3-ubyte.gz"
+    else:
+        (save_npz if kind.endswith("npz") else save_pickle)(source, as_triple(TOY))
+        file = source
+    whole = file.read_bytes()
+    damaged = [whole[:-4], whole[: len(whole) // 2] + b"\xff" + whole[len(whole) // 2 + 1 :]]
+    if kind != "toy.npz":  # zip files may have a comment at their end
+        damaged.append(whole + gzip.compress(b"more"))
+    for data in damaged:
+        file.write_bytes(data)
+        check_refused(source, "is truncated|goes on|is not a|was refused|unpacks to|hold")
 
 
 def test_a_truncated_idx_file_is_told(tmp_path):

@@ -7,12 +7,13 @@ import pickletools
 import numpy as np
 import pytest
 
+from msgd.data import safe_pickle
 from msgd.data.safe_pickle import LimitedReader, load_arrays
 from msgd.errors import UserError
 
 
 def load(data):
-    return load_arrays(io.BytesIO(data), "some.pkl")
+    return load_arrays(lambda: LimitedReader(io.BytesIO(data), 2**20, "some.pkl"), "some.pkl")
 
 
 ARRAYS = {
@@ -118,6 +119,39 @@ def test_noise_is_not_a_pickle():
 def test_a_self_nested_tuple_of_few_bytes_ends():
     data = b"\x80\x02)" + b"2\x86" * 60 + b"."  # each DUP and TUPLE2 doubles its size
     assert len(load(data)) == 2
+
+
+def test_few_bytes_cannot_fill_the_memory():
+    text = b"x" * 2**19
+    pickled = b"X" + len(text).to_bytes(4, "little") + text
+    encoded = b"c_codecs\nencode\nh\x00U\x06latin1\x86R"
+    bombs = {
+        "a memory cell far out": b"\x80\x02Nr" + (300_000_000).to_bytes(4, "little") + b".",
+        "a million empty lists": b"\x80\x02(" + b"]" * 10**6 + b"t.",
+        "one text encoded again and again": b"\x80\x02(" + pickled + b"q\x00" + encoded * 3 + b"t.",
+    }
+    for data in bombs.values():
+        with pytest.raises(UserError, match=r"more (instructions|bytes) than"):
+            load(data)
+
+
+def test_permuted_axes_are_refused():
+    reader = LimitedReader(io.BytesIO(b""), 100, "some.pkl")
+    unpickler = safe_pickle._ArrayUnpickler(reader, 100)
+    build = unpickler.find_class("numpy._core.numeric", "_frombuffer")
+    dtype = unpickler.find_class("numpy", "dtype")("f4")
+    assert build(bytes(8), dtype, (2,), "C").value.tolist() == [0, 0]
+    with pytest.raises(pickle.UnpicklingError, match="permuted axes"):
+        build(bytes(8), dtype, (1, 2), "K", (1, 0))
+
+
+def test_the_reader_refuses_before_it_reads():
+    class Untouchable:
+        def read(self, count):
+            raise AssertionError("the stream was read")
+
+    with pytest.raises(UserError, match="more than 10 bytes"):
+        LimitedReader(Untouchable(), 10, "some.gz").read(11)
 
 
 def test_the_reader_stops_at_its_limit():

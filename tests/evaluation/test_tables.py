@@ -3,13 +3,19 @@
 import pandas as pd
 import pytest
 
+from msgd.config import complete_experiment
 from msgd.evaluation import tables
 from msgd.files import write_json
+from msgd.models import MODELS
 
-PUBLISHED_SETTINGS = {"model": "logistic_regression", **tables.published_rows()[0]["settings"]}
+PUBLISHED_SETTINGS = {
+    "model": "logistic_regression",
+    "n_epochs": 1000,
+    **tables.published_rows()[0]["settings"],
+}
 
 
-def make_run(root, experiment, settings=PUBLISHED_SETTINGS, is_mnist=True, **changes):
+def make_run(root, experiment, settings=PUBLISHED_SETTINGS, *, is_mnist=True, **changes):
     """Write the JSON files of a scored run; return its folder."""
     folder = root / experiment / "default"
     training = {
@@ -101,6 +107,43 @@ def test_the_published_row_is_compared_to_its_decimals(tmp_path):
     assert rows[0]["reproduced"] == "7.510417"
 
 
+def published_mlp(tmp_path, n_epochs=1000, **changes):
+    (row,) = (row for row in tables.published_rows() if row["model"] == "mlp")
+    settings = {"model": "mlp", "n_epochs": n_epochs, **row["settings"]}
+    values = {"validation_examples": 10000, "test_examples": 10000, "test_errors": 165}
+    values |= {"best_epoch": 820, "stopped_by": "n_epochs", "epochs_run": n_epochs}
+    folder = make_run(tmp_path, "mlp", settings, **{**values, **changes})
+    return tables.compare_with_published([folder])
+
+
+def test_a_tolerance_is_named_where_it_is_used(tmp_path):
+    rows = published_mlp(tmp_path, validation_errors=168)
+    assert [row["equal"] for row in rows] == ["within 0.05", "within 20", "yes"]
+    assert {row["epochs"] for row in rows} == {"in full"}
+    rows = published_mlp(tmp_path, validation_errors=174, best_epoch=849)
+    assert [row["equal"] for row in rows] == ["within 0.05", "no", "yes"]
+    rows = published_mlp(tmp_path, validation_errors=175)
+    assert rows[0]["equal"] == "no"
+
+
+def test_a_run_of_fewer_epochs_is_said_to_be_cut(tmp_path):
+    rows = published_mlp(tmp_path, n_epochs=12)
+    assert [row["equal"] for row in rows] == ["cut"] * 3
+    assert rows[0]["epochs"] == "12, cut from 1000"
+    # A cap that the run did not reach cuts nothing.
+    rows = published_mlp(tmp_path, n_epochs=900, stopped_by="patience", validation_errors=169)
+    assert rows[0]["equal"] == "yes"
+
+
+def test_published_settings_are_the_models_defaults():
+    for row in tables.published_rows():
+        if row["model"] not in MODELS:
+            continue
+        defaults = complete_experiment({"model": row["model"]})
+        published = {**row["settings"], "n_epochs": row["n_epochs"]}
+        assert {key: defaults[key] for key in published} == published
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"is_mnist": False}, {"settings": {**PUBLISHED_SETTINGS, "learning_rate": 0.1}}],
@@ -110,4 +153,4 @@ def test_other_data_or_settings_have_no_published_row(tmp_path, changes):
     assert tables.compare_with_published([folder]) == []
     tables.write_published_table([folder], tmp_path)
     assert "nothing to compare" in (tmp_path / "published.md").read_text()
-    assert (tmp_path / "published.csv").read_text().startswith("experiment,run,quantity")
+    assert (tmp_path / "published.csv").read_text().startswith("experiment,run,epochs,quantity")

@@ -4,7 +4,8 @@ import inspect
 
 import pytest
 
-from msgd.models import MODELS, interface, load_backend, load_model
+from msgd.models import MODELS, interface, load_backend, load_model, load_trainer
+from msgd.source import model_rooms
 
 
 def public_methods(backend):
@@ -23,8 +24,9 @@ def test_a_backend_offers_what_the_interface_says(name, device):
     found = public_methods(load_backend(name, device))
     assert {method: found.pop(method) for method in expected} == expected
     # What CudaBackend asks of a room beside the interface.
-    hooks = {"allocate", "launch_train", "launch_logits"}
-    assert set(found) == (hooks if device == "cuda" else set())
+    hooks = {"allocate", "launch_train", "launch_logits"} if device == "cuda" else set()
+    full = {"cost_and_gradient"} if MODELS[name] == "conjugate_gradient" else set()
+    assert set(found) == hooks | full
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -34,3 +36,18 @@ def test_a_model_room_offers_its_functions(name):
         assert inspect.getdoc(getattr(model, function))
     assert "Source:" in model.__doc__
     assert "Deviations" in model.__doc__
+
+
+def test_a_model_built_on_another_is_shaped_by_its_room_too():
+    assert model_rooms("logistic_regression") == ["models/logistic_regression"]
+    assert model_rooms("logistic_cg") == ["models/logistic_cg", "models/logistic_regression"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_a_trainer(name):
+    assert list(inspect.signature(load_trainer(name)).parameters) == [
+        "backend",
+        "dataset",
+        "settings",
+        "save_snapshot",
+    ]

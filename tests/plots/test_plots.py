@@ -8,8 +8,14 @@ from PIL import Image
 from msgd.config import complete_experiment
 from msgd.data.dataset import unpickle
 from msgd.evaluation.score import score_run
+from msgd.models import MODELS, load_model
 from msgd.plots.learning_curve import plot_learning_curve
-from msgd.plots.mistakes import confusion_matrix, plot_confusion, plot_mistakes
+from msgd.plots.mistakes import (
+    confusion_matrix,
+    plot_confusion,
+    plot_mistakes,
+    worst_mistakes,
+)
 from msgd.plots.weights import animate_weights, plot_weights
 from msgd.training.run import run_training
 
@@ -32,6 +38,25 @@ def folders(tmp_path_factory):
 def test_confusion_matrix_counts_labels_in_rows():
     matrix = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_the_worst_mistakes_are_those_of_the_smallest_probability():
+    assert worst_mistakes(np.array([0.3, 0.1, 0.2, 0.05]), 3).tolist() == [3, 1, 2]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weight_images_hold_the_weights_of_a_unit(name):
+    dataset = make_dataset(40, 20, 20, (12, 13), 3)
+    model = load_model(name)
+    settings = complete_experiment({"model": name})
+    parameters = model.initial_parameters(dataset, settings, np.float64)
+    first = next(iter(parameters.values()))
+    first[:] = np.random.RandomState(0).normal(size=first.shape)
+    images = model.weight_images(parameters, dataset.image_shape)
+    if first.ndim == 2:  # of the pixels
+        np.testing.assert_array_equal(images[2], first[:, 2].reshape(12, 13))
+    else:  # filters
+        np.testing.assert_array_equal(images[2], first[2, 0])
 
 
 def test_every_figure_is_drawn(folders, tmp_path):

@@ -35,6 +35,7 @@ def run_oracle(dataset, **changes):
             p, x, y, settings["l1"], settings["l2"]
         ),
         oracle.logistic_regression_predict,
+        lambda p, x, y: oracle.logistic_regression_cost(p, x, y, settings["l1"], settings["l2"]),
         data,
         settings,
     )
@@ -75,6 +76,8 @@ def test_a_whole_run_agrees_with_the_published_loop(device, case):
     for key in ("iterations_run", "epochs_run", "best_iteration"):
         assert summary[key] == expected[key], key
     assert result.history[-1]["patience"] == expected["patience"]
+    costs = [row["cost"] for row in result.history]
+    np.testing.assert_allclose(costs, expected["costs"], rtol=1e-9)
     for found, best in zip(
         result.best_parameters.values(), expected["best_parameters"], strict=True
     ):

@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, as_triple, make_dataset, save_npz, snakemake
+from conftest import ROOT, as_triple, make_dataset, save_idx_folder, save_npz, snakemake
 
 TOY = {
     "dataset": "toy.npz",
@@ -155,6 +155,10 @@ def test_edited_source_reruns_what_it_shapes(tmp_path):
         "src/msgd/kernels/formulas.py": {*PER_RUN, "tabulate", "compare_published"},
         "src/msgd/training/early_stopping.py": {*PER_RUN, "tabulate", "compare_published"},
         "src/msgd/data/readers.py": {"unpickle", *PER_RUN, "tabulate", "compare_published"},
+        "src/msgd/evaluation/score.py": {
+            *("score", "tabulate", "compare_published"),
+            *("plot_confusion", "plot_mistakes"),
+        },
         "src/msgd/plots/mistakes.py": {"plot_confusion", "plot_mistakes"},
         "src/msgd/evaluation/published.yaml": {"compare_published"},
         "src/msgd/cli.py": set(),
@@ -167,6 +171,19 @@ def test_edited_source_reruns_what_it_shapes(tmp_path):
         path.write_text(source + "\n# edited\n")
         assert would_run_in_clone() == rules, file
         path.write_text(source)
+
+
+def test_an_edited_file_of_an_idx_folder_is_read_again(tmp_path):
+    folder = make_folder(tmp_path / "idx")
+    save_idx_folder(folder / "digits", make_dataset(80, 40, 44, (4, 4), 3))
+    write_config(folder, {**TOY, "dataset": "digits"})
+    arrays = "results/data/digits/dataset.json"
+    done = snakemake(folder, "--cores", "1", arrays)
+    assert done.returncode == 0, done.stderr
+    assert would_run(folder, arrays) == {}
+    labels = folder / "digits" / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x00")
+    assert would_run(folder, arrays) == {"unpickle": 1}
 
 
 def test_the_number_of_cores_does_not_change_a_byte(finished, tmp_path):

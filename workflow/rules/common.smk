@@ -1,6 +1,7 @@
 # What the rules share: the checked configuration, the list of runs, and the source files that shape
 # a result. Snakemake does not see imported code, so rules name it as input.
 
+import glob
 import os
 
 from snakemake.exceptions import WorkflowError
@@ -13,7 +14,7 @@ from msgd.config import (
 )
 from msgd.data.dataset import count_training_examples
 from msgd.errors import UserError
-from msgd.source import source_files
+from msgd.source import model_rooms, source_files
 
 try:
     config = complete_config(config)
@@ -37,6 +38,12 @@ DATASET_FILE = (
     if IS_MNIST
     else os.path.normpath(config["dataset"])
 )
+# Of a folder the files are the input: its own date does not tell that one was edited.
+DATASET_FILES = (
+    sorted(glob.glob(f"{glob.escape(DATASET_FILE)}/*"))
+    if os.path.isdir(DATASET_FILE)
+    else DATASET_FILE
+)
 DATA = f"results/data/{os.path.basename(DATASET_FILE).split('.')[0]}"
 ARRAYS = [
     f"{DATA}/{split}_{part}.npy"
@@ -53,8 +60,8 @@ wildcard_constraints:
 def kernel_code(wildcards):
     """The source that shapes what a run of this experiment computes."""
     model = EXPERIMENTS[wildcards.experiment]["model"]
-    rooms = ["kernels", "models/__init__.py", "models/interface.py", f"models/{model}"]
-    return source_files(*rooms, "data/dataset.py", "training")
+    shared = ["kernels", "models/__init__.py", "models/interface.py", "training"]
+    return source_files(*shared, *model_rooms(model), "data/dataset.py")
 
 
 def data_folder(wildcards, input):

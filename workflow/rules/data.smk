@@ -20,7 +20,7 @@ rule download:
 
 rule unpickle:
     input:
-        file=DATASET_FILE,
+        files=DATASET_FILES,
         code=source_files("data"),
     output:
         arrays=ARRAYS,
@@ -32,9 +32,10 @@ rule unpickle:
     conda:
         "../envs/msgd.yaml"
     params:
+        source=DATASET_FILE,
         folder=run_folder,
         floatX=config["floatX"],
         expect="--expect-mnist" if IS_MNIST else "",
     shell:
-        "msgd unpickle --log {log} {input.file:q} --output {params.folder:q}"
+        "msgd unpickle --log {log} {params.source:q} --output {params.folder:q}"
         " --floatX {params.floatX} {params.expect}"

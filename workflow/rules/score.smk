@@ -12,6 +12,7 @@ rule score:
         best="results/runs/{experiment}/{run}/best_parameters.npz",
         provenance="results/runs/{experiment}/{run}/provenance.json",
         code=kernel_code,
+        scoring=source_files("evaluation/score.py"),
     output:
         score="results/runs/{experiment}/{run}/score.json",
         predictions="results/runs/{experiment}/{run}/test_predictions.npz",

@@ -79,7 +79,9 @@ def unpickle(path, folder, float_x, expect_mnist=False):
     all_bytes = all(x is not None for x in as_bytes.values())
     arrays = {}
     for split, (x, y) in pairs.items():
-        arrays[f"{split}_x"] = as_bytes[split] if all_bytes else x.astype(float_x)
+        arrays[f"{split}_x"] = (
+            as_bytes[split] if all_bytes else _float_pixels(path, split, x, float_x)
+        )
         arrays[f"{split}_y"] = y
     foreign = _arrays_other_than_mnist(arrays)
     if expect_mnist and foreign:
@@ -129,7 +131,10 @@ def count_training_examples(dataset):
     """
     if dataset == "mnist":
         return 50_000
-    return len(read_triple(dataset)["train"][0])
+    if set(dataset) & set("{}"):
+        raise UserError(f"dataset is {dataset!r}; allowed: a path without the characters {{ and }}")
+    x, _ = _check_pair(dataset, "train", *read_triple(dataset)["train"])
+    return len(x)
 
 
 def _check_pair(path, split, x, y):
@@ -144,11 +149,13 @@ def _check_pair(path, split, x, y):
             f"{path}: {split} has {len(x)} images but labels of shape {y.shape}; "
             f"expected ({len(x)},)"
         )
-    for array, name in ((x, "images"), (y, "labels")):
-        finite = np.isfinite(array)
-        if not finite.all():
-            where = tuple(int(i) for i in np.argwhere(~finite)[0])
-            raise UserError(f"{path}: the {split} {name} hold {array[where]} at index {where}")
+    if x.dtype.kind != "f" and (x.min() < 0 or x.max() >= BYTE_SCALE):
+        raise UserError(
+            f"{path}: the {split} images are whole numbers from {x.min()} to {x.max()}; "
+            "whole numbers are bytes, 0 to 255, and k stands for the pixel k/256"
+        )
+    _check_finite(path, f"{split} images", x)
+    _check_finite(path, f"{split} labels", y)
     labels = y.astype(np.int64)
     if (labels != y).any() or labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
         row = int(np.flatnonzero((labels != y) | (labels < 0) | (labels >= 2**31))[0])
@@ -157,6 +164,13 @@ def _check_pair(path, split, x, y):
             "labels count from 0 in whole numbers"
         )
     return np.ascontiguousarray(x.reshape(len(x), -1)), labels.astype(np.int32)
+
+
+def _check_finite(path, name, array):
+    finite = np.isfinite(array)
+    if not finite.all():
+        where = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise UserError(f"{path}: the {name} hold {array[where]} at index {where}")
 
 
 def _check_classes(path, labels):
@@ -196,16 +210,24 @@ def _check_image_shape(path, images):
 
 
 def _bytes_of_pixels(x):
-    """Return x as uint8 if every pixel is k/256 (or x holds bytes already), else None."""
-    if x.dtype == np.uint8:
-        return x
+    """Return x as uint8 if every pixel is k/256 (or x holds whole numbers, bytes), else None."""
     if x.dtype.kind != "f":
-        return None
+        return x.astype(np.uint8)
     scaled = x * x.dtype.type(BYTE_SCALE)
     if scaled.min() < 0 or scaled.max() > BYTE_SCALE - 1:
         return None
     as_bytes = scaled.astype(np.uint8)
     return as_bytes if np.array_equal(as_bytes, scaled) else None
+
+
+def _float_pixels(path, split, x, float_x):
+    """Return the pixels as floats, bytes k as k/256; UserError if floatX cannot hold them."""
+    with np.errstate(over="ignore"):
+        pixels = x.astype(float_x)
+    if x.dtype.kind != "f":
+        pixels /= BYTE_SCALE
+    _check_finite(path, f"{split} images, as {float_x},", pixels)
+    return pixels
 
 
 def _arrays_other_than_mnist(arrays):

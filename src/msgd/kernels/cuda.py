@@ -167,7 +167,7 @@ class CudaBackend:
         self.float_x = float_x
         self.settings = settings
         self.pixel_scale = float_x(dataset.pixel_scale)
-        self.learning_rate = float_x(settings["learning_rate"])
+        self.learning_rate = float_x(settings.get("learning_rate", 0))  # 0: not trained by SGD
         self.penalties = tuple(float_x(settings[name]) for name in ("l1", "l2", "lp", "p"))
         self.shared = SharedVariables(dataset, self.batch_size, chunk_batches)
         self.set_parameters(parameters)

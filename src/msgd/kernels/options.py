@@ -4,7 +4,9 @@ fastmath stays off everywhere: it reorders sums, and the bits of a result must n
 compiler felt about a loop.
 """
 
+import atexit
 import os
+import tempfile
 from pathlib import Path
 
 import numba
@@ -12,18 +14,29 @@ import numba
 from msgd.source import source_sha256
 
 
-def _set_cache_folder():
-    """Give this version of the source its own cache folder, unless NUMBA_CACHE_DIR names one.
+def _cache_folder():
+    """Return this source's own folder of compiled kernels, below NUMBA_CACHE_DIR or ~/.cache/msgd.
 
     Numba renews a cached function when its own file changes, but not when a function it calls
-    from another file does: a corrected formula would go on running in its old form.
+    from another file does: a corrected formula would go on running in its old form. And where it
+    cannot write, it looks beside the source; so a folder that cannot be written is replaced by one
+    of this process alone.
     """
-    if "NUMBA_CACHE_DIR" not in os.environ:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        numba.config.CACHE_DIR = str(base / "msgd" / f"numba-{source_sha256()[:16]}")
+    base = os.environ.get("NUMBA_CACHE_DIR")
+    if not base:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msgd"
+    folder = Path(base) / f"kernels-{source_sha256()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        temporary = tempfile.TemporaryDirectory(prefix="msgd-kernels-")
+        atexit.register(temporary.cleanup)
+        return Path(temporary.name)
 
 
-_set_cache_folder()
+numba.config.CACHE_DIR = str(_cache_folder())
 
 CPU = {"error_model": "numpy", "fastmath": False, "cache": True}
 CPU_INLINE = {**CPU, "forceinline": True}  # for what is called once per row or per pixel

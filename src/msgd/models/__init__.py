@@ -6,7 +6,12 @@
 
 import importlib
 
-MODELS = ("logistic_regression", "mlp")
+# Each model with the module of msgd.training that trains it.
+MODELS = {
+    "logistic_regression": "loop",
+    "logistic_cg": "conjugate_gradient",
+    "mlp": "loop",
+}
 
 
 def load_model(name):
@@ -17,3 +22,8 @@ def load_model(name):
 def load_backend(name, device):
     """Return the class ``Backend`` of model ``name`` for ``device``, "cpu" or "cuda"."""
     return importlib.import_module(f"msgd.models.{name}.{device}").Backend
+
+
+def load_trainer(name):
+    """Return the function train(backend, dataset, settings, save_snapshot) of model ``name``."""
+    return importlib.import_module(f"msgd.training.{MODELS[name]}").train

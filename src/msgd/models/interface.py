@@ -42,6 +42,16 @@ class Backend(Protocol):
         """Replace the parameters by ``parameters``, a dict as get_parameters returns."""
 
 
+class FullGradient(Protocol):
+    """What the backends of a model trained on the whole training set offer beside Backend."""
+
+    def cost_and_gradient(self):
+        """Return (cost, gradient): the mean over the whole minibatches of the training set.
+
+        cost: float; gradient: dict of name -> floatX array, as get_parameters. Changes nothing.
+        """
+
+
 def n_batches(n_examples, batch_size):
     """Return how many whole minibatches ``n_examples`` make; the tail is dropped, as published."""
     return n_examples // batch_size

@@ -12,6 +12,7 @@ STOPPED_BY = {
     "patience": "ended by patience",
     "n_epochs": "ended by the cap on epochs",
     "divergence": "ended by divergence",
+    "convergence": "ended by convergence",
 }
 
 

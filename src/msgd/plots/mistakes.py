@@ -54,6 +54,11 @@ def plot_confusion(data_folder, run_folder, path, dpi):
     save_figure(figure, path, dpi)
 
 
+def worst_mistakes(of_label, n):
+    """Return the indices of the ``n`` smallest probabilities of the label, the smallest first."""
+    return np.argsort(of_label, kind="stable")[:n]
+
+
 def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
     """Draw to the PNG ``path`` the test images whose label got the smallest probability."""
     dataset = load_dataset(data_folder)
@@ -66,7 +71,7 @@ def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
     probabilities = model.probabilities(parameters, images, settings, dataset.image_shape)
     labels = dataset.test_y[wrong]
     of_label = probabilities[np.arange(len(wrong)), labels]
-    worst = np.argsort(of_label, kind="stable")[:n_mistakes]
+    worst = worst_mistakes(of_label, n_mistakes)
 
     n_columns = 5
     n_rows = max(1, -(-len(worst) // n_columns))

@@ -26,7 +26,7 @@ class Training:
 
     history: a dict per validation with the columns of history.csv; seconds: the time of each since
     the start of training; best_parameters: those of the fewest validation errors; stopped_by:
-    "patience", "n_epochs" or "divergence".
+    "patience", "n_epochs", "divergence", or "convergence" (conjugate gradients).
     """
 
     n_train_batches: int
@@ -40,6 +40,22 @@ class Training:
     def epoch(self, iteration):
         """Return the epoch, from 1, in which ``iteration``, from 1, falls."""
         return (iteration - 1) // self.n_train_batches + 1
+
+    def record(self, iteration, cost, errors, *, patience, best_errors, best_iteration, seconds):
+        """Append a validation to the history; the keys are the columns of history.csv."""
+        self.history.append(
+            {
+                "iteration": iteration,
+                "epoch": self.epoch(iteration),
+                "cost": cost,
+                "validation_errors": errors,
+                "validation_error_percent": 100 * errors / self.validation_examples,
+                "patience": patience,
+                "best_validation_errors": best_errors,
+                "best_iteration": best_iteration,
+            }
+        )
+        self.seconds.append(seconds)
 
     def summary(self):
         """Return the outcome of the run: the part of the score table that training knows."""
@@ -94,7 +110,15 @@ def train(backend, dataset, settings, save_snapshot):
                 errors = backend.count_errors("valid")
                 if early_stopping.update(done - 1, errors):
                     result.best_parameters = backend.get_parameters()
-                _record(result, done, cost, errors, early_stopping, time.perf_counter() - started)
+                result.record(
+                    done,
+                    cost,
+                    errors,
+                    patience=early_stopping.patience,
+                    best_errors=early_stopping.best_errors,
+                    best_iteration=early_stopping.best_iteration,
+                    seconds=time.perf_counter() - started,
+                )
                 _show(result, bar, early_stopping, done)
                 if is_due(len(result.history)):
                     save_snapshot(done, backend.get_parameters())
@@ -107,23 +131,6 @@ def train(backend, dataset, settings, save_snapshot):
     save_snapshot(done, backend.get_parameters())
     log.info("stopped by %s after %d iterations", result.stopped_by, done)
     return result
-
-
-def _record(result, iteration, cost, errors, early_stopping, seconds):
-    """Append a row to the history; its keys are the columns of history.csv."""
-    result.history.append(
-        {
-            "iteration": iteration,
-            "epoch": result.epoch(iteration),
-            "cost": cost,
-            "validation_errors": errors,
-            "validation_error_percent": 100 * errors / result.validation_examples,
-            "patience": early_stopping.patience,
-            "best_validation_errors": early_stopping.best_errors,
-            "best_iteration": early_stopping.best_iteration,
-        }
-    )
-    result.seconds.append(seconds)
 
 
 def _show(result, bar, early_stopping, done):

@@ -20,9 +20,8 @@ from msgd.backends import choose_device
 from msgd.config import check_split_sizes, resolve_batch_size
 from msgd.data.dataset import load_dataset
 from msgd.files import atomic_path, empty_folder, write_json
-from msgd.models import load_backend, load_model
+from msgd.models import load_backend, load_model, load_trainer
 from msgd.provenance import describe_run
-from msgd.training.loop import train
 from msgd.training.snapshots import save_parameters, snapshot_path
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ def run_training(data_folder, run_folder, settings, backend, float_x, threads, c
 
     snapshots = empty_folder(run_folder / "snapshots")
     try:
-        result = train(
+        result = load_trainer(settings["model"])(
             machine,
             dataset,
             resolved,

@@ -30,7 +30,7 @@ class Backend:
         self.batch_size = settings["batch_size"]
         self.n_train_batches = n_batches(len(dataset.train_x), self.batch_size)
         self.pixel_scale = float_x(dataset.pixel_scale)
-        self.learning_rate = float_x(settings["learning_rate"])
+        self.learning_rate = float_x(settings.get("learning_rate", 0))  # 0: not trained by SGD
         self.penalties = tuple(float_x(settings[name]) for name in ("l1", "l2", "lp", "p"))
         self.set_parameters(parameters)
         n_chunks = options.n_chunks(self.batch_size)

@@ -1,0 +1,1 @@
+"""Logistic regression fitted by conjugate gradients instead of minibatch SGD."""

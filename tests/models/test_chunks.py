@@ -1,0 +1,45 @@
+"""Data larger than the device: chunks of minibatches give the bits of resident data."""
+
+import numpy as np
+import pytest
+from conftest import make_dataset
+
+from msgd.config import complete_experiment
+from msgd.models import MODELS, load_backend, load_model
+
+SMALL = {
+    "logistic_regression": {},
+    "mlp": {"n_hidden": 3},
+    "lenet": {"nkerns": [2], "filter_size": 2, "n_hidden": 3},
+}
+
+
+@pytest.mark.parametrize("chunk_batches", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("name", [name for name, trainer in MODELS.items() if trainer == "loop"])
+def test_chunks_give_the_same_bits(name, chunk_batches):
+    dataset = make_dataset(n_train=22, n_valid=11, shape=(5, 5), n_classes=3)  # 5 minibatches
+    settings = complete_experiment({"model": name, "batch_size": 4, **SMALL[name]})
+    parameters = load_model(name).initial_parameters(dataset, settings, np.float32)
+    results = []
+    for chunks in (None, chunk_batches):
+        backend = load_backend(name, "cuda")(dataset, parameters, settings, np.float32, chunks)
+        # Spans that begin and end within a chunk, cross one, and cross the epoch.
+        costs = [backend.train(0, 1), backend.train(1, 4), backend.train(4, 12)]
+        errors = np.array([backend.count_errors("valid")])
+        trained = backend.get_parameters().values()
+        results.append([*costs, errors, backend.predict("train"), *trained])
+    for resident, chunked in zip(*results, strict=True):
+        assert resident.tobytes() == chunked.tobytes()
+
+
+def test_at_most_two_chunks_are_on_the_device():
+    dataset = make_dataset(n_train=22, shape=(5, 5), n_classes=3)
+    settings = complete_experiment({"model": "logistic_regression", "batch_size": 4})
+    parameters = load_model("logistic_regression").initial_parameters(dataset, settings, np.float32)
+    backend = load_backend("logistic_regression", "cuda")(
+        dataset, parameters, settings, np.float32, 2
+    )
+    for x, _, minibatch, _, count in backend.shared.train_pieces(0, 12):
+        assert len(x) in (8, 6)  # two minibatches, or the last one with the tail
+        assert 4 * (minibatch + count) <= len(x)
+        assert len(backend.shared.chunks) <= 2
