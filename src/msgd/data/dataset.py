@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import math
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,12 @@ class Dataset:
     def split(self, name):
         """Return (x, y) of the split "train", "valid" or "test"."""
         return getattr(self, f"{name}_x"), getattr(self, f"{name}_y")
+
+    def release_pages(self, split):
+        """Give the memory of a split's images back; they stay on disk and are read again."""
+        x, _ = self.split(split)
+        if isinstance(x.base, np.memmap):
+            x.base._mmap.madvise(mmap.MADV_DONTNEED)
 
     def images(self, split, rows):
         """Return images ``rows`` of a split as float64 pixels, shape (len(rows), D)."""

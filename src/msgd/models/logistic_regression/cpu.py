@@ -17,29 +17,22 @@ from msgd.kernels.cpu import (
     penalty_gradient,
     softmax_cross_entropy,
 )
-from msgd.models.interface import count_mistakes, n_batches
+from msgd.models.cpu_backend import CpuBackend
 
 PREDICTION_CHUNKS = 64  # of a split's images; each image is independent of the others
 
 
-class Backend:
+class Backend(CpuBackend):
     """The CPU twin; see msgd.models.interface.Backend."""
 
-    def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
-        self.dataset = dataset
-        self.batch_size = settings["batch_size"]
-        self.n_train_batches = n_batches(len(dataset.train_x), self.batch_size)
-        self.pixel_scale = float_x(dataset.pixel_scale)
-        self.learning_rate = float_x(settings.get("learning_rate", 0))  # 0: not trained by SGD
-        self.penalties = tuple(float_x(settings[name]) for name in ("l1", "l2", "lp", "p"))
-        self.set_parameters(parameters)
+    def allocate(self):
+        """Make the scratch arrays of training."""
         n_chunks = options.n_chunks(self.batch_size)
-        self.weights_gradient = np.empty((n_chunks, *self.weights.shape), float_x)
-        self.bias_gradient = np.empty((n_chunks, *self.bias.shape), float_x)
+        self.weights_gradient = np.empty((n_chunks, *self.weights.shape), self.float_x)
+        self.bias_gradient = np.empty((n_chunks, *self.bias.shape), self.float_x)
 
-    def train(self, first, last):
-        """See msgd.models.interface.Backend.train."""
-        costs = np.empty(last - first, self.weights.dtype)
+    def train_span(self, first, last, costs):
+        """Train minibatches first..last-1 and write their costs, (last - first,) floatX."""
         _train(
             self.dataset.train_x,
             self.dataset.train_y,
@@ -56,18 +49,10 @@ class Backend:
             self.bias_gradient,
             costs,
         )
-        return costs
 
-    def count_errors(self, split):
-        """See msgd.models.interface.Backend.count_errors."""
-        return count_mistakes(self.predict(split), self.dataset.split(split)[1], self.batch_size)
-
-    def predict(self, split):
-        """See msgd.models.interface.Backend.predict."""
-        x, _ = self.dataset.split(split)
-        predicted = np.empty(len(x), np.int32)
+    def predict_classes(self, x, predicted):
+        """Write the classes of the images x (n, D) into predicted (n,) int32."""
         _predict(x, self.pixel_scale, self.weights, self.bias, predicted)
-        return predicted
 
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""

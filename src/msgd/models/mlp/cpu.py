@@ -32,7 +32,7 @@ from msgd.kernels.dense import (
 )
 from msgd.kernels.formulas import ACTIVATIONS
 from msgd.kernels.simd import lane_sum
-from msgd.models.interface import count_mistakes, n_batches
+from msgd.models.cpu_backend import CpuBackend
 
 # The columns of ``layers``, (L, 4) int64: a row per layer.
 N_IN = 0  # units of the layer before it
@@ -44,28 +44,20 @@ TASKS = 16  # parts that a loop over pixels, rows or examples is cut into
 PREDICTION_CHUNKS = 64  # of a split's images
 
 
-class Backend:
+class Backend(CpuBackend):
     """The CPU twin; see msgd.models.interface.Backend."""
 
-    def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
-        self.dataset = dataset
-        self.float_x = float_x
-        self.batch_size = settings["batch_size"]
-        self.n_train_batches = n_batches(len(dataset.train_x), self.batch_size)
-        self.pixel_scale = float_x(dataset.pixel_scale)
-        self.activation = ACTIVATIONS[settings["activation"]]
-        self.set_parameters(parameters)
+    def allocate(self):
+        """Make the table of layers, and choose the way penalties are taken."""
+        self.activation = ACTIVATIONS[self.settings["activation"]]
         self.layers = layer_table(self.shapes)
-        # l2 alone is part of the update's arithmetic; with any other penalty all take the long way.
-        l1, l2, lp, p = (float_x(settings[name]) for name in ("l1", "l2", "lp", "p"))
+        # l2 alone is part of the update's arithmetic; beside another, all take the long way.
+        l1, l2, lp, _ = self.penalties
         self.has_penalties = bool(l1 or lp)
-        self.penalties = l1, l2, lp, p
-        rate = float_x(settings["learning_rate"])
-        self.rates = rate, float_x(0) if self.has_penalties else l2
+        self.rates = self.learning_rate, self.float_x(0) if self.has_penalties else l2
 
-    def train(self, first, last):
-        """See msgd.models.interface.Backend.train."""
-        costs = np.empty(last - first, self.float_x)
+    def train_span(self, first, last, costs):
+        """Train minibatches first..last-1 and write their costs, (last - first,) floatX."""
         _train(
             self.dataset.train_x,
             self.dataset.train_y,
@@ -84,27 +76,12 @@ class Backend:
             self.bias,
             costs,
         )
-        return costs
 
-    def count_errors(self, split):
-        """See msgd.models.interface.Backend.count_errors."""
-        return count_mistakes(self.predict(split), self.dataset.split(split)[1], self.batch_size)
-
-    def predict(self, split):
-        """See msgd.models.interface.Backend.predict."""
-        x, _ = self.dataset.split(split)
-        predicted = np.empty(len(x), np.int32)
-        _predict(
-            x,
-            self.pixel_scale,
-            self.dataset.n_classes,
-            self.activation,
-            self.layers,
-            self.weights,
-            self.bias,
-            predicted,
-        )
-        return predicted
+    def predict_classes(self, x, predicted):
+        """Write the classes of the images x (n, D) into predicted (n,) int32."""
+        n_classes = self.dataset.n_classes
+        network = self.layers, self.weights, self.bias
+        _predict(x, self.pixel_scale, n_classes, self.activation, *network, predicted)
 
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
