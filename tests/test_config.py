@@ -29,11 +29,27 @@ def test_the_given_configuration_is_not_changed():
 
 
 def test_config_yaml_shows_the_defaults():
-    """The file shows every key, so it must not show stale values."""
+    """The first experiment shows every key, and no stale values; the others cut epochs."""
     shown = yaml.safe_load((ROOT / "config.yaml").read_text())
-    model = {"model": "logistic_regression"}
-    expected = config.complete_config({"experiments": {"logistic_regression": model}})
+    models = {"logistic_regression": {"model": "logistic_regression"}}
+    expected = config.complete_config({"experiments": models})
+    assert shown["experiments"].pop("logistic_regression") == (
+        expected["experiments"].pop("logistic_regression")
+    )
+    assert {name: set(run) for name, run in shown.pop("experiments").items()} == {
+        "mlp": {"model", "n_epochs"},
+        "lenet": {"model", "n_epochs"},
+    }
+    del expected["experiments"]
     assert shown == expected
+
+
+def test_the_tutorial_configuration_is_the_published_one():
+    shown = yaml.safe_load((ROOT / "config" / "tutorial.yaml").read_text())
+    for name, run in shown["experiments"].items():
+        assert run == {"model": name}
+    assert set(shown["experiments"]) == set(MODELS)
+    config.complete_config(shown)
 
 
 def test_the_page_of_keys_is_up_to_date():

@@ -46,7 +46,7 @@ def test_the_worst_mistakes_are_those_of_the_smallest_probability():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_weight_images_hold_the_weights_of_a_unit(name):
-    dataset = make_dataset(40, 20, 20, (12, 13), 3)
+    dataset = make_dataset(40, 20, 20, (17, 18), 3)
     model = load_model(name)
     settings = complete_experiment({"model": name})
     parameters = model.initial_parameters(dataset, settings, np.float64)
@@ -54,7 +54,7 @@ def test_weight_images_hold_the_weights_of_a_unit(name):
     first[:] = np.random.RandomState(0).normal(size=first.shape)
     images = model.weight_images(parameters, dataset.image_shape)
     if first.ndim == 2:  # of the pixels
-        np.testing.assert_array_equal(images[2], first[:, 2].reshape(12, 13))
+        np.testing.assert_array_equal(images[2], first[:, 2].reshape(17, 18))
     else:  # filters
         np.testing.assert_array_equal(images[2], first[2, 0])
 

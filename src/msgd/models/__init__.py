@@ -11,6 +11,7 @@ MODELS = {
     "logistic_regression": "loop",
     "logistic_cg": "conjugate_gradient",
     "mlp": "loop",
+    "lenet": "loop",
 }
 
 

@@ -1,0 +1,1 @@
+"""LeNet: convolutions with max-pooling, then a multilayer perceptron."""
