@@ -1,6 +1,7 @@
-"""Bring the README's picture and table up to date with results/; with --check, only compare.
+"""Bring the README's picture and table up to date; with --check, only compare.
 
-Run after `snakemake --cores all`. Exits with 1 if --check finds the table out of date.
+The table holds the runs in full: those of results/, after `snakemake --cores all`, and the
+committed ones of docs/published. Exits with 1 if --check finds it out of date.
 """
 
 import argparse
@@ -8,10 +9,21 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PICTURE = "logistic_regression/default/weights.png"
+SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "source"]
 BEGIN, END = "<!-- published: begin -->\n", "<!-- published: end -->\n"
+
+
+def table_of_full_runs():
+    """Return the Markdown table of published figures and those of runs that were not cut."""
+    files = (ROOT / folder / "published.csv" for folder in ("results", "docs/published"))
+    frame = pd.concat([pd.read_csv(file, dtype=str) for file in files])
+    shown = frame.loc[frame["epochs"] == "in full", SHOWN]
+    return shown.to_markdown(index=False, disable_numparse=True) + "\n"
 
 
 def refreshed(readme, table):
@@ -27,8 +39,7 @@ def main():
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     readme = README.read_text(encoding="utf-8")
-    table = (ROOT / "results" / "published.md").read_text(encoding="utf-8")
-    text = refreshed(readme, table)
+    text = refreshed(readme, table_of_full_runs())
     if check:
         if text != readme:
             print("README.md: the published table is out of date; run python docs/refresh.py")

@@ -1,6 +1,10 @@
 """Both twins of LeNet against the oracle, at sizes around tile, chunk, vector and block edges."""
 
 import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -307,6 +311,24 @@ def test_bits_do_not_depend_on_the_number_of_threads():
     numba.set_num_threads(available)
     for one, many in zip(*results, strict=True):
         assert one.tobytes() == many.tobytes()
+
+
+def test_the_cpu_backend_starts_the_threads_itself():
+    """A function from the cache may not start them, see Backend.allocate."""
+    program = """
+from conftest import make_dataset
+from numba.np.ufunc import parallel
+from test_lenet import SMALL, make_backend, np, random_parameters, settings_of
+dataset, settings = make_dataset(shape=(10, 10)), settings_of(batch_size=10, **SMALL)
+parameters = random_parameters(dataset, settings, np.float32)
+assert not parallel._is_initialized
+make_backend("cpu", dataset, settings, np.float32, parameters)
+assert parallel._is_initialized
+"""
+    folder = Path(__file__).parent
+    path = os.pathsep.join([str(folder), str(folder.parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])

@@ -145,6 +145,27 @@ def test_a_step_agrees_with_the_oracle(device, size, float_name, pixels, changes
         assert error <= 4 * tolerance * np.linalg.norm(gradient) + rounding
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_step_at_the_published_width(device):
+    """784-500-10 from the published weights; a batch of 2, for the simulator's sake."""
+    dataset = make_dataset(20, 10, 10, (28, 28), 10)
+    settings = settings_of(batch_size=2)
+    parameters = random_parameters(dataset, settings, np.float32)
+    backend = make_backend(device, dataset, parameters, settings, np.float32)
+    (cost,) = backend.train(0, 1)
+    x, y = oracle.pixels(dataset.train_x[:2]), dataset.train_y[:2]
+    before = [array.astype(np.float64) for array in parameters.values()]
+    expected_cost = oracle.mlp_cost(before, x, y, l2=settings["l2"])
+    assert abs(cost - expected_cost) <= 1e-5 * expected_cost
+    gradients = oracle.mlp_gradients(before, x, y, l2=settings["l2"])
+    for array, old, gradient in zip(
+        backend.get_parameters().values(), before, gradients, strict=True
+    ):
+        step = np.linalg.norm(array - (old - settings["learning_rate"] * gradient))
+        assert step <= 2 * np.finfo(np.float32).eps * np.linalg.norm(old)
+        assert step < 1e-2 * settings["learning_rate"] * np.linalg.norm(gradient)
+
+
 @pytest.mark.parametrize("float_name", FLOATS)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name):

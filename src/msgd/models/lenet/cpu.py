@@ -28,6 +28,7 @@ over lists of those pixels instead of multiplying zeros.
 import itertools
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from numba import njit, prange
 
@@ -138,7 +139,13 @@ class Backend(CpuBackend):
         super().__init__(dataset, parameters, settings, float_x, chunk_batches)
 
     def allocate(self):
-        """List the phases; the scratch arrays are part of the network's buffers."""
+        """List the phases, start the threads; the scratch arrays are in the network's buffers.
+
+        Numba starts its threads when it loads a parallel function. It forgets to for a function
+        that calls one, if it was compiled when the parallel one came from the cache; the next
+        process to load it would crash. Asking for their number starts them.
+        """
+        numba.get_num_threads()
         self.kind = ACTIVATIONS[self.settings["activation"]]
         self.program, self.n_forward = _program(len(self.convs), len(self.denses))
 
