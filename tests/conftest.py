@@ -23,6 +23,8 @@ def _has_gpu():
 # Before Numba is imported, for it looks once.
 if not _has_gpu():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+    # The simulator's main thread polls all others without a pause, 5 ms a turn by default.
+    sys.setswitchinterval(0.0005)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
