@@ -64,6 +64,11 @@ def kernel_code(wildcards):
     return source_files(*shared, *model_rooms(model), "training", "data/dataset.py")
 
 
+def dataset_source(wildcards, input):
+    """What is read: the file, or the folder of the files."""
+    return DATASET_FILE
+
+
 def data_folder(wildcards, input):
     """The folder of the six arrays."""
     return os.path.dirname(input.dataset)

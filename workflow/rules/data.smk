@@ -32,7 +32,7 @@ rule unpickle:
     conda:
         "../envs/msgd.yaml"
     params:
-        source=DATASET_FILE,
+        source=dataset_source,
         folder=run_folder,
         floatX=config["floatX"],
         expect="--expect-mnist" if IS_MNIST else "",
