@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import make_dataset
+from conftest import as_triple, make_dataset, save_npz
 
 from msgd.config import complete_experiment
-from msgd.models import MODELS, load_backend, load_model
+from msgd.data.dataset import Dataset, load_dataset, unpickle
+from msgd.models import MODELS, cpu_backend, load_backend, load_model
 
 SMALL = {
     "logistic_regression": {},
@@ -43,3 +44,34 @@ def test_at_most_two_chunks_are_on_the_device():
         assert len(x) in (8, 6)  # two minibatches, or the last one with the tail
         assert 4 * (minibatch + count) <= len(x)
         assert len(backend.shared.chunks) <= 2
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 250])
+def test_long_spans_in_pieces_give_the_same_bits(tmp_path, monkeypatch, piece_bytes):
+    """On the CPU, over arrays mapped from files whose pages are given back after each piece."""
+    dataset = make_dataset(n_train=22, n_valid=11, shape=(5, 5), n_classes=3)
+    save_npz(tmp_path / "toy.npz", as_triple(dataset))
+    unpickle(tmp_path / "toy.npz", tmp_path / "arrays", "float32")
+    mapped = load_dataset(tmp_path / "arrays")
+    released = []
+    release = Dataset.release_pages
+
+    def release_and_note(self, split):
+        released.append(split)
+        release(self, split)
+
+    settings = complete_experiment({"model": "logistic_regression", "batch_size": 4})
+    parameters = load_model("logistic_regression").initial_parameters(mapped, settings, np.float32)
+    results = []
+    for size in (cpu_backend.PIECE_BYTES, piece_bytes):
+        monkeypatch.setattr(cpu_backend, "PIECE_BYTES", size)
+        monkeypatch.setattr(Dataset, "release_pages", release_and_note)
+        backend = load_backend("logistic_regression", "cpu")(
+            mapped, parameters, settings, np.float32
+        )
+        costs = backend.train(0, 12)
+        trained = backend.get_parameters().values()
+        results.append([costs, backend.predict("valid"), *trained])
+        assert set(released) == (set() if size > 1000 else {"train", "valid"})
+    for whole, pieces in zip(*results, strict=True):
+        assert whole.tobytes() == pieces.tobytes()

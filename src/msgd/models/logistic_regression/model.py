@@ -25,8 +25,6 @@ Deviations from the published code:
 
 import numpy as np
 
-PARAMETER_NAMES = ("weights", "bias")
-
 
 def initial_parameters(dataset, settings, float_x):
     """Return the parameters training starts from: zeros; nothing is drawn.
