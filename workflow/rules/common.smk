@@ -60,7 +60,12 @@ wildcard_constraints:
 def kernel_code(wildcards):
     """The source that shapes what a run of this experiment computes."""
     model = EXPERIMENTS[wildcards.experiment]["model"]
-    shared = ["kernels", "models/__init__.py", "models/interface.py", "models/cpu_backend.py"]
+    shared = [
+        "kernels",
+        "models/__init__.py",
+        "models/interface.py",
+        "models/cpu_backend.py",
+    ]
     return source_files(*shared, *model_rooms(model), "training", "data/dataset.py")
 
 
