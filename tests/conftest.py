@@ -58,6 +58,27 @@ def make_dataset(n_train=40, n_valid=20, n_test=20, shape=(3, 3), n_classes=3, p
     )
 
 
+class MemoryCheckpoint:
+    """The iterations of a training's snapshots; keeps no states."""
+
+    def __init__(self):
+        self.snapshots = []
+
+    def save_snapshot(self, iteration, parameters):
+        """Take note of the iteration."""
+        self.snapshots.append(iteration)
+
+    def load(self, last_iteration):
+        """Find nothing to go on from."""
+
+    def is_state_due(self):
+        """Ask for no state."""
+        return False
+
+    def save(self, state):
+        """Keep no state."""
+
+
 def as_triple(dataset):
     """Return the three (x, y) pairs of a Dataset, x as float32 pixels, as a pickle holds them."""
     return tuple(
@@ -107,22 +128,34 @@ def msgd(*arguments, **environment):
 
 def snakemake(directory, *arguments, **environment):
     """Run this repository's workflow in ``directory`` in a process of its own."""
-    return run(
-        "snakemake", "-s", ROOT / "Snakefile", "--directory", directory, *arguments, **environment
-    )
+    return run("snakemake", *in_folder(directory), *arguments, **environment)
 
 
-def run(module, *arguments, **environment):
-    """Run ``python -m module arguments`` with ``environment`` added; return the process."""
-    scripts = Path(sys.executable).parent  # where rules find the msgd program
-    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+def in_folder(directory):
+    """Return the arguments with which snakemake runs the workflow in ``directory``."""
+    return "-s", ROOT / "Snakefile", "--directory", directory
+
+
+def run(module, *arguments, **changes):
+    """Run ``python -m module arguments``, the environment changed; return the process."""
     return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        command(module, *arguments),
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PATH": path, **environment},
+        env=environment(**changes),
     )
+
+
+def command(module, *arguments):
+    """Return the words of ``python -m module arguments``."""
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def environment(**changes):
+    """Return this process's environment with ``changes``, in which rules find the msgd program."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, **changes}
 
 
 @pytest.fixture(scope="session")

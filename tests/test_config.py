@@ -106,6 +106,10 @@ BAD = {
         minimal(validation_frequency=0),
         r"validation_frequency is 0; allowed: a whole number >= 1 or null",
     ),
+    "a bad value in a grid": (minimal(l1=[0, -1]), r"lr\.l1 is -1; allowed: a number >= 0"),
+    "a value twice": (minimal(batch_size=[20, 20.0]), r"lr\.batch_size lists 20 twice"),
+    "a grid of nothing": (minimal(l1=[]), r"l1 is an empty list; allowed: .*or a list of these"),
+    "a list of models": (minimal(model=["mlp", "lenet"]), r"model is \['mlp', 'lenet'\]; allowed"),
     "unknown backend": ({**minimal(), "backend": "gpu"}, r"is 'gpu'; allowed: auto or cpu or cuda"),
     "unknown float": ({**minimal(), "floatX": "float16"}, r"floatX is 'float16'; allowed: float32"),
     "unknown colours": (
@@ -183,3 +187,57 @@ def test_hyperparameter_words_come_back():
 def test_malformed_words_are_told(words):
     with pytest.raises(UserError, match="hyperparameter"):
         config.parse_hyperparameter_words(words)
+
+
+def runs_of(**settings):
+    return config.expand_grid(config.complete_config(minimal(**settings))["experiments"]["lr"])
+
+
+def test_lists_of_values_make_a_grid():
+    runs = runs_of(seed=[2, 1], learning_rate=[0.1, 1e-05], l2=0.5)
+    assert list(runs) == [
+        "learning_rate=0.1,seed=2",
+        "learning_rate=0.1,seed=1",
+        "learning_rate=1e-05,seed=2",
+        "learning_rate=1e-05,seed=1",
+    ]
+    run = runs["learning_rate=1e-05,seed=1"]
+    assert (run["learning_rate"], run["seed"], run["l2"]) == (1e-05, 1, 0.5)
+
+
+def test_without_lists_there_is_one_run():
+    assert list(runs_of(learning_rate=0.1)) == ["default"]
+    assert list(runs_of(learning_rate=[0.1])) == ["learning_rate=0.1"]
+
+
+def test_a_list_that_is_a_value_is_no_grid():
+    assert list(runs_of(model="lenet", nkerns=[20, 50], n_hidden=[9, 8])) == ["default"]
+    runs = runs_of(model="lenet", nkerns=[[20, 50], [10]], n_hidden=[[9], [9, 8]])
+    assert list(runs) == [
+        "nkerns=20-50,n_hidden=9",
+        "nkerns=20-50,n_hidden=9-8",
+        "nkerns=10,n_hidden=9",
+        "nkerns=10,n_hidden=9-8",
+    ]
+
+
+def test_values_in_a_grid_are_completed_and_named_alike():
+    runs = runs_of(batch_size=[600.0, "all"], validation_frequency=[None])
+    assert list(runs) == [
+        "batch_size=600,validation_frequency=null",
+        "batch_size=all,validation_frequency=null",
+    ]
+    assert type(runs["batch_size=600,validation_frequency=null"]["batch_size"]) is int
+
+
+def test_one_run_takes_no_grid():
+    with pytest.raises(UserError, match=r"learning_rate is \[0\.1\]; allowed: a number > 0"):
+        config.complete_experiment({"model": "logistic_regression", "learning_rate": [0.1]})
+
+
+def test_every_run_of_a_grid_is_checked_against_the_training_set():
+    experiments = config.complete_config(minimal(batch_size=[50, 51], seed=[1, 2]))["experiments"]
+    config.check_split_sizes(experiments, 51)
+    with pytest.raises(UserError, match=r"lr\.batch_size is 51; allowed: at most 50") as caught:
+        config.check_split_sizes(experiments, 50)
+    assert str(caught.value).count("\n- ") == 1

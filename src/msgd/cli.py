@@ -62,6 +62,21 @@ def _parser():
     _add_run_options(train)
     train.add_argument("--floatX", dest="float_x", default="float32", choices=FLOATS)
 
+    train.add_argument("--states", type=Path, help="folder of states, to go on from after a kill")
+    train.add_argument(
+        "--seconds-between-states", type=float, default=5.0, metavar="S", help="default: 5"
+    )
+
+    clean = command("clean-states", _clean_states, "remove the states of runs no longer in use")
+    clean.add_argument("states", type=Path, help="folder of states, results/states")
+    clean.add_argument(
+        "--unused-days",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="keep younger ones; default: 0",
+    )
+
     score = command("score", _score, "apply a run's best parameters to the test set, once")
     _add_run_options(score)
 
@@ -155,7 +170,16 @@ def _train(options):
         options.float_x,
         options.threads,
         options.chunk_batches,
+        options.states,
+        options.seconds_between_states,
     )
+
+
+def _clean_states(options):
+    from msgd.training.checkpoint import clean_states
+
+    count = clean_states(options.states, options.unused_days)
+    log.info("removed %d states from %s", count, options.states)
 
 
 def _score(options):

@@ -1,11 +1,13 @@
 """The configuration: checked against ``config.schema.yaml``, completed with its defaults.
 
-Used twice: by the Snakefile, before any job starts, and by ``msgd train``, which gets one
-experiment's hyperparameters as ``key=value`` words.
+Used twice: by the Snakefile, before any job starts, and by ``msgd train``, which gets one run's
+hyperparameters as ``key=value`` words. An experiment in which a hyperparameter is a list of values
+is a grid: the product of the lists gives its runs.
 """
 
 import copy
 import difflib
+import itertools
 import math
 from pathlib import Path
 
@@ -39,8 +41,8 @@ def experiment_schema(model):
 def complete_config(config):
     """Return a checked copy of ``config`` in which every key stands, defaults filled in.
 
-    ``config`` is what config.yaml holds (dict); it is not changed. Raises UserError with one line
-    per finding: the key, its value, and what is allowed.
+    ``config`` is what config.yaml holds (dict); it is not changed. The lists of grids stay, for
+    expand_grid. Raises UserError with a line per finding: the key, its value, and what is allowed.
     """
     schema = load_schema()
     findings = _findings(config, schema)
@@ -49,7 +51,7 @@ def complete_config(config):
         if not isinstance(name, str):
             findings.append(f"the experiment name {name!r} is not text; write it in quotes")
         if isinstance(settings, dict) and "model" in settings:
-            findings += _experiment_findings(settings, ("experiments", name))
+            findings += _grid_findings(settings, ("experiments", name))
     findings += _unknown_colormap(config)
     _raise(findings, "configuration")
     complete = _with_defaults({**config, "experiments": {}}, schema)
@@ -58,7 +60,7 @@ def complete_config(config):
 
 
 def complete_experiment(settings):
-    """Return a checked copy of one experiment's ``settings`` (dict), defaults filled in.
+    """Return a checked copy of one run's ``settings`` (dict), defaults filled in.
 
     Raises UserError as complete_config does.
     """
@@ -71,6 +73,50 @@ def _complete(settings):
     return _with_defaults(settings, experiment_schema(settings["model"]))
 
 
+def varied_hyperparameters(settings):
+    """Return the grid of an experiment's ``settings``: dict of key -> list of values, schema order.
+
+    A list is a grid, unless it is itself a value of its key: ``nkerns: [20, 50]`` is one network of
+    two layers, ``nkerns: [[20, 50], [10, 20]]`` a grid of two networks.
+    """
+    return {
+        key: settings[key]
+        for key, schema in experiment_schema(settings["model"])["properties"].items()
+        if _is_grid(settings.get(key), schema)
+    }
+
+
+def expand_grid(settings):
+    """Return the runs of an experiment: dict of run name -> settings without grids.
+
+    settings: as complete_config returns them. The name says what varies, as in
+    ``learning_rate=0.1,seed=1``, or "default" where nothing does. The order is that of the values,
+    the last key varying fastest.
+    """
+    grid = varied_hyperparameters(settings)
+    runs = {}
+    for values in itertools.product(*grid.values()):
+        chosen = dict(zip(grid, values, strict=True))
+        run = _complete({**settings, **chosen})
+        name = ",".join(f"{key}={_word(run[key])}" for key in grid)
+        runs[name or "default"] = run
+    return runs
+
+
+def _is_grid(value, schema):
+    takes_lists = "array" in schema.get("type", "")
+    return isinstance(value, list) and (
+        not takes_lists or any(isinstance(entry, list) for entry in value)
+    )
+
+
+def _word(value):
+    """Return ``value`` as it stands in a run's name: short, and without what a path cannot hold."""
+    if isinstance(value, list):
+        return "-".join(map(_word, value))
+    return "null" if value is None else str(value)
+
+
 def resolve_batch_size(settings, n_train):
     """Return ``settings`` with batch size "all" replaced by ``n_train``, the training examples."""
     return {**settings, "batch_size": n_train} if settings["batch_size"] == "all" else settings
@@ -81,28 +127,35 @@ def check_split_sizes(experiments, n_train):
 
     ``experiments``: dict of name -> completed settings; the name "" stands for a run on its own.
     """
-    findings = []
-    for name, unresolved in experiments.items():
-        settings = resolve_batch_size(unresolved, n_train)
+    findings = {}  # a dict for its order: runs of a grid may share a finding
+    for name, settings in experiments.items():
         key = f"experiments.{name}." if name else ""
-        batch_size = settings["batch_size"]
-        if batch_size > n_train:
-            findings.append(
-                f"{key}batch_size is {batch_size}; allowed: at most {n_train}, "
-                "the number of training examples"
-            )
-            continue
-        frequency = settings.get("validation_frequency")
-        if frequency is None:
-            continue
-        iterations = settings["n_epochs"] * (n_train // batch_size)
-        last_iteration = min(iterations, settings["patience"] + 1)
-        if frequency > last_iteration:
-            findings.append(
-                f"{key}validation_frequency is {frequency}; allowed: at most {last_iteration}, "
-                "or the run would end before its first validation"
-            )
-    _raise(findings, "configuration")
+        for run in expand_grid(settings).values():
+            finding = _split_size_finding(resolve_batch_size(run, n_train), n_train)
+            if finding:
+                findings[key + finding] = True
+    _raise([*findings], "configuration")
+
+
+def _split_size_finding(settings, n_train):
+    """Return what of one run's ``settings`` cannot work with ``n_train`` examples, or None."""
+    batch_size = settings["batch_size"]
+    if batch_size > n_train:
+        return (
+            f"batch_size is {batch_size}; allowed: at most {n_train}, "
+            "the number of training examples"
+        )
+    frequency = settings.get("validation_frequency")
+    if frequency is None:
+        return None
+    iterations = settings["n_epochs"] * (n_train // batch_size)
+    last_iteration = min(iterations, settings["patience"] + 1)
+    if frequency <= last_iteration:
+        return None
+    return (
+        f"validation_frequency is {frequency}; allowed: at most {last_iteration}, "
+        "or the run would end before its first validation"
+    )
 
 
 def hyperparameter_words(settings):
@@ -148,7 +201,10 @@ def describe_config():
         "run before its first job.",
         *("", "## Top level", ""),
         *_table({"default": top}, top),
-        *("", "## Each experiment", "", "Defaults by model; – where a model has no such key.", ""),
+        *("", "## Each experiment", "", "Defaults by model; – where a model has no such key."),
+        "A list of values in place of one makes a grid: the product of all lists gives the runs.",
+        "Where a value is itself a list, a grid is a list of lists: `nkerns: [[20, 50], [10]]`.",
+        "",
     ]
     by_model = {model: experiment_schema(model)["properties"] for model in MODELS}
     union = {key: value for keys in by_model.values() for key, value in keys.items()}
@@ -183,8 +239,28 @@ def _findings(instance, schema, path=()):
     return findings + _non_finite(instance, path)
 
 
+def _grid_findings(settings, path):
+    """Return what is wrong with an experiment whose keys may hold lists of values."""
+    if settings["model"] not in [*MODELS]:
+        return _experiment_findings(settings, path)
+    schema = experiment_schema(settings["model"])
+    grid = varied_hyperparameters(settings)
+    findings = _findings({k: v for k, v in settings.items() if k not in grid}, schema, path)
+    for key, values in grid.items():
+        name = _dotted([*path, key])
+        if not values:
+            allowed = _allowed(schema["properties"][key])
+            findings.append(f"{name} is an empty list; allowed: {allowed}, or a list of these")
+        for value in values:
+            findings += _findings({"model": settings["model"], key: value}, schema, path)
+        words = [_word(_with_defaults(value, schema["properties"][key])) for value in values]
+        twice = sorted({word for word in words if words.count(word) > 1})
+        findings += [f"{name} lists {word} twice" for word in twice]
+    return findings
+
+
 def _experiment_findings(settings, path=()):
-    if settings["model"] not in MODELS:
+    if settings["model"] not in [*MODELS]:
         key, model = _dotted([*path, "model"]), settings["model"]
         return [f"{key} is {model!r}; allowed: {' or '.join(MODELS)}"]
     return _findings(settings, experiment_schema(settings["model"]), path)

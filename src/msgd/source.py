@@ -34,10 +34,25 @@ def model_rooms(model):
     return sorted(rooms)
 
 
+def training_source(model):
+    """Return the source files that shape what a training of ``model`` computes."""
+    shared = ("__init__.py", "interface.py", "cpu_backend.py")
+    return source_files(
+        *("kernels", "training", "data/dataset.py"),
+        *(f"models/{name}" for name in shared),
+        *model_rooms(model),
+    )
+
+
+def sha256_of_source(files):
+    """Return the SHA-256 of ``files`` of the package, names and contents, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
 @cache
 def source_sha256():
     """Return the SHA-256 of the whole package's source, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for path in source_files():
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    return sha256_of_source(source_files())

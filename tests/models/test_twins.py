@@ -49,5 +49,5 @@ def test_every_model_has_a_trainer(name):
         "backend",
         "dataset",
         "settings",
-        "save_snapshot",
+        "checkpoint",
     ]

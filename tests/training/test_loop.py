@@ -3,7 +3,7 @@
 import numpy as np
 import oracle
 import pytest
-from conftest import make_dataset
+from conftest import MemoryCheckpoint, make_dataset
 
 from msgd.config import complete_experiment
 from msgd.errors import UserError
@@ -17,9 +17,9 @@ def run(dataset, device="cpu", float_x=np.float64, **changes):
     settings = complete_experiment({"model": "logistic_regression", **changes})
     parameters = model.initial_parameters(dataset, settings, float_x)
     backend = load_backend("logistic_regression", device)(dataset, parameters, settings, float_x)
-    snapshots = []
-    result = train(backend, dataset, settings, lambda iteration, _: snapshots.append(iteration))
-    return result, snapshots
+    checkpoint = MemoryCheckpoint()
+    result = train(backend, dataset, settings, checkpoint)
+    return result, checkpoint.snapshots
 
 
 def run_oracle(dataset, **changes):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import MemoryCheckpoint
 
 from msgd.config import complete_experiment
 from msgd.models import load_backend
@@ -25,7 +26,7 @@ def run(mnist, float_x, **changes):
     settings = complete_experiment({"model": "logistic_regression", **changes})
     parameters = model.initial_parameters(mnist, settings, float_x)
     backend = load_backend("logistic_regression", "cpu")(mnist, parameters, settings, float_x)
-    result = train(backend, mnist, settings, lambda iteration, parameters: None)
+    result = train(backend, mnist, settings, MemoryCheckpoint())
     backend.set_parameters(result.best_parameters)
     errors = count_mistakes(backend.predict("test"), mnist.test_y, settings["batch_size"])
     return result, errors

@@ -1,12 +1,26 @@
 """The whole workflow on a toy data set, through real snakemake processes in a temporary folder."""
 
+import os
 import re
 import shutil
+import signal
+import subprocess
+import time
 
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, as_triple, make_dataset, save_idx_folder, save_npz, snakemake
+from conftest import (
+    ROOT,
+    as_triple,
+    command,
+    environment,
+    in_folder,
+    make_dataset,
+    save_idx_folder,
+    save_npz,
+    snakemake,
+)
 
 TOY = {
     "dataset": "toy.npz",
@@ -126,6 +140,78 @@ def test_a_new_experiment_runs_alone(folder):
     config["experiments"]["third"] = {**config["experiments"]["slow"], "l2": 0.1}
     write_config(folder, config)
     assert would_run(folder) == dict.fromkeys([*PER_RUN, "tabulate", "compare_published"], 1)
+
+
+def test_a_grid_computes_what_is_new_and_deletes_nothing(folder):
+    def ask_for(rates):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["experiments"]["fast"]["learning_rate"] = rates
+        write_config(folder, config)
+
+    after = ["tabulate", "compare_published"]
+    ask_for([0.5, 0.25])
+    assert would_run(folder) == {**dict.fromkeys(PER_RUN, 2), **dict.fromkeys(after, 1)}
+    done = snakemake(folder, "--cores", "2", "results/test_scores.csv")
+    assert done.returncode == 0, done.stderr
+    # The run of before has another name now; its state was there, so nothing was trained again.
+    log = folder / "results" / "logs" / "train" / "fast" / "learning_rate=0.5.log"
+    assert "going on from the state after iteration 6" in log.read_text()
+    for name in ("history.csv", "best_parameters.npz"):
+        renamed, before = (
+            folder / "results" / "runs" / "fast" / run / name
+            for run in ("learning_rate=0.5", "default")
+        )
+        assert renamed.read_bytes() == before.read_bytes()
+
+    ask_for([0.5, 0.25, 0.1])
+    assert would_run(folder, "results/test_scores.csv") == {"train": 1, "score": 1, "tabulate": 1}
+    ask_for([0.25])
+    assert would_run(folder, "results/test_scores.csv") == {"tabulate": 1}
+    done = snakemake(folder, "--cores", "2", "results/test_scores.csv")
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(folder / "results" / "test_scores.csv")
+    assert list(frame["run"]) == ["default", "learning_rate=0.25"]
+    assert (folder / "results" / "runs" / "fast" / "learning_rate=0.5" / "history.csv").exists()
+
+
+def test_a_run_that_is_not_asked_for_is_told(folder):
+    done = snakemake(folder, "-n", "results/runs/fast/seed=7/history.csv")
+    assert done.returncode != 0
+    told = "the configuration has no run fast/seed=7; it has: slow/default"
+    assert told in done.stdout + done.stderr
+
+
+def test_a_killed_snakemake_goes_on(tmp_path):
+    """SIGKILL to all of its processes while a run trains; then unlocked and started again."""
+    long = {"model": "logistic_regression", "batch_size": 1, "n_epochs": 400, "patience": 10**6}
+    folders = [make_folder(tmp_path / name) for name in ("killed", "whole")]
+    for folder in folders:
+        write_config(folder, {**TOY, "experiments": {"long": long}})
+    killed, whole = folders
+    history = "results/runs/long/default/history.csv"
+    process = subprocess.Popen(
+        command("snakemake", *in_folder(killed), "--cores", "1", history),
+        env=environment(),
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not [*killed.glob("results/states/*/*.state")]:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / history).exists()
+    assert snakemake(killed, "--unlock").returncode == 0
+    for folder in folders:
+        done = snakemake(folder, "--cores", "1", history)
+        assert done.returncode == 0, done.stderr
+    log = killed / "results" / "logs" / "train" / "long" / "default.log"
+    assert "going on from the state after iteration" in log.read_text()
+    for path in sorted(whole.glob("results/runs/**/*")):
+        if path.suffix in (".npz", ".csv") and path.name != "timings.csv":
+            assert path.read_bytes() == (killed / path.relative_to(whole)).read_bytes(), path.name
 
 
 def test_edited_source_reruns_what_it_shapes(tmp_path):

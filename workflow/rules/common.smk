@@ -9,12 +9,13 @@ from snakemake.exceptions import WorkflowError
 from msgd.config import (
     check_split_sizes,
     complete_config,
+    expand_grid,
     hyperparameter_words,
     yaml_scalar,
 )
 from msgd.data.dataset import count_training_examples
 from msgd.errors import UserError
-from msgd.source import model_rooms, source_files
+from msgd.source import source_files, training_source
 
 try:
     config = complete_config(config)
@@ -23,7 +24,11 @@ except UserError as error:
     raise WorkflowError(str(error))
 
 EXPERIMENTS = config["experiments"]
-RUNS = [f"{experiment}/default" for experiment in EXPERIMENTS]
+RUNS = {
+    f"{experiment}/{run}": settings
+    for experiment, grid in EXPERIMENTS.items()
+    for run, settings in expand_grid(grid).items()
+}
 FIGURES = [
     "learning_curve.png",
     "weights.png",
@@ -57,16 +62,19 @@ wildcard_constraints:
     run="[^/]+",
 
 
-def kernel_code(wildcards):
-    """The source that shapes what a run of this experiment computes."""
-    model = EXPERIMENTS[wildcards.experiment]["model"]
-    shared = [
-        "kernels",
-        "models/__init__.py",
-        "models/interface.py",
-        "models/cpu_backend.py",
-    ]
-    return source_files(*shared, *model_rooms(model), "training", "data/dataset.py")
+def settings_of(wildcards):
+    """The hyperparameters of this run."""
+    run = f"{wildcards.experiment}/{wildcards.run}"
+    if run not in RUNS:
+        raise WorkflowError(
+            f"the configuration has no run {run}; it has: {', '.join(RUNS)}"
+        )
+    return RUNS[run]
+
+
+def training_code(wildcards):
+    """The source that shapes what this run computes."""
+    return training_source(settings_of(wildcards)["model"])
 
 
 def dataset_source(wildcards, input):
@@ -95,5 +103,5 @@ def tabulated_run_folders(wildcards, input):
 
 
 def hyperparameters(wildcards):
-    """The configuration of this experiment and nothing else, as key=value words."""
-    return hyperparameter_words(EXPERIMENTS[wildcards.experiment])
+    """The configuration of this run and nothing else, as key=value words."""
+    return hyperparameter_words(settings_of(wildcards))

@@ -9,6 +9,7 @@ rule plot_learning_curve:
     input:
         history="results/runs/{experiment}/{run}/history.csv",
         training="results/runs/{experiment}/{run}/training.json",
+        provenance="results/runs/{experiment}/{run}/provenance.json",
         code=source_files("plots/style.py", "plots/learning_curve.py"),
     output:
         report(

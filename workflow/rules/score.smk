@@ -11,7 +11,7 @@ rule score:
         dataset=f"{DATA}/dataset.json",
         best="results/runs/{experiment}/{run}/best_parameters.npz",
         provenance="results/runs/{experiment}/{run}/provenance.json",
-        code=kernel_code,
+        code=training_code,
         scoring=source_files("evaluation/score.py"),
     output:
         score="results/runs/{experiment}/{run}/score.json",

@@ -3,13 +3,15 @@
 # OUTPUTS
 #   results/runs/<experiment>/<run>/: history.csv, timings.csv, training.json, provenance.json,
 #   best_parameters.npz, snapshots/
+# BESIDE THEM, so that a run that was killed goes on (msgd clean-states removes them)
+#   results/states/
 
 
 rule train:
     input:
         arrays=ancient(ARRAYS),
         dataset=f"{DATA}/dataset.json",
-        code=kernel_code,
+        code=training_code,
     output:
         history="results/runs/{experiment}/{run}/history.csv",
         timings="results/runs/{experiment}/{run}/timings.csv",
@@ -35,4 +37,5 @@ rule train:
         hyperparameters=hyperparameters,
     shell:
         "msgd train --log {log} --data {params.data:q} --run {params.folder:q} --threads {threads}"
-        " --backend {params.backend} --device-chunk-batches {params.chunk_batches} --floatX {params.floatX} {params.hyperparameters:q}"
+        " --states results/states --backend {params.backend} --floatX {params.floatX}"
+        " --device-chunk-batches {params.chunk_batches} {params.hyperparameters:q}"

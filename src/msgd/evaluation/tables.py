@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from msgd.config import complete_experiment
 from msgd.files import read_json, write_text
 
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
@@ -112,7 +113,7 @@ PUBLISHED_COLUMNS = (
 
 
 def _is_same_recipe(record, published):
-    settings = record["settings"]
+    settings = complete_experiment(record["settings"])  # keys younger than the record: defaults
     return (
         record["data"]["is_mnist"]
         and settings["model"] == published["model"]

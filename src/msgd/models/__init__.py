@@ -26,5 +26,5 @@ def load_backend(name, device):
 
 
 def load_trainer(name):
-    """Return the function train(backend, dataset, settings, save_snapshot) of model ``name``."""
+    """Return the function train(backend, dataset, settings, checkpoint) of model ``name``."""
     return importlib.import_module(f"msgd.training.{MODELS[name]}").train

@@ -1,4 +1,4 @@
-"""Validation error, cost, and the patience horizon over the iterations of one run."""
+"""Validation error, cost, and what the patience rule saw, over the iterations of one run."""
 
 from pathlib import Path
 
@@ -21,9 +21,19 @@ def plot_learning_curve(run_folder, path, dpi):
     run_folder = Path(run_folder)
     history = pd.read_csv(run_folder / "history.csv")
     training = read_json(run_folder / "training.json")
-    figure, (error_axes, cost_axes, patience_axes) = plt.subplots(
-        3, 1, figsize=(8, 8), sharex=True, height_ratios=(3, 2, 2.4)
+    panels = {"errors": 3, "cost": 2}  # name: relative height
+    if history["patience"].notna().any():  # conjugate gradients have none
+        panels["patience"] = 2.4
+    if "improvement_p" in history:
+        panels["improvement_p"] = 2
+    figure, axes = plt.subplots(
+        len(panels),
+        1,
+        figsize=(8, round(1.1 * sum(panels.values()))),
+        sharex=True,
+        height_ratios=[*panels.values()],
     )
+    lowest, axes = axes[-1], dict(zip(panels, axes, strict=True))
     figure.suptitle(
         f"{run_folder.parent.name}: {STOPPED_BY[training['stopped_by']]} "
         f"in epoch {training['epochs_run']}",
@@ -31,11 +41,14 @@ def plot_learning_curve(run_folder, path, dpi):
         ha="left",
         fontsize=12,
     )
-    _draw_errors(error_axes, history, training)
-    cost_axes.plot(history["iteration"], history["cost"], color=BLUE, **_markers(history))
-    cost_axes.set_ylabel("mean training cost\nsince the last validation")
-    _draw_patience(patience_axes, history, training)
-    patience_axes.set_xlabel("iteration (minibatches trained)")
+    _draw_errors(axes["errors"], history, training)
+    axes["cost"].plot(history["iteration"], history["cost"], color=BLUE, **_markers(history))
+    axes["cost"].set_ylabel("mean training cost\nsince the last validation")
+    if "patience" in axes:
+        _draw_patience(axes["patience"], history, training)
+    if "improvement_p" in axes:
+        _draw_improvement_p(axes["improvement_p"], history, run_folder)
+    lowest.set_xlabel("iteration (minibatches trained)")
     save_figure(figure, path, dpi)
 
 
@@ -91,3 +104,23 @@ def _draw_patience(axes, history, training):
         axes.plot(end, end, "o", color=INK, markersize=5)
     axes.set_ylim(0, None)
     axes.set_ylabel("patience (minibatches)")
+
+
+def _draw_improvement_p(axes, history, run_folder):
+    """Draw McNemar's p at every validation, and the level below which patience was extended."""
+    alpha = read_json(run_folder / "provenance.json")["settings"]["improvement_alpha"]
+    p = history["improvement_p"]
+    is_significant = p < alpha
+    axes.plot(history["iteration"], p, ".", color=GREY, markersize=4)
+    axes.plot(history["iteration"][is_significant], p[is_significant], ".", color=ORANGE)
+    axes.axhline(alpha, color=ORANGE, linewidth=1)
+    axes.annotate(
+        f"below {alpha}: better than the last such model",
+        (0, alpha),
+        xytext=(6, -12),
+        textcoords="offset points",
+        color=ORANGE,
+    )
+    axes.set_yscale("log")
+    axes.set_ylim(1e-6, 1.5)
+    axes.set_ylabel("McNemar's p")

@@ -4,6 +4,7 @@ The other way to train, beside the minibatch loop: same backends, same files. Th
 it ends when the gradient vanishes, when no step improves, or at the cap on iterations.
 """
 
+import itertools
 import logging
 import time
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from msgd.errors import UserError
 from msgd.models.interface import n_evaluated
+from msgd.training.checkpoint import State
 from msgd.training.loop import Training
 from msgd.training.snapshots import is_due
 
@@ -21,48 +23,73 @@ log = logging.getLogger(__name__)
 GRADIENT_TOLERANCE = 1e-5  # the published default: the largest entry of the gradient
 
 
-def train(backend, dataset, settings, save_snapshot):
+def train(backend, dataset, settings, checkpoint):
     """Minimise the cost over all minibatches; return a Training whose iterations are CG's.
 
     Arguments, result and errors are those of msgd.training.loop.train; the backend must also offer
     msgd.models.interface.FullGradient.
+
+    SciPy's minimiser cannot be stopped and continued, but it asks the same questions in the same
+    order: a state holds all answers so far, and a resumed run gives them again.
     """
     template = backend.get_parameters()
     # An iteration sees every minibatch, so it is an epoch of one iteration.
     result = Training(1, n_evaluated(len(dataset.valid_x), settings["batch_size"]))
-    started = time.perf_counter()
-    latest = {}
+    costs, gradients = [], []
+    state = checkpoint.load(settings["n_epochs"])
+    if state:
+        costs, gradients = [*state.arrays["costs"]], [*state.arrays["gradients"]]
+        result.history, result.seconds = state.history, state.seconds
+        result.best_parameters = state.best_parameters
+    else:
+        checkpoint.save_snapshot(0, template)
+    n_resumed, answers = len(result.history), iter([*zip(costs, gradients, strict=True)])
+    started = time.perf_counter() - (result.seconds[-1] if state else 0)
+    iterations = itertools.count(1)
 
     def cost(theta):
-        backend.set_parameters(_unflatten(theta, template))
-        value, gradient = backend.cost_and_gradient()
-        latest["cost"] = value
-        return value, _flatten(gradient)
+        answer = next(answers, None)
+        if answer is None:
+            backend.set_parameters(_unflatten(theta, template))
+            value, gradient = backend.cost_and_gradient()
+            answer = value, _flatten(gradient)
+            costs.append(answer[0])
+            gradients.append(answer[1])
+        return answer
+
+    def save(theta):
+        arrays = {"costs": np.array(costs), "gradients": np.array(gradients)}
+        now, best = _unflatten(theta, template), result.best_parameters
+        checkpoint.save(State(result.history, result.seconds, now, best, arrays=arrays))
 
     def after_iteration(intermediate_result):
-        backend.set_parameters(_unflatten(intermediate_result.x, template))
-        iteration = len(result.history) + 1
-        errors = backend.count_errors("valid")
+        bar.update()
+        iteration = next(iterations)
+        if iteration <= n_resumed:
+            return
+        theta = intermediate_result.x
+        backend.set_parameters(_unflatten(theta, template))
+        value, errors = float(intermediate_result.fun), backend.count_errors("valid")
         best = result.history[-1]["best_validation_errors"] if result.history else None
         is_best = best is None or errors < best
         if is_best:
             result.best_parameters = backend.get_parameters()
         result.record(
             iteration,
-            float(intermediate_result.fun),
+            value,
             errors,
-            patience=settings["n_epochs"],
+            patience=None,
             best_errors=errors if is_best else best,
             best_iteration=iteration if is_best else result.history[-1]["best_iteration"],
             seconds=time.perf_counter() - started,
         )
-        bar.update()
         bar.set_postfix_str(f"validation {result.history[-1]['validation_error_percent']:.2f} %")
-        log.info("iteration %d: cost %.6f, validation errors %d", iteration, latest["cost"], errors)
+        log.info("iteration %d: cost %.6f, validation errors %d", iteration, value, errors)
         if is_due(iteration):
-            save_snapshot(iteration, backend.get_parameters())
+            checkpoint.save_snapshot(iteration, backend.get_parameters())
+        if checkpoint.is_state_due():
+            save(theta)
 
-    save_snapshot(0, template)
     with tqdm(total=settings["n_epochs"], unit="iteration", disable=None) as bar:
         outcome = minimize(
             cost,
@@ -74,10 +101,11 @@ def train(backend, dataset, settings, save_snapshot):
         )
     if not result.history:
         raise UserError(f"conjugate gradients made no iteration: {outcome.message}")
+    save(outcome.x)
     result.iterations_run = len(result.history)
     result.stopped_by = "n_epochs" if outcome.nit >= settings["n_epochs"] else "convergence"
     backend.set_parameters(_unflatten(outcome.x, template))
-    save_snapshot(result.iterations_run, backend.get_parameters())
+    checkpoint.save_snapshot(result.iterations_run, backend.get_parameters())
     log.info("stopped by %s: %s", result.stopped_by, outcome.message)
     return result
 

@@ -1,4 +1,4 @@
-"""The one training loop: minibatch SGD with validation, patience and snapshots.
+"""The one training loop: minibatch SGD with validation, patience, snapshots and resume.
 
 The loop asks the backend for all minibatches up to the next moment at which something has to be
 decided, in one call. Iterations are minibatches; those shown to people count from 1.
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from msgd.errors import UserError
 from msgd.models.interface import n_evaluated
+from msgd.training.checkpoint import State
 from msgd.training.early_stopping import EarlyStopping, default_validation_frequency
 from msgd.training.snapshots import is_due
 
@@ -41,8 +42,11 @@ class Training:
         """Return the epoch, from 1, in which ``iteration``, from 1, falls."""
         return (iteration - 1) // self.n_train_batches + 1
 
-    def record(self, iteration, cost, errors, *, patience, best_errors, best_iteration, seconds):
-        """Append a validation to the history; the keys are the columns of history.csv."""
+    def record(self, iteration, cost, errors, *, best_errors, best_iteration, seconds, **rule):
+        """Append a validation to the history; the keys are the columns of history.csv.
+
+        rule: what the patience rule says, ``patience`` and, under "mcnemar", ``improvement_p``.
+        """
         self.history.append(
             {
                 "iteration": iteration,
@@ -50,7 +54,7 @@ class Training:
                 "cost": cost,
                 "validation_errors": errors,
                 "validation_error_percent": 100 * errors / self.validation_examples,
-                "patience": patience,
+                **rule,
                 "best_validation_errors": best_errors,
                 "best_iteration": best_iteration,
             }
@@ -72,30 +76,29 @@ class Training:
         }
 
 
-def train(backend, dataset, settings, save_snapshot):
+def train(backend, dataset, settings, checkpoint):
     """Train the model in ``backend`` until patience or epochs are exhausted; return a Training.
 
-    dataset: msgd.data.dataset.Dataset, for its sizes; settings: one experiment's completed
-    hyperparameters; save_snapshot(iteration, parameters) is called on the schedule of is_due,
-    before the first minibatch (iteration 0) and after the last. The backend is left with the last
-    parameters; the best ones are in the result. Raises UserError if the run ends or diverges
-    before its first validation.
+    dataset: msgd.data.dataset.Dataset, for its sizes and labels; settings: one run's completed
+    hyperparameters; checkpoint: msgd.training.checkpoint.Checkpoint, which takes snapshots on the
+    schedule of is_due, before the first minibatch (iteration 0) and after the last, and states to
+    go on from. The backend is left with the last parameters; the best ones are in the result.
+    Raises UserError if the run ends or diverges before its first validation.
     """
     batch_size = settings["batch_size"]
     n_train_batches = len(dataset.train_x) // batch_size
     frequency = settings["validation_frequency"] or default_validation_frequency(
         n_train_batches, settings["patience"]
     )
-    early_stopping = EarlyStopping(
-        settings["patience"], settings["patience_increase"], settings["improvement_threshold"]
-    )
+    early_stopping = EarlyStopping(**{key: settings[key] for key in RULE_SETTINGS})
     result = Training(n_train_batches, n_evaluated(len(dataset.valid_x), batch_size))
     cap = settings["n_epochs"] * n_train_batches
-    started = time.perf_counter()
-    done = 0
-    save_snapshot(0, backend.get_parameters())
-    with tqdm(total=cap, unit="minibatch", disable=None, dynamic_ncols=True) as bar:
-        while done < cap:
+    done = _resume(checkpoint.load(cap), backend, result, early_stopping)
+    if not done:
+        checkpoint.save_snapshot(0, backend.get_parameters())
+    started = time.perf_counter() - (result.seconds[-1] if done else 0)
+    with tqdm(total=cap, initial=done, unit="minibatch", disable=None, dynamic_ncols=True) as bar:
+        while done < cap and not early_stopping.is_exhausted(done - 1):
             next_validation = (done // frequency + 1) * frequency
             last = min(next_validation, early_stopping.patience + 1, cap)
             bar.total = min(early_stopping.patience + 1, cap)
@@ -106,31 +109,82 @@ def train(backend, dataset, settings, save_snapshot):
                 result.stopped_by = "divergence"
                 log.warning("the cost is %s by iteration %d: training diverged", cost, done)
                 break
-            if done == next_validation:
-                errors = backend.count_errors("valid")
-                if early_stopping.update(done - 1, errors):
-                    result.best_parameters = backend.get_parameters()
-                result.record(
-                    done,
-                    cost,
-                    errors,
-                    patience=early_stopping.patience,
-                    best_errors=early_stopping.best_errors,
-                    best_iteration=early_stopping.best_iteration,
-                    seconds=time.perf_counter() - started,
-                )
-                _show(result, bar, early_stopping, done)
-                if is_due(len(result.history)):
-                    save_snapshot(done, backend.get_parameters())
-            if early_stopping.is_exhausted(done - 1):
-                result.stopped_by = "patience"
-                break
+            if done < next_validation:
+                continue
+            _validate(backend, dataset, early_stopping, result, done, cost, started)
+            _show(result, bar, early_stopping, done)
+            if is_due(len(result.history)):
+                checkpoint.save_snapshot(done, backend.get_parameters())
+            is_last = done + frequency > min(early_stopping.patience + 1, cap)
+            if is_last or checkpoint.is_state_due():
+                checkpoint.save(_state(backend, result, early_stopping))
     result.iterations_run = done
+    if result.stopped_by != "divergence" and early_stopping.is_exhausted(done - 1):
+        result.stopped_by = "patience"
     if not result.history:
         raise UserError(_no_validation(result, settings, frequency, cap))
-    save_snapshot(done, backend.get_parameters())
+    checkpoint.save_snapshot(done, backend.get_parameters())
     log.info("stopped by %s after %d iterations", result.stopped_by, done)
     return result
+
+
+RULE_SETTINGS = (
+    *("patience", "patience_increase"),
+    *("improvement_threshold", "improvement_test", "improvement_alpha"),
+)
+# What of the patience rule changes during training.
+RULE_STATE = ("patience", "best_errors", "best_iteration", "improvement_p")
+
+
+def _validate(backend, dataset, early_stopping, result, done, cost, started):
+    """Count the validation errors, apply the patience rule, and record both in ``result``."""
+    rule = {}
+    if early_stopping.improvement_test == "mcnemar":
+        n = result.validation_examples
+        correct = backend.predict("valid")[:n] == dataset.valid_y[:n]
+        errors = n - int(np.count_nonzero(correct))
+    else:
+        errors, correct = backend.count_errors("valid"), None
+    if early_stopping.update(done - 1, errors, correct):
+        result.best_parameters = backend.get_parameters()
+    if early_stopping.improvement_test == "mcnemar":
+        rule["improvement_p"] = early_stopping.improvement_p
+    result.record(
+        done,
+        cost,
+        errors,
+        patience=early_stopping.patience,
+        **rule,
+        best_errors=early_stopping.best_errors,
+        best_iteration=early_stopping.best_iteration,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _state(backend, result, early_stopping):
+    """Return the State after the latest validation."""
+    correct = early_stopping.reference_correct
+    return State(
+        result.history,
+        result.seconds,
+        backend.get_parameters(),
+        result.best_parameters,
+        record={name: getattr(early_stopping, name) for name in RULE_STATE},
+        arrays={} if correct is None else {"reference_correct": correct},
+    )
+
+
+def _resume(state, backend, result, early_stopping):
+    """Go back to ``state``, a State or None; return how many iterations are done then."""
+    if state is None:
+        return 0
+    backend.set_parameters(state.parameters)
+    result.history, result.seconds = state.history, state.seconds
+    result.best_parameters = state.best_parameters
+    for name in RULE_STATE:
+        setattr(early_stopping, name, state.record[name])
+    early_stopping.reference_correct = state.arrays.get("reference_correct")
+    return state.iteration
 
 
 def _show(result, bar, early_stopping, done):

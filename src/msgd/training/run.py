@@ -22,7 +22,8 @@ from msgd.data.dataset import load_dataset
 from msgd.files import atomic_path, empty_folder, write_json
 from msgd.models import load_backend, load_model, load_trainer
 from msgd.provenance import describe_run
-from msgd.training.snapshots import save_parameters, snapshot_path
+from msgd.training.checkpoint import Checkpoint, state_folder
+from msgd.training.snapshots import save_parameters
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +39,24 @@ def build_backend(dataset, parameters, settings, device, float_x, threads, chunk
     )
 
 
-def run_training(data_folder, run_folder, settings, backend, float_x, threads, chunk_batches=None):
-    """Train one run and write its files into ``run_folder``.
+def run_training(
+    data_folder,
+    run_folder,
+    settings,
+    backend,
+    float_x,
+    threads,
+    chunk_batches=None,
+    states=None,
+    seconds_between_states=0.0,
+):
+    """Train one run, or go on with one that was killed, and write its files into ``run_folder``.
 
     data_folder: what unpickle wrote; settings: completed hyperparameters; backend: "auto", "cpu"
     or "cuda"; float_x: "float32" or "float64"; threads: of the CPU backend; results do not depend
-    on it; chunk_batches: see msgd.models.interface.Backend. Raises UserError; what
-    it had written is then removed.
+    on it; chunk_batches: see msgd.models.interface.Backend; states: folder of the states of all
+    runs, None to keep none; seconds_between_states: see msgd.training.checkpoint. Raises UserError;
+    what it had written into ``run_folder`` is then removed.
     """
     run_folder = Path(run_folder)
     dataset = load_dataset(data_folder)
@@ -56,13 +68,10 @@ def run_training(data_folder, run_folder, settings, backend, float_x, threads, c
     machine = build_backend(dataset, parameters, resolved, device, float_x, threads, chunk_batches)
 
     snapshots = empty_folder(run_folder / "snapshots")
+    states_of_run = states and state_folder(states, settings, device, float_x, dataset)
+    checkpoint = Checkpoint(snapshots, states_of_run, seconds_between_states)
     try:
-        result = load_trainer(settings["model"])(
-            machine,
-            dataset,
-            resolved,
-            lambda iteration, now: save_parameters(snapshot_path(snapshots, iteration), now),
-        )
+        result = load_trainer(settings["model"])(machine, dataset, resolved, checkpoint)
     except BaseException:
         shutil.rmtree(snapshots)
         raise
