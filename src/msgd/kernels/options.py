@@ -38,6 +38,17 @@ def _cache_folder():
 
 numba.config.CACHE_DIR = str(_cache_folder())
 
+# How long an OpenMP thread that waits for the others spins before it sleeps. GNU's default spins
+# for milliseconds: on a machine busy with other work each waits for one that cannot run, and two
+# threads become forty times slower than one. OpenMP reads it when Numba starts its threads.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def use_threads(threads):
+    """Let the CPU kernels run on ``threads`` threads, or on all there are if those are fewer."""
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+
+
 CPU = {"error_model": "numpy", "fastmath": False, "cache": True}
 CPU_INLINE = {**CPU, "forceinline": True}  # for what is called once per row or per pixel
 CPU_PARALLEL = {**CPU, "parallel": True}

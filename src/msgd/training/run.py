@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 def build_backend(dataset, parameters, settings, device, float_x, threads, chunk_batches):
     """Return the Backend of settings["model"] on ``device``, its CPU threads set to ``threads``."""
     if device == "cpu":
-        import numba
+        from msgd.kernels.options import use_threads
 
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        use_threads(threads)
     return load_backend(settings["model"], device)(
         dataset, parameters, settings, np.dtype(float_x).type, chunk_batches
     )
