@@ -1,4 +1,8 @@
-"""What the tests share. Without a GPU the CUDA tests run on Numba's simulator."""
+"""What the tests share.
+
+Without a GPU the CUDA tests run on Numba's simulator under the layer of simulator.py, or, if
+MSGD_PLAIN_SIMULATOR=1, on the simulator as it is.
+"""
 
 import ctypes
 import gzip
@@ -23,11 +27,19 @@ def _has_gpu():
 # Before Numba is imported, for it looks once.
 if not _has_gpu():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
-    # The simulator's main thread polls all others without a pause, 5 ms a turn by default.
-    sys.setswitchinterval(0.0005)
 
+import numba  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+if numba.config.ENABLE_CUDASIM:
+    if os.environ.get("MSGD_PLAIN_SIMULATOR") == "1":
+        # The simulator's main thread polls all others without a pause, 5 ms a turn by default.
+        sys.setswitchinterval(0.0005)
+    else:
+        import simulator
+
+        simulator.install()  # before anything is jitted
 
 from msgd.data.dataset import Dataset  # noqa: E402
 from msgd.data.download import download_mnist  # noqa: E402

@@ -198,6 +198,11 @@ def test_a_step_agrees_with_the_oracle(device, batch_size, shape, changes, float
         assert error <= tolerance * np.linalg.norm(gradient) + rounding
 
 
+def test_a_step_at_the_published_sizes_on_cuda():
+    """Once only, for its price: CPU_CASES has the sizes for the other twin."""
+    test_a_step_agrees_with_the_oracle("cuda", 2, (28, 28), {}, "float32", "uint8")
+
+
 @pytest.mark.parametrize("float_name", FLOATS)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name):

@@ -146,14 +146,15 @@ def test_a_step_agrees_with_the_oracle(device, size, float_name, pixels, changes
         assert error <= 4 * tolerance * np.linalg.norm(gradient) + rounding
 
 
-def test_a_step_at_the_published_width():
-    """784-500-10, on the CPU alone: the simulator takes minutes for it."""
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_step_at_the_published_width(device):
+    """784-500-10 and minibatches of 20."""
     dataset = make_dataset(20, 10, 10, (28, 28), 10)
-    settings = settings_of(batch_size=2)
+    settings = settings_of()
     parameters = random_parameters(dataset, settings, np.float32)
-    backend = make_backend("cpu", dataset, parameters, settings, np.float32)
+    backend = make_backend(device, dataset, parameters, settings, np.float32)
     (cost,) = backend.train(0, 1)
-    x, y = oracle.pixels(dataset.train_x[:2]), dataset.train_y[:2]
+    x, y = oracle.pixels(dataset.train_x), dataset.train_y
     before = [array.astype(np.float64) for array in parameters.values()]
     expected_cost = oracle.mlp_cost(before, x, y, l2=settings["l2"])
     assert abs(cost - expected_cost) <= 1e-5 * expected_cost

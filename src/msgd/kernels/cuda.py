@@ -68,15 +68,16 @@ def launch_shape(n_rows):
     at once, for in a cooperative launch they wait for each other. Kernels stride over the grid and
     every sum is taken by one thread in a fixed order, so results do not depend on this shape.
     """
-    if IS_SIMULATOR:  # it runs one block in a cooperative launch, and an OS thread per thread
-        return (1, 1), SIMULATOR_THREADS
+    if IS_SIMULATOR:
+        return (1, SIMULATOR_BLOCKS), SIMULATOR_THREADS
     threads = (CLASS_LANES, options.THREADS_PER_BLOCK // CLASS_LANES)
     resident = BLOCKS_PER_SM * cuda.get_current_device().MULTIPROCESSOR_COUNT
     return (1, min(-(-n_rows // threads[1]), resident)), threads
 
 
 CLASS_LANES = 16
-SIMULATOR_THREADS = (4, 8)
+SIMULATOR_BLOCKS = 1  # Numba's own runs no more in a cooperative launch; the tests' layer does
+SIMULATOR_THREADS = (4, 8)  # an OS thread each
 BLOCKS_PER_SM = 2  # the compile gate holds registers low enough
 
 
