@@ -38,9 +38,8 @@ from numba.cuda.simulator.cudadrv import devicearray
 from numba.cuda.types import Type
 
 MAX_THREADS = 1024  # of a block
-MAX_SHARED_BYTES = (
-    48 * 1024
-)  # of a block; for more a kernel must ask the driver, numba-cuda does not
+# Of a block; for more a kernel must ask the driver, which numba-cuda does not.
+MAX_SHARED_BYTES = 48 * 1024
 WARP = 32
 
 # How to compile, which changes no result; Numba's simulator rejects them.

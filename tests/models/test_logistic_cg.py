@@ -3,7 +3,7 @@
 import numpy as np
 import oracle
 import pytest
-from conftest import make_dataset
+from conftest import MemoryCheckpoint, make_dataset
 from scipy.optimize import fmin_cg
 
 from msgd.config import complete_experiment
@@ -58,8 +58,8 @@ def test_a_fit_follows_scipy_on_the_oracle(device):
     settings = complete_experiment({"model": "logistic_cg"})
     zeros = model.initial_parameters(dataset, settings, np.float64)
     backend, settings = make_backend(device, dataset, zeros, n_epochs=6, **PENALTIES)
-    snapshots = []
-    result = train(backend, dataset, settings, lambda i, parameters: snapshots.append(i))
+    checkpoint = MemoryCheckpoint()
+    result = train(backend, dataset, settings, checkpoint)
 
     def unflatten(theta):
         return [theta[:27].reshape(9, 3), theta[27:]]
@@ -86,7 +86,7 @@ def test_a_fit_follows_scipy_on_the_oracle(device):
     assert len(counts) == 6
     assert result.history[-1]["cost"] < result.history[0]["cost"]
     assert result.stopped_by == "n_epochs"
-    assert snapshots == [0, 1, 2, 3, 4, 6, 6]
+    assert checkpoint.snapshots == [0, 1, 2, 3, 4, 6, 6]
     summary = result.summary()
     assert summary["validation_errors"] == min(counts)
     assert summary["best_iteration"] == counts.index(min(counts)) + 1
@@ -96,7 +96,7 @@ def test_convergence_is_told():
     dataset = make_dataset(n_train=47, n_classes=3)
     zeros = model.initial_parameters(dataset, {}, np.float64)
     backend, settings = make_backend("cpu", dataset, zeros, n_epochs=500, l2=1.0)
-    result = train(backend, dataset, settings, lambda i, parameters: None)
+    result = train(backend, dataset, settings, MemoryCheckpoint())
     assert result.stopped_by == "convergence"
     assert result.iterations_run < 500
 
