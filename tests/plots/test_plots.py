@@ -1,6 +1,7 @@
 """Figures from saved files: of the right size and frames, and true where numbers are shown."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import as_triple, make_dataset, save_npz
 from PIL import Image
@@ -9,6 +10,7 @@ from msgd.config import complete_experiment
 from msgd.data.dataset import unpickle
 from msgd.evaluation.score import score_run
 from msgd.models import MODELS, load_model
+from msgd.plots import learning_curve
 from msgd.plots.learning_curve import plot_learning_curve
 from msgd.plots.mistakes import (
     confusion_matrix,
@@ -69,6 +71,32 @@ def test_every_figure_is_drawn(folders, tmp_path):
         with Image.open(path) as image:
             colours = image.convert("RGB").getcolors(maxcolors=10**6)
         assert len(colours) > 20, f"{path.name} is blank"
+
+
+@pytest.mark.parametrize(
+    ("changes", "panels"),
+    [
+        ({"model": "logistic_regression"}, 3),
+        ({"model": "logistic_regression", "improvement_test": "mcnemar"}, 4),
+        ({"model": "logistic_cg"}, 2),
+    ],
+)
+def test_the_learning_curve_shows_what_its_rule_saw(
+    folders, tmp_path, monkeypatch, changes, panels
+):
+    run = tmp_path / "toy" / "seed=3"
+    settings = complete_experiment({"batch_size": 10, "n_epochs": 5, **changes})
+    run_training(folders[0], run, settings, "cpu", "float32", 1)
+    figures = []
+    monkeypatch.setattr(learning_curve, "save_figure", lambda figure, *_: figures.append(figure))
+    plot_learning_curve(run, tmp_path / "curve.png", 50)
+    (figure,) = figures
+    assert len(figure.axes) == panels
+    assert figure.get_suptitle().startswith("toy seed=3: ended by")
+    if panels == 4:
+        drawn = figure.axes[3].lines[0].get_ydata()
+        p = pd.read_csv(run / "history.csv")["improvement_p"]
+        np.testing.assert_array_equal(drawn, np.maximum(p, 1e-6))
 
 
 def test_the_dpi_sets_the_size(folders, tmp_path):

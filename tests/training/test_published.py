@@ -46,6 +46,20 @@ def test_the_published_run(mnist, float_x):
     assert (patience[33], patience[34], patience[37], patience[73]) == (5000, 5642, 6140, 6140)
 
 
+def test_mcnemar_goes_on_past_the_threshold_rule(mnist):
+    """Figures recomputed by replaying the rule on the correctness of every validation."""
+    changes = {"improvement_test": "mcnemar", "improvement_alpha": 0.01}
+    result, _ = run(mnist, np.float32, **changes)
+    summary = result.summary()
+    assert summary["stopped_by"] == "patience"
+    assert (summary["epochs_run"], summary["iterations_run"]) == (174, 14441)
+    assert (summary["best_epoch"], summary["validation_errors"]) == (169, 688)
+    p = [row["improvement_p"] for row in result.history]
+    assert p[0] is None
+    assert all(0 < value <= 1 for value in p[1:])
+    assert any(value < 0.01 for value in p[1:])
+
+
 def test_half_the_batch_size_stops_in_epoch_74_too(mnist):
     result, _ = run(mnist, np.float32, batch_size=300)
     assert result.summary()["epochs_run"] == 74

@@ -174,6 +174,15 @@ def test_a_grid_computes_what_is_new_and_deletes_nothing(folder):
     assert (folder / "results" / "runs" / "fast" / "learning_rate=0.5" / "history.csv").exists()
 
 
+def test_threads_are_given_to_the_job_and_rerun_nothing(folder):
+    write_config(folder, {**TOY, "threads": 1})
+    assert would_run(folder) == {}
+    done = snakemake(folder, "-n", "-p", "--forceall", "--cores", "2")
+    assert done.stdout.count(" --threads 1 ") == 4  # two trainings, two scorings
+    done = snakemake(folder, "-n", "-p", "--forceall", "--cores", "2", "--config", "threads=8")
+    assert done.stdout.count(" --threads 2 ") == 4
+
+
 def test_a_run_that_is_not_asked_for_is_told(folder):
     done = snakemake(folder, "-n", "results/runs/fast/seed=7/history.csv")
     assert done.returncode != 0

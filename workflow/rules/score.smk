@@ -22,7 +22,7 @@ rule score:
         "results/benchmarks/score/{experiment}/{run}.tsv"
     conda:
         "../envs/msgd.yaml"
-    threads: 8
+    threads: config["threads"]
     resources:
         gpu=0 if config["backend"] == "cpu" else 1,
     params:

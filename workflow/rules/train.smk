@@ -25,7 +25,7 @@ rule train:
         "results/benchmarks/train/{experiment}/{run}.tsv"
     conda:
         "../envs/msgd.yaml"
-    threads: 8
+    threads: config["threads"]
     resources:
         gpu=0 if config["backend"] == "cpu" else 1,
     params:

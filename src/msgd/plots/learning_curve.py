@@ -6,7 +6,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from msgd.files import read_json
-from msgd.plots.style import BLUE, GREY, INK, ORANGE, save_figure
+from msgd.plots.style import BLUE, GREY, INK, ORANGE, run_title, save_figure
+
+SMALLEST_P = 1e-6  # smaller ones are drawn there
 
 STOPPED_BY = {
     "patience": "ended by patience",
@@ -35,7 +37,7 @@ def plot_learning_curve(run_folder, path, dpi):
     )
     lowest, axes = axes[-1], dict(zip(panels, axes, strict=True))
     figure.suptitle(
-        f"{run_folder.parent.name}: {STOPPED_BY[training['stopped_by']]} "
+        f"{run_title(run_folder)}: {STOPPED_BY[training['stopped_by']]} "
         f"in epoch {training['epochs_run']}",
         x=0.01,
         ha="left",
@@ -109,18 +111,19 @@ def _draw_patience(axes, history, training):
 def _draw_improvement_p(axes, history, run_folder):
     """Draw McNemar's p at every validation, and the level below which patience was extended."""
     alpha = read_json(run_folder / "provenance.json")["settings"]["improvement_alpha"]
-    p = history["improvement_p"]
-    is_significant = p < alpha
+    p = history["improvement_p"].clip(lower=SMALLEST_P)
+    is_significant = history["improvement_p"] < alpha
     axes.plot(history["iteration"], p, ".", color=GREY, markersize=4)
     axes.plot(history["iteration"][is_significant], p[is_significant], ".", color=ORANGE)
     axes.axhline(alpha, color=ORANGE, linewidth=1)
-    axes.annotate(
+    axes.text(
+        0.99,
+        0.06,
         f"below {alpha}: better than the last such model",
-        (0, alpha),
-        xytext=(6, -12),
-        textcoords="offset points",
+        transform=axes.transAxes,
+        ha="right",
         color=ORANGE,
     )
     axes.set_yscale("log")
-    axes.set_ylim(1e-6, 1.5)
+    axes.set_ylim(SMALLEST_P / 2, 2)
     axes.set_ylabel("McNemar's p")

@@ -8,7 +8,7 @@ import numpy as np
 from msgd.data.dataset import load_dataset
 from msgd.files import read_json
 from msgd.models import load_model
-from msgd.plots.style import BLUE, GREY, INK, ORANGE, picture, save_figure
+from msgd.plots.style import BLUE, GREY, INK, ORANGE, picture, run_title, save_figure
 from msgd.training.snapshots import load_parameters
 
 
@@ -48,8 +48,7 @@ def plot_confusion(data_folder, run_folder, path, dpi):
     axes.set_xlabel("predicted class")
     axes.set_ylabel("label")
     axes.set_title(
-        f"{Path(run_folder).parent.name}: {mistakes.sum()} mistakes "
-        f"among {matrix.sum():,} test images"
+        f"{run_title(run_folder)}: {mistakes.sum()} mistakes among {matrix.sum():,} test images"
     )
     save_figure(figure, path, dpi)
 
@@ -79,7 +78,7 @@ def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
         n_rows, n_columns, figsize=(n_columns * 1.75, n_rows * 2.25 + 0.6), squeeze=False
     )
     figure.suptitle(
-        f"{Path(run_folder).parent.name}: the {len(worst)} worst of {len(wrong)} mistakes",
+        f"{run_title(run_folder)}: the {len(worst)} worst of {len(wrong)} mistakes",
         x=0.01,
         ha="left",
         fontsize=12,

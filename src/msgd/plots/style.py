@@ -1,5 +1,7 @@
 """One look for all figures, and the one way they are saved."""
 
+from pathlib import Path
+
 import matplotlib as mpl
 
 mpl.use("agg")  # files only: no display is needed
@@ -31,6 +33,13 @@ mpl.rcParams.update(
         "font.size": 9.5,
     }
 )
+
+
+def run_title(run_folder):
+    """Return the name of the run in ``run_folder`` (.../experiment/run) as titles show it."""
+    folder = Path(run_folder)
+    varied = "" if folder.name == "default" else f" {folder.name.replace(',', ', ')}"
+    return folder.parent.name + varied
 
 
 def save_figure(figure, path, dpi):
