@@ -137,9 +137,9 @@ best. Below 2 % error that is one example in 10,000, which chance moves. `mcnema
 model is better than the last one that was found significantly better, by an exact one-sided test on
 the validation examples of which the two disagree.
 
-Its caveat: the test is repeated at every validation, always on the same examples, so the chance that
-a run has a false finding is larger than alpha. Alpha is a knob of patience, not the error rate of a
-run. The test error is shown to judge the rules; none of them used it.
+Its caveat: the test is repeated at every validation, always on the same examples, so the chance
+that a run has a false finding is larger than alpha. Alpha is a knob of patience, not the error rate
+of a run. The test error is shown to judge the rules; none of them used it.
 """
 
 
