@@ -24,7 +24,7 @@ def test_a_backend_offers_what_the_interface_says(name, device):
     found = public_methods(load_backend(name, device))
     assert {method: found.pop(method) for method in expected} == expected
     # What CpuBackend and CudaBackend ask of a room beside the interface.
-    hooks = {"cpu": {"train_span", "predict_classes"}, "cuda": {"launch_train", "launch_logits"}}
+    hooks = {"cpu": {"train_span", "predict_rows"}, "cuda": {"launch_train", "launch_logits"}}
     full = {"cost_and_gradient"} if MODELS[name] == "conjugate_gradient" else set()
     assert set(found) - {"allocate"} == hooks[device] | full
 

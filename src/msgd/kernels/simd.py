@@ -1,4 +1,4 @@
-"""Explicit vectors for CPU kernels: 16 numbers of floatX in registers, and six things to do.
+"""Explicit vectors for CPU kernels: 16 numbers of floatX in registers, and seven things to do.
 
 Numba leaves vectorising to LLVM, which declines where it cannot exclude that arrays overlap or that
 an index wraps around. These vectors are LLVM's own, so their operations are vector instructions
@@ -10,6 +10,7 @@ not checked and must not be negative.
 - ``load(array, i)``: the vector array[i : i + LANES]
 - ``store(array, i, v)``: array[i : i + LANES] = v
 - ``splat(array, x)``: x in every lane, in the type of ``array``
+- ``add(v, w)``: v + w
 - ``fma(x, v, acc)``: acc + x v with one rounding; x is a scalar, v and acc are vectors
 - ``multiply_add(v, w, acc)``: acc + v w, lane by lane, with one rounding
 - ``lane_sum(v)``: the sum of the lanes, as the pairwise tree of halves
@@ -92,6 +93,16 @@ def splat(typing_context, array, x):
         return _splat(builder, _llvm(dtype), scalar)
 
     return Vector(array.dtype)(array, x), build
+
+
+@intrinsic
+def add(typing_context, left, right):
+    """Return left + right."""
+
+    def build(context, builder, signature, args):
+        return builder.fadd(*args)
+
+    return left(left, right), build
 
 
 @intrinsic

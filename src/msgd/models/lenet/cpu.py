@@ -167,8 +167,9 @@ class Backend(CpuBackend):
             costs,
         )
 
-    def predict_classes(self, x, predicted):
-        """Write the classes of the images x (n, D) into predicted (n,) int32."""
+    def predict_rows(self, split, start, stop, predicted):
+        """Write the classes of images start..stop-1 of ``split`` into predicted, int32."""
+        x = self.dataset.split(split)[0][start:stop]
         program = self.program[: self.n_forward]
         _predict(x, self.pixel_scale, self.kind, program, *self.network, predicted)
 

@@ -6,6 +6,7 @@ from numba import njit, prange
 from msgd.kernels import options
 from msgd.kernels.cpu import ordered_sum, penalty, penalty_gradient
 from msgd.models.logistic_regression import cpu
+from msgd.models.logistic_regression.cpu import TASKS, _errors, _update, _update_bias
 
 
 class Backend(cpu.Backend):
@@ -13,89 +14,81 @@ class Backend(cpu.Backend):
 
     def cost_and_gradient(self):
         """See msgd.models.interface.FullGradient.cost_and_gradient."""
-        gradient = {"weights": np.zeros_like(self.weights), "bias": np.zeros_like(self.bias)}
+        weights_gradient, bias_gradient = np.zeros_like(self.weights), np.zeros_like(self.bias)
+        start, stop = self._rows_of(0, self.n_train_batches)
         cost = _cost_and_gradient(
-            self.dataset.train_x,
-            self.dataset.train_y,
+            self._nonzero("train", start, stop),
+            self._lit(start, stop),
+            self.dataset.train_y[start:stop],
             self.pixel_scale,
             self.batch_size,
-            self.n_train_batches,
+            self.dataset.n_classes,
             self.penalties,
             self.weights,
             self.bias,
-            self.weights_gradient,
-            self.bias_gradient,
-            gradient["weights"],
-            gradient["bias"],
+            weights_gradient,
+            bias_gradient,
         )
-        return float(cost), gradient
+        return float(cost), self._unpad(weights_gradient, bias_gradient)
 
 
 @njit(**options.CPU_PARALLEL)
 def _cost_and_gradient(
-    x,  # (N, D) uint8 or floatX
-    y,  # (N,) int32
+    pixels,  # NonzeroPixels of all minibatches
+    lit,  # their LitImages
+    y,  # their (N,) int32 labels
     pixel_scale,
     batch_size,
-    n_train_batches,
+    n_classes,
     penalties,  # (l1, l2, lp, p)
-    weights,  # (D, C)
-    bias,  # (C,)
-    chunk_weights,  # (P, D, C), scratch
-    chunk_bias,  # (P, C), scratch
-    weights_gradient,  # (D, C), zeros; overwritten
-    bias_gradient,  # (C,), zeros; overwritten
+    weights,  # flat (D, W)
+    bias,  # (W,)
+    weights_gradient,  # flat (D, W), zeros; overwritten
+    bias_gradient,  # (W,), zeros; overwritten
 ):
-    n_chunks, n_features, _ = chunk_weights.shape
     dtype = weights.dtype
+    width = bias.shape[0]
+    n_features = weights.shape[0] // width
+    n_train_batches = y.shape[0] // batch_size
     # Every minibatch's errors are divided by B M, so that their sum is the mean over minibatches.
     inverse = dtype.type(1) / dtype.type(batch_size * n_train_batches)
-    nll = np.zeros(n_train_batches, dtype)
-    chunk_nll = np.empty(n_chunks, dtype)
-    chunk_penalty = np.empty(n_chunks, dtype)
+    total_nll = np.empty(n_train_batches, dtype)
+    error = np.zeros(batch_size * width, dtype)
+    nll = np.empty(batch_size, dtype)
+    task_penalty = np.empty(TASKS, dtype)
+    one = dtype.type(1)
     for minibatch in range(n_train_batches):
-        start = minibatch * batch_size
-        for p in prange(n_chunks):
-            chunk_nll[p] = cpu._chunk_gradient(
-                x,
+        for task in prange(TASKS):
+            _errors(
+                task * batch_size // TASKS,
+                (task + 1) * batch_size // TASKS,
+                minibatch * batch_size,
+                pixels,
                 y,
                 pixel_scale,
-                start + p * batch_size // n_chunks,
-                start + (p + 1) * batch_size // n_chunks,
+                n_classes,
                 inverse,
                 weights,
                 bias,
-                chunk_weights[p],
-                chunk_bias[p],
+                error,
+                nll,
             )
-        for p in prange(n_chunks):
-            first, last = p * n_features // n_chunks, (p + 1) * n_features // n_chunks
-            _add_rows(first, last, chunk_weights, weights_gradient)
-        for p in range(n_chunks):
-            for c in range(bias.shape[0]):
-                bias_gradient[c] += chunk_bias[p, c]
-        nll[minibatch] = ordered_sum(chunk_nll)
-    for p in prange(n_chunks):
-        first, last = p * n_features // n_chunks, (p + 1) * n_features // n_chunks
-        chunk_penalty[p] = _add_penalty(first, last, penalties, weights, weights_gradient)
-    return ordered_sum(nll) * inverse + ordered_sum(chunk_penalty)
+        # A step of rate -1 adds the gradient.
+        for task in prange(TASKS):
+            first_row = minibatch * n_features
+            _update(task, first_row, lit, pixel_scale, -one, error, width, weights_gradient)
+        _update_bias(-one, error, bias_gradient)
+        total_nll[minibatch] = ordered_sum(nll)
+    for task in prange(TASKS):
+        task_penalty[task] = _add_penalty(task, penalties, weights, weights_gradient)
+    return ordered_sum(total_nll) * inverse + ordered_sum(task_penalty)
 
 
 @njit(**options.CPU)
-def _add_rows(first, last, chunk_weights, weights_gradient):
-    """Add the chunks' gradients, in order, to pixel rows first..last-1 of weights_gradient."""
-    for d in range(first, last):
-        for c in range(weights_gradient.shape[1]):
-            for p in range(chunk_weights.shape[0]):
-                weights_gradient[d, c] += chunk_weights[p, d, c]
-
-
-@njit(**options.CPU)
-def _add_penalty(first, last, penalties, weights, weights_gradient):
-    """Add the penalty's gradient to pixel rows first..last-1; return their penalty."""
+def _add_penalty(task, penalties, weights, weights_gradient):
+    """Add the penalty's gradient for every TASKS-th weight; return their penalty."""
     total = weights.dtype.type(0)
-    for d in range(first, last):
-        for c in range(weights.shape[1]):
-            total += penalty(weights[d, c], penalties)
-            weights_gradient[d, c] += penalty_gradient(weights[d, c], penalties)
+    for w in range(task, weights.shape[0], TASKS):
+        total += penalty(weights[w], penalties)
+        weights_gradient[w] += penalty_gradient(weights[w], penalties)
     return total

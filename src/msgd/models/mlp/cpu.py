@@ -77,8 +77,9 @@ class Backend(CpuBackend):
             costs,
         )
 
-    def predict_classes(self, x, predicted):
-        """Write the classes of the images x (n, D) into predicted (n,) int32."""
+    def predict_rows(self, split, start, stop, predicted):
+        """Write the classes of images start..stop-1 of ``split`` into predicted, int32."""
+        x = self.dataset.split(split)[0][start:stop]
         n_classes = self.dataset.n_classes
         network = self.layers, self.weights, self.bias
         _predict(x, self.pixel_scale, n_classes, self.activation, *network, predicted)
