@@ -67,24 +67,6 @@ def ordered_sum(values):
     return total
 
 
-@njit(**options.CPU)
-def gather_nonzero(x, row, scale, position, value):
-    """List the pixels of image ``row`` that are not zero; return how many there are.
-
-    x: (N, D); scale: floatX, what a stored pixel is multiplied by. position: (D,) int64 and
-    value: (D,) floatX are overwritten from the start. Four fifths of MNIST's pixels are zero, and
-    adding their products changes no sum.
-    """
-    count = 0
-    for d in range(x.shape[1]):
-        pixel = x[row, d]
-        if pixel != 0:
-            position[count] = d
-            value[count] = pixel * scale
-            count += 1
-    return count
-
-
 @intrinsic
 def element(typing_context, array, i):
     """Return array[i] of a flat array; ``i`` is not checked and must not be negative.
@@ -99,3 +81,17 @@ def element(typing_context, array, i):
         return builder.load(builder.gep(data, [index]))
 
     return array.dtype(array, i), build
+
+
+@intrinsic
+def set_element(typing_context, array, i, value):
+    """Set array[i] of a flat array to ``value``, of its type; ``i`` must not be negative."""
+
+    def build(context, builder, signature, args):
+        array_type, index_type, _ = signature.args
+        data = context.make_array(array_type)(context, builder, value=args[0]).data
+        index = context.cast(builder, args[1], index_type, types.intp)
+        builder.store(args[2], builder.gep(data, [index]))
+        return context.get_dummy_value()
+
+    return types.void(array, i, array.dtype), build

@@ -1,11 +1,14 @@
 """Multilayer perceptron on the CPU: loops over the formulas of ``model.py``.
 
-The layers lie one after the other in flat arrays, in the blocks of ``kernels/dense.py``; a table
-(``layers``) says where each starts. A minibatch passes through parallel loops whose tasks do not
-depend on each other: list the nonzero pixels; forward, layer by layer; logits and loss, example by
-example; errors of the hidden layers, from the last to the second; errors and update of the first,
-block by block; update of the others. How many tasks there are follows from sizes alone and no sum
-is shared between tasks, so the bits are the same for any number of threads.
+The layers lie one after the other in flat arrays, laid out as ``kernels/dense.py`` says; a table
+(``layers``) says where each starts. The hidden units are cut into blocks, and a task owns a block:
+it takes the block's errors from those of the next layer, updates the weights that leave it and, in
+the first hidden layer, those that enter it, and at once goes forward with the next minibatch, while
+these weights are in its cache. What a block adds to the next layer's sums is kept apart for each
+block and added in order. So a step of a network with one hidden layer is a single parallel loop,
+and logits and loss, which are short, between two of them; every further hidden layer adds a loop
+backward and one forward. No sum is shared between tasks, so the bits are the same for any number of
+threads.
 """
 
 import numpy as np
@@ -15,42 +18,48 @@ from msgd.kernels import options
 from msgd.kernels.cpu import (
     activate,
     activation_slope,
+    element,
     first_argmax,
-    gather_nonzero,
     ordered_sum,
+    set_element,
     softmax_cross_entropy,
 )
 from msgd.kernels.dense import (
     BLOCK,
-    forward_block,
+    add_block,
+    dot_block,
     from_blocks,
-    input_error,
+    from_rows,
     n_blocks,
-    penalise_row,
+    penalise_block,
+    store_block,
     to_blocks,
-    update_row,
+    to_rows,
+    update_block,
+    weighted_block,
 )
 from msgd.kernels.formulas import ACTIVATIONS
-from msgd.kernels.simd import lane_sum
+from msgd.kernels.nonzero import scale
+from msgd.kernels.simd import add, lane_sum, splat
 from msgd.models.cpu_backend import CpuBackend
 
-# The columns of ``layers``, (L, 4) int64: a row per layer.
-N_IN = 0  # units of the layer before it
-WIDTH = 1  # its units, rounded up to whole blocks
-WEIGHTS = 2  # where its weights start in the flat weights
-UNITS = 3  # where its units start in the flat biases; times B, in the flat activations and errors
+# The columns of ``layers``, (L, 6) int64: a row per layer.
+N_IN = 0  # its inputs: pixels, or the units of the layer before rounded up to whole blocks
+N_OUT = 1  # its units
+WIDTH = 2  # its units rounded up to whole blocks
+WEIGHTS = 3  # where its weights start in the flat weights
+UNITS = 4  # where its units start in the flat biases; times B, in the flat activations and errors
+SUMS = 5  # times B, where the blocks of the layer before leave their sums; none for the first layer
 
-TASKS = 16  # parts that a loop over pixels, rows or examples is cut into
-PREDICTION_CHUNKS = 64  # of a split's images
+PREDICTION_IMAGES = 32  # that go through the network together
 
 
 class Backend(CpuBackend):
     """The CPU twin; see msgd.models.interface.Backend."""
 
     def allocate(self):
-        """Make the table of layers, and choose the way penalties are taken."""
+        """Choose the way penalties are taken."""
         self.activation = ACTIVATIONS[self.settings["activation"]]
-        self.layers = layer_table(self.shapes)
         # l2 alone is part of the update's arithmetic; beside another, all take the long way.
         l1, l2, lp, _ = self.penalties
         self.has_penalties = bool(l1 or lp)
@@ -58,19 +67,18 @@ class Backend(CpuBackend):
 
     def train_span(self, first, last, costs):
         """Train minibatches first..last-1 and write their costs, (last - first,) floatX."""
+        start, stop = self._rows_of(first, last)
         _train(
-            self.dataset.train_x,
-            self.dataset.train_y,
+            self._nonzero("train", start, stop),
+            self._lit(start, stop),
+            self.dataset.train_y[start:stop],
             self.pixel_scale,
             self.batch_size,
-            self.n_train_batches,
-            self.dataset.n_classes,
             self.rates,
             self.has_penalties,
             self.penalties,
             self.activation,
-            first,
-            last,
+            first % self.n_train_batches - start // self.batch_size,
             self.layers,
             self.weights,
             self.bias,
@@ -79,18 +87,19 @@ class Backend(CpuBackend):
 
     def predict_rows(self, split, start, stop, predicted):
         """Write the classes of images start..stop-1 of ``split`` into predicted, int32."""
-        x = self.dataset.split(split)[0][start:stop]
-        n_classes = self.dataset.n_classes
+        pixels = self._nonzero(split, start, stop)
         network = self.layers, self.weights, self.bias
-        _predict(x, self.pixel_scale, n_classes, self.activation, *network, predicted)
+        _predict(pixels, self.pixel_scale, self.activation, *network, predicted)
 
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
         parameters = {}
+        starts = [*self.layers[1:, WEIGHTS], len(self.weights)]
         for number, (n_in, n_out) in enumerate(self.shapes, start=1):
-            _, width, first_weight, first_unit = self.layers[number - 1]
-            weights = self.weights[first_weight : first_weight + n_in * width]
-            parameters[f"weights_{number}"] = from_blocks(weights, n_in, n_out)
+            first_weight, first_unit = self.layers[number - 1, [WEIGHTS, UNITS]]
+            from_flat = from_blocks if number == 1 else from_rows
+            flat = self.weights[first_weight : starts[number - 1]]
+            parameters[f"weights_{number}"] = from_flat(flat, n_in, n_out)
             parameters[f"bias_{number}"] = self.bias[first_unit : first_unit + n_out].copy()
         return parameters
 
@@ -99,273 +108,269 @@ class Backend(CpuBackend):
         weights = [array for array in parameters.values() if array.ndim == 2]
         biases = [array for array in parameters.values() if array.ndim == 1]
         self.shapes = [array.shape for array in weights]
-        self.weights = np.concatenate([to_blocks(array) for array in weights])
+        self.layers = layer_table(self.shapes)
+        self.weights = np.concatenate([to_blocks(weights[0]), *map(to_rows, weights[1:])])
         self.bias = np.concatenate([to_blocks(array[None]) for array in biases])
 
 
 def layer_table(shapes):
     """Return ``layers`` for dense layers whose weights have ``shapes`` (n_in, n_out), in order."""
-    layers = np.zeros((len(shapes), 4), np.int64)
-    first_weight = first_unit = 0
-    for row, (n_in, n_out) in zip(layers, shapes, strict=True):
+    layers = np.zeros((len(shapes), 6), np.int64)
+    first_weight = first_unit = first_sum = 0
+    for number, (n_in, n_out) in enumerate(shapes):
         width = n_blocks(n_out) * BLOCK
-        row[:] = n_in, width, first_weight, first_unit
-        first_weight += n_in * width
+        if number:
+            n_in = layers[number - 1, WIDTH]
+        layers[number] = n_in, n_out, width, first_weight, first_unit, first_sum
+        first_weight += n_in * (n_out if number else width)
         first_unit += width
+        first_sum += n_in // BLOCK * width if number else 0
     return layers
+
+
+@njit(**options.CPU)
+def _n_sums(layers):
+    """Return how many sums of blocks there are for each image."""
+    last = layers[-1]
+    return last[SUMS] + last[N_IN] // BLOCK * last[WIDTH]
 
 
 @njit(**options.CPU_PARALLEL)
 def _train(
-    x,  # (N, D) uint8 or floatX
-    y,  # (N,) int32
+    pixels,  # NonzeroPixels of the minibatches that the span goes round
+    lit,  # their LitImages
+    y,  # their (N,) int32 labels
     pixel_scale,
     batch_size,
-    n_train_batches,
-    n_classes,
     rates,  # (learning rate, l2)
     has_penalties,
     penalties,  # (l1, l2, lp, p); used instead of the l2 of rates if has_penalties
     activation,
-    first,
-    last,
-    layers,  # (L, 4)
+    first,  # the minibatch of the span's beginning
+    layers,  # (L, 6)
     weights,  # flat, changed
     bias,  # flat, changed
-    costs,  # (last - first,), overwritten
+    costs,  # one for each minibatch of the span, overwritten
 ):
     dtype = weights.dtype
-    n_features = x.shape[1]
     n_layers = layers.shape[0]
-    n_first_blocks = layers[0, WIDTH] // BLOCK
-    inverse_batch_size = dtype.type(1) / dtype.type(batch_size)
+    n_minibatches = y.shape[0] // batch_size
+    n_steps = costs.shape[0]
     h = np.zeros(bias.shape[0] * batch_size, dtype)  # activations of all layers
     error = np.zeros(bias.shape[0] * batch_size, dtype)  # and their errors
-    nll = np.empty(batch_size, dtype)
-    task_penalty = np.zeros(n_first_blocks + (n_layers - 1) * TASKS, dtype)
-    # The nonzero pixels of the minibatch: by example, n_features places for each; and by pixel.
-    position = np.empty(batch_size * n_features, np.int64)
-    value = np.empty(batch_size * n_features, dtype)
-    n_nonzero = np.empty(batch_size, np.int64)
-    example_of = np.empty(n_features * batch_size, np.int64)
-    value_of = np.empty(n_features * batch_size, dtype)
-    n_lit = np.empty(n_features, np.int64)
-    every = np.arange(max(batch_size, bias.shape[0]))  # the list of all examples, or of all units
+    sums = np.zeros(_n_sums(layers) * batch_size, dtype)
+    block_penalty = np.zeros(bias.shape[0] // BLOCK, dtype)
+    every = np.arange(max(batch_size, bias.shape[0]))  # the list of all images, or of all units
+    mean_nll = dtype.type(0)
 
-    for iteration in range(first, last):
-        start = iteration % n_train_batches * batch_size
-        for task in prange(TASKS):
-            _gather_rows(x, start, batch_size, task, pixel_scale, position, value, n_nonzero)
-            _gather_columns(x, start, batch_size, task, pixel_scale, example_of, value_of, n_lit)
-        for block in prange(n_first_blocks):
-            for i in range(batch_size):
-                _forward_first(
-                    position, value, n_nonzero[i], i, block, activation, layers, weights, bias, h
+    for step in range(-1, n_steps):  # backward with minibatch ``step``, forward with the next
+        minibatch = (first + step) % n_minibatches
+        following = (first + step + 1) % n_minibatches
+        is_backward, is_forward = step >= 0, step + 1 < n_steps
+        if is_backward:
+            for layer in range(n_layers - 2, 0, -1):
+                for block in prange(layers[layer, WIDTH] // BLOCK):
+                    block_penalty[layers[layer, UNITS] // BLOCK + block] = _backward(
+                        layer,
+                        block,
+                        batch_size,
+                        activation,
+                        rates,
+                        has_penalties,
+                        penalties,
+                        every,
+                        layers,
+                        weights,
+                        bias,
+                        h,
+                        error,
+                    )
+        for block in prange(layers[0, WIDTH] // BLOCK):
+            if is_backward:
+                leaving = _backward(
+                    0,
+                    block,
+                    batch_size,
+                    activation,
+                    rates,
+                    has_penalties,
+                    penalties,
+                    every,
+                    layers,
+                    weights,
+                    bias,
+                    h,
+                    error,
                 )
-        for layer in range(1, n_layers - 1):
-            for block in prange(layers[layer, WIDTH] // BLOCK):
-                for i in range(batch_size):
-                    at = _forward_next(every, i, batch_size, layer, block, layers, weights, bias, h)
-                    _activate(h, at, activation)
-        for i in prange(batch_size):
-            _forward_all_blocks(every, i, batch_size, n_layers - 1, layers, weights, bias, h)
-            nll[i] = _loss(
-                y[start + i], i, batch_size, n_classes, inverse_batch_size, layers, h, error
-            )
-        for layer in range(n_layers - 2, 0, -1):
-            for block in prange(layers[layer, WIDTH] // BLOCK):
-                _hidden_error(layer, block, batch_size, activation, layers, weights, h, error)
-        for block in prange(n_first_blocks):
-            _hidden_error(0, block, batch_size, activation, layers, weights, h, error)
-            task_penalty[block] = _update_first(
-                example_of,
-                value_of,
-                n_lit,
-                batch_size,
-                block,
-                rates,
-                has_penalties,
-                penalties,
-                layers,
-                error,
-                weights,
-                bias,
-            )
-        for task in prange((n_layers - 1) * TASKS):
-            task_penalty[n_first_blocks + task] = _update_next(
-                every,
-                batch_size,
-                1 + task // TASKS,
-                task % TASKS,
-                rates,
-                has_penalties,
-                penalties,
-                layers,
-                h,
-                error,
-                weights,
-                bias,
-            )
-        mean_nll = ordered_sum(nll) * inverse_batch_size
-        costs[iteration - first] = mean_nll + ordered_sum(task_penalty)
+                entering = _update_first(
+                    lit,
+                    minibatch,
+                    pixel_scale,
+                    block,
+                    batch_size,
+                    rates,
+                    has_penalties,
+                    penalties,
+                    layers,
+                    weights,
+                    error,
+                )
+                block_penalty[block] = leaving + entering
+            if is_forward:
+                image = following * batch_size
+                _forward_first(
+                    pixels, image, pixel_scale, block, batch_size, layers, weights, bias, h
+                )
+                _finish(0, block, batch_size, activation, layers, weights, h, sums)
+        if is_backward:
+            costs[step] = mean_nll + ordered_sum(block_penalty)
+        if is_forward:
+            for layer in range(1, n_layers - 1):
+                for block in prange(layers[layer, WIDTH] // BLOCK):
+                    _add_sums(layer, block, batch_size, layers, bias, sums, h)
+                    _finish(layer, block, batch_size, activation, layers, weights, h, sums)
+            mean_nll = _loss(y, following * batch_size, batch_size, layers, bias, sums, h, error)
+            for block in range(layers[n_layers - 1, WIDTH] // BLOCK):
+                _update_bias(n_layers - 1, block, batch_size, rates[0], layers, error, bias)
 
 
 @njit(**options.CPU)
-def _gather_rows(x, start, batch_size, task, pixel_scale, position, value, n_nonzero):
-    """List the nonzero pixels of a task's share of the examples."""
-    n_features = x.shape[1]
-    for i in range(task * batch_size // TASKS, (task + 1) * batch_size // TASKS):
-        to = slice(i * n_features, (i + 1) * n_features)
-        n_nonzero[i] = gather_nonzero(x, start + i, pixel_scale, position[to], value[to])
-
-
-@njit(**options.CPU)
-def _gather_columns(x, start, batch_size, task, pixel_scale, example_of, value_of, n_lit):
-    """List, for a task's share of the pixels, the examples in which the pixel is not zero."""
-    n_features = x.shape[1]
-    for d in range(task * n_features // TASKS, (task + 1) * n_features // TASKS):
-        count = 0
-        for i in range(batch_size):
-            pixel = x[start + i, d]
-            if pixel != 0:
-                example_of[d * batch_size + count] = i
-                value_of[d * batch_size + count] = pixel * pixel_scale
-                count += 1
-        n_lit[d] = count
-
-
-@njit(**options.CPU)
-def _activate(h, at, activation):
-    """Apply the activation to a block."""
-    for u in range(at, at + BLOCK):
-        h[u] = activate(h[u], activation)
-
-
-@njit(**options.CPU)
-def _forward_first(position, value, count, i, block, activation, layers, weights, bias, h):
-    """Overwrite a block of the first layer's activations of example i from its listed pixels."""
+def _forward_first(pixels, first_image, pixel_scale, block, n_images, layers, weights, bias, h):
+    """Overwrite a block's sums in the first layer, h, for ``n_images`` from ``first_image`` on."""
     n_in, width = layers[0, N_IN], layers[0, WIDTH]
     unit = block * BLOCK
-    at, to = i * n_in, i * width + unit
-    forward_block(position, at, value, at, count, weights, unit * n_in, bias, unit, h, to)
-    _activate(h, to, activation)
+    value = np.empty(n_in, weights.dtype)
+    for i in range(n_images):
+        first = pixels.first[first_image + i]
+        count = pixels.first[first_image + i + 1] - first
+        scale(pixels.value, first, count, pixel_scale, value)
+        total = weighted_block(
+            pixels.position, first, value, 0, 1, count, weights, unit * n_in, BLOCK
+        )
+        store_block(h, i * width + unit, add_block(bias, unit, total))
 
 
 @njit(**options.CPU)
-def _forward_next(every, i, batch_size, layer, block, layers, weights, bias, h):
-    """Overwrite a block of a later layer's sums of example i; return where it starts in h."""
-    n_in, width, first_weight, first_unit = layers[layer]
-    before = layers[layer - 1, UNITS] * batch_size + i * layers[layer - 1, WIDTH]
+def _finish(layer, block, n_images, activation, layers, weights, h, sums):
+    """Apply the activation to a block, and overwrite what it adds to the next layer's sums."""
+    width, first_unit = layers[layer, WIDTH], layers[layer, UNITS]
+    n_in, n_out, width_after, first_weight, _, first_sum = layers[layer + 1]
+    for i in range(n_images):
+        at = first_unit * n_images + i * width + block * BLOCK
+        for u in range(BLOCK):
+            set_element(h, at + u, activate(element(h, at + u), activation))
+        to = (first_sum + block * width_after) * n_images + i * width_after
+        for k in range(n_out):
+            weight = first_weight + k * n_in + block * BLOCK
+            set_element(sums, to + k, dot_block(h, at, weights, weight))
+
+
+@njit(**options.CPU)
+def _add_sums(layer, block, n_images, layers, bias, sums, h):
+    """Overwrite a block of a later layer in h with its biases and what the blocks before it add."""
+    n_in, _, width, _, first_unit, first_sum = layers[layer]
     unit = block * BLOCK
-    to = first_unit * batch_size + i * width + unit
-    at = first_weight + unit * n_in
-    forward_block(every, 0, h, before, n_in, weights, at, bias, first_unit + unit, h, to)
-    return to
+    for i in range(n_images):
+        to = first_unit * n_images + i * width + unit
+        for u in range(BLOCK):
+            total = bias[first_unit + unit + u]
+            for before in range(n_in // BLOCK):
+                total += element(
+                    sums, (first_sum + before * width) * n_images + i * width + unit + u
+                )
+            set_element(h, to + u, total)
 
 
 @njit(**options.CPU)
-def _forward_all_blocks(every, i, batch_size, layer, layers, weights, bias, h):
-    for block in range(layers[layer, WIDTH] // BLOCK):
-        _forward_next(every, i, batch_size, layer, block, layers, weights, bias, h)
-
-
-@njit(**options.CPU)
-def _loss(label, i, batch_size, n_classes, inverse_batch_size, layers, h, error):
-    """Overwrite the errors of example i's logits; return its negative log-likelihood."""
-    at = layers[-1, UNITS] * batch_size + i * layers[-1, WIDTH]
-    logits, to = h[at : at + n_classes], error[at : at + n_classes]
-    return softmax_cross_entropy(logits, label, inverse_batch_size, to)
-
-
-@njit(**options.CPU)
-def _hidden_error(layer, block, batch_size, activation, layers, weights, h, error):
-    """Overwrite a block of a hidden layer's errors from those of the layer after it."""
-    n_units, width_after, first_weight, unit_after = layers[layer + 1]
-    first_unit, width = layers[layer, UNITS], layers[layer, WIDTH]
+def _loss(y, first_image, batch_size, layers, bias, sums, h, error):
+    """Overwrite the errors of the logits; return the mean negative log-likelihood."""
+    layer = layers.shape[0] - 1
+    n_classes, width, first_unit = layers[layer, N_OUT], layers[layer, WIDTH], layers[layer, UNITS]
+    dtype = h.dtype
+    inverse_batch_size = dtype.type(1) / dtype.type(batch_size)
+    for block in range(width // BLOCK):
+        _add_sums(layer, block, batch_size, layers, bias, sums, h)
+    nll = np.empty(batch_size, dtype)
     for i in range(batch_size):
         at = first_unit * batch_size + i * width
-        after = unit_after * batch_size + i * width_after
-        for u in range(block * BLOCK, min((block + 1) * BLOCK, n_units)):
-            slope = activation_slope(h[at + u], activation)
-            error[at + u] = slope * input_error(
-                error, after, weights, first_weight, n_units, width_after, u
-            )
+        logits, to = h[at : at + n_classes], error[at : at + n_classes]
+        nll[i] = softmax_cross_entropy(logits, y[first_image + i], inverse_batch_size, to)
+    return ordered_sum(nll) * inverse_batch_size
+
+
+@njit(**options.CPU)
+def _backward(
+    layer,
+    block,
+    batch_size,
+    activation,
+    rates,
+    has_penalties,
+    penalties,
+    every,
+    layers,
+    weights,
+    bias,
+    h,
+    error,
+):
+    """Overwrite a hidden block's errors, update its bias and what leaves it; return the penalty."""
+    width, first_unit = layers[layer, WIDTH], layers[layer, UNITS]
+    n_in, n_out, width_after, first_weight, unit_after, _ = layers[layer + 1]
+    after = unit_after * batch_size
+    leaving = first_weight + block * BLOCK
+    at = first_unit * batch_size + block * BLOCK
+    for i in range(batch_size):
+        total = weighted_block(
+            every, 0, error, after + i * width_after, 1, n_out, weights, leaving, n_in
+        )
+        to = at + i * width
+        store_block(error, to, total)
+        for u in range(BLOCK):
+            slope = activation_slope(element(h, to + u), activation)
+            set_element(error, to + u, slope * element(error, to + u))
+    _update_bias(layer, block, batch_size, rates[0], layers, error, bias)
+    taken = weights.dtype.type(0)
+    squares = splat(weights, 0)
+    for k in range(n_out):
+        gradient = weighted_block(every, 0, error, after + k, width_after, batch_size, h, at, width)
+        row = leaving + k * n_in
+        if has_penalties:
+            taken += penalise_block(weights, row, rates[0], penalties)
+        squares = add(squares, update_block(weights, row, gradient, rates))
+    return taken + rates[1] * lane_sum(squares)
 
 
 @njit(**options.CPU)
 def _update_first(
-    example_of,
-    value_of,
-    n_lit,
-    batch_size,
+    lit,
+    minibatch,
+    pixel_scale,
     block,
+    batch_size,
     rates,
     has_penalties,
     penalties,
     layers,
-    error,
     weights,
-    bias,
+    error,
 ):
     """Update a block of the first layer; return its penalty before the update."""
     n_in, width = layers[0, N_IN], layers[0, WIDTH]
     unit = block * BLOCK
-    total = weights.dtype.type(0)
+    value = np.empty(batch_size, weights.dtype)
+    taken = weights.dtype.type(0)
+    squares = splat(weights, 0)
     for d in range(n_in):
-        at, row = d * batch_size, (unit * n_in) + d * BLOCK
+        first = lit.first[minibatch * n_in + d]
+        count = lit.first[minibatch * n_in + d + 1] - first
+        scale(lit.value, first, count, pixel_scale, value)
+        gradient = weighted_block(lit.image, first, value, 0, 1, count, error, unit, width)
+        row = (unit * n_in) + d * BLOCK
         if has_penalties:
-            total += penalise_row(weights, row, rates[0], penalties)
-        squares = update_row(
-            example_of, at, value_of, at, 1, n_lit[d], error, unit, width, weights, row, rates
-        )
-        total += rates[1] * lane_sum(squares)
-    _update_bias(0, block, batch_size, rates[0], layers, error, bias)
-    return total
-
-
-@njit(**options.CPU)
-def _update_next(
-    every,
-    batch_size,
-    layer,
-    task,
-    rates,
-    has_penalties,
-    penalties,
-    layers,
-    h,
-    error,
-    weights,
-    bias,
-):
-    """Update a task's share of a later layer's inputs; return their penalty before the update."""
-    n_in, width, first_weight, first_unit = layers[layer]
-    before, width_before = layers[layer - 1, UNITS] * batch_size, layers[layer - 1, WIDTH]
-    total = weights.dtype.type(0)
-    for block in range(width // BLOCK):
-        at = first_unit * batch_size + block * BLOCK
-        for d in range(task * n_in // TASKS, (task + 1) * n_in // TASKS):
-            row = first_weight + (block * n_in + d) * BLOCK
-            if has_penalties:
-                total += penalise_row(weights, row, rates[0], penalties)
-            squares = update_row(
-                every,
-                0,
-                h,
-                before + d,
-                width_before,
-                batch_size,
-                error,
-                at,
-                width,
-                weights,
-                row,
-                rates,
-            )
-            total += rates[1] * lane_sum(squares)
-        if task == 0:
-            _update_bias(layer, block, batch_size, rates[0], layers, error, bias)
-    return total
+            taken += penalise_block(weights, row, rates[0], penalties)
+        squares = add(squares, update_block(weights, row, gradient, rates))
+    return taken + rates[1] * lane_sum(squares)
 
 
 @njit(**options.CPU)
@@ -375,32 +380,30 @@ def _update_bias(layer, block, batch_size, rate, layers, error, bias):
     for u in range(block * BLOCK, (block + 1) * BLOCK):
         gradient = bias.dtype.type(0)
         for i in range(batch_size):
-            gradient += error[first_unit * batch_size + i * width + u]
+            gradient += element(error, first_unit * batch_size + i * width + u)
         bias[first_unit + u] -= rate * gradient
 
 
 @njit(**options.CPU_PARALLEL)
-def _predict(x, pixel_scale, n_classes, activation, layers, weights, bias, predicted):
-    """Overwrite predicted (N,) int32 with the class of every image of x (N, D)."""
-    n_examples, n_features = x.shape
+def _predict(pixels, pixel_scale, activation, layers, weights, bias, predicted):
+    """Overwrite predicted (N,) int32 with the class of every image."""
+    n_examples = predicted.shape[0]
     n_layers = layers.shape[0]
-    every = np.arange(bias.shape[0])
-    for chunk in prange(PREDICTION_CHUNKS):
-        position = np.empty(n_features, np.int64)
-        value = np.empty(n_features, weights.dtype)
-        h = np.empty(bias.shape[0], weights.dtype)  # of one image at a time
-        start = chunk * n_examples // PREDICTION_CHUNKS
-        stop = (chunk + 1) * n_examples // PREDICTION_CHUNKS
-        for i in range(start, stop):
-            count = gather_nonzero(x, i, pixel_scale, position, value)
-            for block in range(layers[0, WIDTH] // BLOCK):
-                _forward_first(
-                    position, value, count, 0, block, activation, layers, weights, bias, h
-                )
-            for layer in range(1, n_layers):
-                for block in range(layers[layer, WIDTH] // BLOCK):
-                    at = _forward_next(every, 0, 1, layer, block, layers, weights, bias, h)
-                    if layer < n_layers - 1:
-                        _activate(h, at, activation)
-            at = layers[-1, UNITS]
-            predicted[i] = first_argmax(h[at : at + n_classes])
+    n_classes, width, first_unit = layers[-1, N_OUT], layers[-1, WIDTH], layers[-1, UNITS]
+    n_sums = _n_sums(layers)
+    for task in prange((n_examples + PREDICTION_IMAGES - 1) // PREDICTION_IMAGES):
+        start = task * PREDICTION_IMAGES
+        n = min(PREDICTION_IMAGES, n_examples - start)
+        h = np.zeros(bias.shape[0] * n, weights.dtype)
+        sums = np.zeros(n_sums * n, weights.dtype)
+        for layer in range(n_layers):
+            for block in range(layers[layer, WIDTH] // BLOCK):
+                if layer == 0:
+                    _forward_first(pixels, start, pixel_scale, block, n, layers, weights, bias, h)
+                else:
+                    _add_sums(layer, block, n, layers, bias, sums, h)
+                if layer < n_layers - 1:
+                    _finish(layer, block, n, activation, layers, weights, h, sums)
+        for i in range(n):
+            at = first_unit * n + i * width
+            predicted[start + i] = first_argmax(h[at : at + n_classes])
