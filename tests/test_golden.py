@@ -67,6 +67,19 @@ def test_the_committed_mlp_run_in_full():
         assert abs(best[epoch] - errors) <= FLOAT32_EXAMPLES, epoch
 
 
+def test_the_committed_lenet_run_in_full():
+    run = PUBLISHED / "lenet" / "default"
+    history = pd.read_csv(run / "history.csv").set_index("epoch")
+    training = json.loads((run / "training.json").read_text())
+    score = json.loads((run / "score.json").read_text())
+    assert (training["epochs_run"], training["stopped_by"]) == (200, "n_epochs")
+    assert abs(training["validation_errors"] - 91) <= 6
+    assert abs(score["test_errors"] - 92) <= 8
+    golden = golden_errors("lenet")
+    found = [history["validation_errors"][epoch] for epoch in range(1, len(golden) + 1)]
+    assert np.abs(np.subtract(found, golden)).max() <= FLOAT32_EXAMPLES
+
+
 def test_the_table_of_committed_runs_is_up_to_date(tmp_path):
     runs = sorted(PUBLISHED.glob("*/default"))
     assert compare_with_published(runs)
