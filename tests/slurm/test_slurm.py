@@ -1,0 +1,190 @@
+"""Sweeps through a real one-node Slurm on the loopback interface.
+
+They take minutes, need root and start daemons, so they run where MSGD_REQUIRE_SLURM=1 asks for
+them; there, what they lack is a failure.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import slurm_loopback
+import yaml
+from conftest import (
+    ROOT,
+    as_triple,
+    command,
+    environment,
+    in_folder,
+    make_dataset,
+    save_npz,
+    snakemake,
+)
+
+MLP = {"model": "mlp", "n_hidden": 64, "n_epochs": 240, "validation_frequency": 500}
+MLP["patience"] = 100 * MLP["n_epochs"]  # minibatches: trains to the end, a few seconds
+SWEEP = {
+    f"rate_{rate}_seed_{seed}": {**MLP, "learning_rate": rate, "seed": seed}
+    for rate in (0.01, 0.02, 0.03)
+    for seed in (1, 2)
+}
+RUNS = [f"{experiment}/default" for experiment in SWEEP]
+CANCELLED, REQUEUED = RUNS[1], RUNS[4]  # what happens to them midway
+TABLES = [
+    f"results/{table}.{kind}"
+    for table in ("test_scores", "published")
+    for kind in ("csv", "md", "html")
+]
+NOT_COMPARED = {"timings.csv"}  # a clock's
+
+# What the profile leaves to the cluster: this one has no accounting, and with one thread each two
+# jobs run beside each other on two cores. The last is for a test that does not wait about.
+ON_LOOPBACK = ["--profile", ROOT / "workflow" / "profiles" / "slurm", "--max-threads", "1"]
+ON_LOOPBACK += ["--slurm-status-command", "squeue"]
+ON_LOOPBACK += ["--slurm-init-seconds-before-status-checks", "3"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm():
+    if os.environ.get("MSGD_REQUIRE_SLURM") != "1":
+        pytest.skip("minutes on a Slurm of its own; asked for by MSGD_REQUIRE_SLURM=1")
+    missing = slurm_loopback.missing()
+    if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        missing = missing or "the plugin (pip install -c constraints.txt -e '.[slurm]')"
+    if missing:
+        pytest.fail(f"the tests on Slurm need {missing}")
+    folder = Path(tempfile.mkdtemp(prefix="msgd-slurm-"))
+    slurm_loopback.up(folder)
+    yield
+    slurm_loopback.down(folder)
+    shutil.rmtree(folder)
+
+
+def make_folder(path, dataset, **config):
+    path.mkdir()
+    save_npz(path / "toy.npz", as_triple(dataset))
+    config = {"dataset": "toy.npz", **config}
+    (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+def slurm_jobs(run, rule="train"):
+    """Return what Slurm knows of the jobs of ``run``, in their order, as {key: value} each."""
+    comment = f"rule_{rule}_wildcards_{run.replace('/', '_')}"
+    lines = subprocess.check_output(["scontrol", "show", "job", "-o", "-d"], text=True)
+    jobs = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines.splitlines()]
+    jobs = [job for job in jobs if job.get("Comment") == comment]
+    return sorted(jobs, key=lambda job: int(job["JobId"]))
+
+
+def is_midway(folder, run):
+    """Whether ``run`` is in training and has some of its 48 validations behind it."""
+    log = folder / "results" / "logs" / "train" / f"{run}.log"
+    if not log.exists() or not 5 <= log.read_text().count("validation error") < 40:
+        return False
+    jobs = slurm_jobs(run)
+    return bool(jobs) and jobs[-1]["JobState"] == "RUNNING"
+
+
+@contextmanager
+def running_sweep(folder):
+    """A sweep on Slurm that is waited for at the end, but not for ever."""
+    log = folder / "snakemake.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            command("snakemake", *in_folder(folder), *ON_LOOPBACK, *TABLES),
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+        )
+    try:
+        yield process
+        assert process.wait(timeout=400) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            print(log.read_text())
+
+
+def contents(folder):
+    """Return {relative path: bytes} of what must not depend on where a sweep ran."""
+    paths = [*(folder / "results" / "runs").rglob("*"), *(folder / path for path in TABLES)]
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in paths
+        if path.is_file() and path.name not in NOT_COMPARED
+    }
+
+
+def test_a_sweep_with_a_killed_and_a_preempted_job_ends_as_a_local_one(tmp_path):
+    dataset = make_dataset(2000, 400, 400, (6, 6), 10)
+    local, cluster = (
+        make_folder(tmp_path / name, dataset, backend="cpu", experiments=SWEEP)
+        for name in ("local", "cluster")
+    )
+    done = snakemake(local, "--cores", "2", "--max-threads", "1", *TABLES)
+    assert done.returncode == 0, done.stderr
+
+    todo = {CANCELLED: ["scancel"], REQUEUED: ["scontrol", "requeue"]}
+    with running_sweep(cluster) as process:
+        while todo:
+            assert process.poll() is None, f"ended before {list(todo)} were caught midway"
+            for run in [run for run in todo if is_midway(cluster, run)]:
+                subprocess.run([*todo.pop(run), slurm_jobs(run)[-1]["JobId"]], check=True)
+                assert not (cluster / "results" / "runs" / run / "training.json").exists()
+            time.sleep(0.1)
+
+    states = {run: [job["JobState"] for job in slurm_jobs(run)] for run in RUNS}
+    once = ["COMPLETED"]
+    assert states == {run: ["CANCELLED", *once] if run == CANCELLED else once for run in RUNS}
+    restarts = {run: slurm_jobs(run)[-1]["Restarts"] for run in RUNS}
+    assert restarts == {run: "1" if run == REQUEUED else "0" for run in RUNS}
+    assert not any("TresPerJob" in job for run in RUNS for job in slurm_jobs(run)), "asked for GPUs"
+
+    expected, found = contents(local), contents(cluster)
+    assert len([path for path in found if path.endswith("best_parameters.npz")]) == len(RUNS)
+    assert len([path for path in found if "/snapshots/" in path]) > 10 * len(RUNS)
+    assert found.keys() == expected.keys()
+    assert [path for path in found if found[path] != expected[path]] == []
+
+
+def test_trainings_on_gpus_run_beside_each_other_with_one_each(tmp_path):
+    """The two GPUs are pretended: Slurm lends them, and the kernels run on the simulator."""
+    settings = {"model": "logistic_regression", "batch_size": 40, "n_epochs": 2}
+    experiments = {"slow": settings, "fast": {**settings, "learning_rate": 0.5}}
+    dataset = make_dataset(80, 40, 44, (4, 4), 3)
+    folder = make_folder(tmp_path / "cuda", dataset, backend="cuda", experiments=experiments)
+    resources = ["--default-resources", "mem_mb=1500", "runtime=7"]
+    resources += ["--set-resources", "train:slurm_partition=accelerated"]
+    targets = [f"results/runs/{name}/default/training.json" for name in experiments]
+    done = snakemake(folder, *targets, *ON_LOOPBACK, *resources, NUMBA_ENABLE_CUDASIM="1")
+    assert done.returncode == 0, done.stderr
+
+    jobs = [job for name in experiments for job in slurm_jobs(f"{name}/default")]
+    asked = ["TresPerJob", "JOB_GRES", "Partition", "MinMemoryNode", "TimeLimit"]
+    for job in jobs:
+        assert [job.get(key) for key in asked] == [
+            *("gres:gpu:1", "gpu:1", "accelerated", "1500M", "00:07:00")
+        ]
+    assert len(jobs) == 2
+    assert max(job["StartTime"] for job in jobs) < min(job["EndTime"] for job in jobs)
+
+
+def test_the_daemons_listen_on_loopback_only():
+    listening = "0A"
+    ports = {f"{slurm_loopback.CONTROLLER_PORT:04X}", f"{slurm_loopback.NODE_PORT:04X}"}
+    found = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            address, port = local.split(":")
+            if state == listening and port in ports:
+                found[port] = address
+    assert found == dict.fromkeys(ports, "0100007F")
