@@ -20,6 +20,7 @@ from pathlib import Path
 # Clients find their configuration here and nowhere else: the jobs of Snakemake's plugin drop the
 # variable SLURM_CONF before they call srun.
 SLURM_CONF = Path("/etc/slurm/slurm.conf")
+LINKED_CONF = "msgd-loopback.conf"  # by this name a link is known to be ours, not a real cluster's
 PROGRAMS = {
     "munged": "munge",
     "slurmctld": "slurmctld",
@@ -72,7 +73,7 @@ def missing():
     """Return what this machine lacks to run a Slurm of its own, or ""."""
     if os.geteuid() != 0:
         return "root"
-    if SLURM_CONF.exists() and not SLURM_CONF.is_symlink():
+    if os.path.lexists(SLURM_CONF) and not _is_linked():
         return f"a machine without a Slurm of its own ({SLURM_CONF} exists)"
     return ", ".join(program for program in PROGRAMS if not shutil.which(program))
 
@@ -92,13 +93,13 @@ def up(folder):
     """Start Slurm with its state in the existing ``folder`` and wait until its node is idle."""
     folder = Path(folder).resolve()
     folder.chmod(0o755)  # munged insists that everybody may reach its socket
-    if SLURM_CONF.is_symlink():
+    if _is_linked():
         down(SLURM_CONF.readlink().parent)
     _write_configuration(folder)
     try:
         _start_munged(folder)
         # -f: they look for gres.conf beside it; -c: what an earlier life left there is forgotten.
-        options = ["-c", "-f", folder / "slurm.conf"]
+        options = ["-c", "-f", folder / LINKED_CONF]
         subprocess.run(["slurmctld", *options], check=True)
         _wait_for("the controller", ["scontrol", "ping"])
         subprocess.run(["slurmd", *options], check=True)
@@ -118,8 +119,12 @@ def down(folder):
         if path.exists() and _is_running(pid := int(path.read_text()), daemon):
             os.kill(pid, signal.SIGTERM)
             _wait_until(f"the end of {daemon}", lambda p=pid, d=daemon: not _is_running(p, d))
-    if SLURM_CONF.is_symlink() and SLURM_CONF.readlink().parent == folder:
+    if _is_linked() and SLURM_CONF.readlink().parent == folder:
         SLURM_CONF.unlink()
+
+
+def _is_linked():
+    return SLURM_CONF.is_symlink() and SLURM_CONF.readlink().name == LINKED_CONF
 
 
 def _write_configuration(folder):
@@ -134,11 +139,11 @@ def _write_configuration(folder):
         memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 8 // 10 >> 20,
         gpus=len(GPU_DEVICES),
     )
-    (folder / "slurm.conf").write_text(text)
+    (folder / LINKED_CONF).write_text(text)
     gpus = "".join(f"Name=gpu File={device}\n" for device in GPU_DEVICES)
     (folder / "gres.conf").write_text(gpus)
     SLURM_CONF.parent.mkdir(exist_ok=True)
-    SLURM_CONF.symlink_to(folder / "slurm.conf")
+    SLURM_CONF.symlink_to(folder / LINKED_CONF)
 
 
 def _start_munged(folder):
@@ -194,6 +199,8 @@ def main():
         install()
     elif arguments.folder is None:
         parser.error(f"{arguments.verb} needs FOLDER")
+    elif lacking := missing():
+        parser.exit(1, f"this needs {lacking}\n")
     else:
         {"up": up, "down": down}[arguments.verb](arguments.folder)
 

@@ -28,7 +28,7 @@ from conftest import (
     snakemake,
 )
 
-MLP = {"model": "mlp", "n_hidden": 64, "n_epochs": 240, "validation_frequency": 500}
+MLP = {"model": "mlp", "n_hidden": 64, "n_epochs": 150, "validation_frequency": 300}
 MLP["patience"] = 100 * MLP["n_epochs"]  # minibatches: trains to the end, a few seconds
 SWEEP = {
     f"rate_{rate}_seed_{seed}": {**MLP, "learning_rate": rate, "seed": seed}
@@ -85,7 +85,7 @@ def slurm_jobs(run, rule="train"):
 
 
 def is_midway(folder, run):
-    """Whether ``run`` is in training and has some of its 48 validations behind it."""
+    """Whether ``run`` is in training and has some of its 50 validations behind it."""
     log = folder / "results" / "logs" / "train" / f"{run}.log"
     if not log.exists() or not 5 <= log.read_text().count("validation error") < 40:
         return False
@@ -123,7 +123,7 @@ def contents(folder):
     }
 
 
-def test_a_sweep_with_a_killed_and_a_preempted_job_ends_as_a_local_one(tmp_path):
+def test_a_sweep_with_a_cancelled_and_a_requeued_job_ends_as_a_local_one(tmp_path):
     dataset = make_dataset(2000, 400, 400, (6, 6), 10)
     local, cluster = (
         make_folder(tmp_path / name, dataset, backend="cpu", experiments=SWEEP)

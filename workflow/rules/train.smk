@@ -26,6 +26,7 @@ rule train:
     conda:
         "../envs/msgd.yaml"
     threads: config["threads"]
+    # Locally out of the profile's gpu: 1; on Slurm it becomes --gpus.
     resources:
         gpu=0 if config["backend"] == "cpu" else 1,
     params:
