@@ -278,10 +278,11 @@ def test_predictions_and_error_counts(device, n_valid, monkeypatch):
     assert backend.count_errors("valid") == wrong
 
 
+@pytest.mark.parametrize("more", [{}, {"n_hidden": [16, 16]}])  # the latter fill their vectors
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_backend_keeps_its_own_copy_of_the_parameters(device):
+def test_the_backend_keeps_its_own_copy_of_the_parameters(device, more):
     dataset = make_dataset(shape=(10, 10))
-    settings = settings_of(batch_size=10, **SMALL)
+    settings = settings_of(batch_size=10, **{**SMALL, **more})
     given = random_parameters(dataset, settings, np.float32)
     kept = {name: array.copy() for name, array in given.items()}
     backend = make_backend(device, dataset, settings, np.float32, given)

@@ -209,10 +209,11 @@ def test_predictions_and_error_counts(device, n_hidden):
     np.testing.assert_allclose(found.sum(axis=1), 1)
 
 
+@pytest.mark.parametrize("n_hidden", [[4, 70], [5, BLOCK]])  # the latter fills a block to its edge
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_parameters_are_copied_in_and_out(device):
+def test_parameters_are_copied_in_and_out(device, n_hidden):
     dataset = make_dataset()
-    settings = settings_of(batch_size=10, n_hidden=[4, 70])
+    settings = settings_of(batch_size=10, n_hidden=n_hidden)
     given = random_parameters(dataset, settings, np.float32)
     backend = make_backend(device, dataset, given, settings, np.float32)
     taken = backend.get_parameters()

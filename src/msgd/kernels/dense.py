@@ -38,7 +38,7 @@ def to_blocks(weights):
 def from_blocks(flat, n_in, n_out):
     """Return the (n_in, n_out) weights that to_blocks laid out as ``flat``."""
     padded = flat.reshape(-1, n_in, BLOCK).transpose(1, 0, 2).reshape(n_in, -1)
-    return np.ascontiguousarray(padded[:, :n_out])
+    return padded[:, :n_out].copy()  # of a single block the rest is a view
 
 
 def to_rows(weights):

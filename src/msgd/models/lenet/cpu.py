@@ -413,7 +413,7 @@ def _to_panels(weights, n_rows):
 def _from_panels(flat, n_rows, n_in, n_out):
     """Return the (n_in, n_out) weights of which _to_panels made ``flat``."""
     padded = flat.reshape(-1, n_rows, LANES).transpose(1, 0, 2).reshape(n_rows, -1)
-    return np.ascontiguousarray(padded[:n_in, :n_out])
+    return padded[:n_in, :n_out].copy()  # of a single panel the rest is a view
 
 
 def _reorder(weights, layer, to_maps_first):
@@ -430,7 +430,7 @@ def _filters(layer):
     f = layer.filter_size
     rows = layer.backward_weights.reshape(layer.maps, f, layer.padded_run)[:, :, : layer.run]
     patches = rows.reshape(layer.maps, f, f, -1)
-    return np.ascontiguousarray(patches[:, ::-1, ::-1].transpose(0, 3, 1, 2))
+    return patches[:, ::-1, ::-1].transpose(0, 3, 1, 2).copy()  # of 1x1 filters a view otherwise
 
 
 def _set_filters(layer, filters):
