@@ -196,12 +196,12 @@ def runs_of(**settings):
 def test_lists_of_values_make_a_grid():
     runs = runs_of(seed=[2, 1], learning_rate=[0.1, 1e-05], l2=0.5)
     assert list(runs) == [
-        "learning_rate=0.1,seed=2",
-        "learning_rate=0.1,seed=1",
-        "learning_rate=1e-05,seed=2",
-        "learning_rate=1e-05,seed=1",
+        "learning_rate=0.1+seed=2",
+        "learning_rate=0.1+seed=1",
+        "learning_rate=1e-05+seed=2",
+        "learning_rate=1e-05+seed=1",
     ]
-    run = runs["learning_rate=1e-05,seed=1"]
+    run = runs["learning_rate=1e-05+seed=1"]
     assert (run["learning_rate"], run["seed"], run["l2"]) == (1e-05, 1, 0.5)
 
 
@@ -214,20 +214,20 @@ def test_a_list_that_is_a_value_is_no_grid():
     assert list(runs_of(model="lenet", nkerns=[20, 50], n_hidden=[9, 8])) == ["default"]
     runs = runs_of(model="lenet", nkerns=[[20, 50], [10]], n_hidden=[[9], [9, 8]])
     assert list(runs) == [
-        "nkerns=20-50,n_hidden=9",
-        "nkerns=20-50,n_hidden=9-8",
-        "nkerns=10,n_hidden=9",
-        "nkerns=10,n_hidden=9-8",
+        "nkerns=20-50+n_hidden=9",
+        "nkerns=20-50+n_hidden=9-8",
+        "nkerns=10+n_hidden=9",
+        "nkerns=10+n_hidden=9-8",
     ]
 
 
 def test_values_in_a_grid_are_completed_and_named_alike():
     runs = runs_of(batch_size=[600.0, "all"], validation_frequency=[None])
     assert list(runs) == [
-        "batch_size=600,validation_frequency=null",
-        "batch_size=all,validation_frequency=null",
+        "batch_size=600+validation_frequency=null",
+        "batch_size=all+validation_frequency=null",
     ]
-    assert type(runs["batch_size=600,validation_frequency=null"]["batch_size"]) is int
+    assert type(runs["batch_size=600+validation_frequency=null"]["batch_size"]) is int
 
 
 def test_one_run_takes_no_grid():

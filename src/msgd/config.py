@@ -90,15 +90,16 @@ def expand_grid(settings):
     """Return the runs of an experiment: dict of run name -> settings without grids.
 
     settings: as complete_config returns them. The name says what varies, as in
-    ``learning_rate=0.1,seed=1``, or "default" where nothing does. The order is that of the values,
-    the last key varying fastest.
+    ``learning_rate=0.1+seed=1``, or "default" where nothing does. It has no comma: Snakemake cuts
+    wildcards at commas when it hands a job to a cluster. The order is that of the values, the last
+    key varying fastest.
     """
     grid = varied_hyperparameters(settings)
     runs = {}
     for values in itertools.product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))
         run = _complete({**settings, **chosen})
-        name = ",".join(f"{key}={_word(run[key])}" for key in grid)
+        name = "+".join(f"{key}={_word(run[key])}" for key in grid)
         runs[name or "default"] = run
     return runs
 
