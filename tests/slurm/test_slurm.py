@@ -5,6 +5,7 @@ them; there, what they lack is a failure.
 """
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -28,15 +29,20 @@ from conftest import (
     snakemake,
 )
 
-MLP = {"model": "mlp", "n_hidden": 64, "n_epochs": 150, "validation_frequency": 300}
-MLP["patience"] = 100 * MLP["n_epochs"]  # minibatches: trains to the end, a few seconds
-SWEEP = {
-    f"rate_{rate}_seed_{seed}": {**MLP, "learning_rate": rate, "seed": seed}
-    for rate in (0.01, 0.02, 0.03)
-    for seed in (1, 2)
+from msgd.config import expand_grid
+
+MLP = {"model": "mlp", "n_hidden": 64, "patience": 1_000_000}  # minibatches: trains to the end
+EXPERIMENTS = {
+    "short": {**MLP, "n_epochs": 30, "learning_rate": [0.01, 0.02], "seed": [1, 2]},
+    # Long enough to leave a state, one every five seconds, and to be caught after it.
+    "long": {**MLP, "n_epochs": 1000, "validation_frequency": 500, "seed": [1, 2]},
 }
-RUNS = [f"{experiment}/default" for experiment in SWEEP]
-CANCELLED, REQUEUED = RUNS[1], RUNS[4]  # what happens to them midway
+RUNS = {
+    f"{experiment}/{run}": settings
+    for experiment, grid in EXPERIMENTS.items()
+    for run, settings in expand_grid(grid).items()
+}
+CANCELLED, REQUEUED = "long/seed=1", "long/seed=2"  # what happens to them midway
 TABLES = [
     f"results/{table}.{kind}"
     for table in ("test_scores", "published")
@@ -44,9 +50,8 @@ TABLES = [
 ]
 NOT_COMPARED = {"timings.csv"}  # a clock's
 
-# What the profile leaves to the cluster: this one has no accounting, and with one thread each two
-# jobs run beside each other on two cores. The last is for a test that does not wait about.
-ON_LOOPBACK = ["--profile", ROOT / "workflow" / "profiles" / "slurm", "--max-threads", "1"]
+# What the profile leaves to the cluster: this one keeps no accounts. And a test does not wait.
+ON_LOOPBACK = ["--profile", ROOT / "workflow" / "profiles" / "slurm"]
 ON_LOOPBACK += ["--slurm-status-command", "squeue"]
 ON_LOOPBACK += ["--slurm-init-seconds-before-status-checks", "3"]
 
@@ -70,7 +75,7 @@ def slurm():
 def make_folder(path, dataset, **config):
     path.mkdir()
     save_npz(path / "toy.npz", as_triple(dataset))
-    config = {"dataset": "toy.npz", **config}
+    config = {"dataset": "toy.npz", "threads": 1, **config}  # two jobs at a time on two cores
     (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return path
 
@@ -85,12 +90,18 @@ def slurm_jobs(run, rule="train"):
 
 
 def is_midway(folder, run):
-    """Whether ``run`` is in training and has some of its 50 validations behind it."""
-    log = folder / "results" / "logs" / "train" / f"{run}.log"
-    if not log.exists() or not 5 <= log.read_text().count("validation error") < 40:
+    """Whether ``run`` is in training on Slurm, with a state to go on from but not at its end."""
+    settings = {key: value for key, value in RUNS[run].items() if key != "n_epochs"}
+    descriptions = (folder / "results" / "states").glob("*/run.json")
+    states = [p.parent for p in descriptions if json.loads(p.read_text())["settings"] == settings]
+    if not any(list(folder.glob("iteration_*.state")) for folder in states):
         return False
-    jobs = slurm_jobs(run)
-    return bool(jobs) and jobs[-1]["JobState"] == "RUNNING"
+    return slurm_jobs(run)[-1]["JobState"] == "RUNNING" and "stopped" not in log_of(folder, run)
+
+
+def log_of(folder, run):
+    """Return what the latest training of ``run`` has to say."""
+    return (folder / "results" / "logs" / "train" / f"{run}.log").read_text()
 
 
 @contextmanager
@@ -126,10 +137,10 @@ def contents(folder):
 def test_a_sweep_with_a_cancelled_and_a_requeued_job_ends_as_a_local_one(tmp_path):
     dataset = make_dataset(2000, 400, 400, (6, 6), 10)
     local, cluster = (
-        make_folder(tmp_path / name, dataset, backend="cpu", experiments=SWEEP)
+        make_folder(tmp_path / name, dataset, backend="cpu", experiments=EXPERIMENTS)
         for name in ("local", "cluster")
     )
-    done = snakemake(local, "--cores", "2", "--max-threads", "1", *TABLES)
+    done = snakemake(local, "--cores", "2", *TABLES)
     assert done.returncode == 0, done.stderr
 
     todo = {CANCELLED: ["scancel"], REQUEUED: ["scontrol", "requeue"]}
@@ -141,6 +152,8 @@ def test_a_sweep_with_a_cancelled_and_a_requeued_job_ends_as_a_local_one(tmp_pat
                 assert not (cluster / "results" / "runs" / run / "training.json").exists()
             time.sleep(0.1)
 
+    for run in (CANCELLED, REQUEUED):
+        assert "going on from the state after iteration" in log_of(cluster, run)
     states = {run: [job["JobState"] for job in slurm_jobs(run)] for run in RUNS}
     once = ["COMPLETED"]
     assert states == {run: ["CANCELLED", *once] if run == CANCELLED else once for run in RUNS}
