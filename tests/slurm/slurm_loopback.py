@@ -112,8 +112,10 @@ def up(folder):
 
 
 def down(folder):
-    """Stop the daemons whose state lies in ``folder``."""
+    """Stop the daemons whose state lies in ``folder``, and their jobs, which would outlive them."""
     folder = Path(folder).resolve()
+    if _is_linked() and SLURM_CONF.readlink().parent == folder:
+        _cancel_jobs()
     for daemon in ("slurmd", "slurmctld", "munged"):
         path = folder / f"{daemon}.pid"
         if path.exists() and _is_running(pid := int(path.read_text()), daemon):
@@ -121,6 +123,13 @@ def down(folder):
             _wait_until(f"the end of {daemon}", lambda p=pid, d=daemon: not _is_running(p, d))
     if _is_linked() and SLURM_CONF.readlink().parent == folder:
         SLURM_CONF.unlink()
+
+
+def _cancel_jobs():
+    if subprocess.run(["scancel", "--user=root"], capture_output=True, check=False).returncode:
+        return  # nobody answers: there are no daemons
+    squeue = ["squeue", "--noheader"]
+    _wait_until("the end of all jobs", lambda: not subprocess.check_output(squeue))
 
 
 def _is_linked():
