@@ -86,6 +86,11 @@ def _parser():
         subparser.add_argument("runs", nargs="+", type=Path, help="folders of scored runs")
         subparser.add_argument("--output", type=Path, required=True, help="folder of the tables")
 
+    select = command("select", _select, "keep the best model of all runs, and write its card")
+    select.add_argument("runs", nargs="+", type=Path, help="folders of scored runs")
+    select.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
+    select.add_argument("--output", type=Path, required=True, help="folder of model and card")
+
     plot = command("plot", _plot, "draw a figure from saved files")
     plot.add_argument("figure", choices=sorted(FIGURES))
     plot.add_argument("--run", type=Path, required=True, help="folder of the run")
@@ -198,6 +203,12 @@ def _compare(options):
     from msgd.evaluation.tables import write_published_table
 
     write_published_table(options.runs, options.output)
+
+
+def _select(options):
+    from msgd.evaluation.model_card import write_best_model
+
+    write_best_model(options.runs, options.data, options.output)
 
 
 def _describe_config(options):
