@@ -35,6 +35,13 @@ def test_the_steps_by_hand(data, tmp_path):
     assert msgd("score", "--data", data, "--run", run).returncode == 0
     assert msgd("tabulate", "--output", tmp_path, run).returncode == 0
     assert "toy,logistic_regression,default,cpu" in (tmp_path / "test_scores.csv").read_text()
+    assert msgd("select", "--data", data, "--output", tmp_path, run).returncode == 0
+    assert (tmp_path / "best_model.npz").read_bytes() == (run / "best_parameters.npz").read_bytes()
+    assert "# Model card: toy/default" in (tmp_path / "model_card.md").read_text()
+    figure = tmp_path / "over.png"
+    over = ("--over", "seed", "--runs", run, "--output", figure)
+    assert msgd("plot", "validation_error_over", *over).returncode == 0
+    assert figure.exists()
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance["settings"]["learning_rate"] == 0.5
     assert provenance["device"] == "cpu"
@@ -135,7 +142,8 @@ def test_steps_without_kernels_do_not_load_numba(tmp_path):
     probe = (
         "import sys; from msgd.cli import main; "
         "import msgd.plots.weights, msgd.plots.mistakes, msgd.plots.learning_curve, "
-        "msgd.evaluation.tables, msgd.data.dataset, msgd.data.download; "
+        "msgd.plots.comparison, msgd.evaluation.model_card, msgd.evaluation.tables, "
+        "msgd.data.dataset, msgd.data.download; "
         "sys.exit('numba' in sys.modules)"
     )
     script = tmp_path / "probe.py"
@@ -160,6 +168,17 @@ def test_paths_that_cannot_be_used_are_named(data, tmp_path, words, message):
     assert done.returncode == 1
     assert f"error: {message.format(**names)}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("figure", "needs"),
+    [("weights", "--run and --data"), ("validation_error_over", "--runs and --over")],
+)
+def test_a_figure_names_the_options_it_needs(tmp_path, figure, needs):
+    done = msgd("plot", figure, "--output", tmp_path / "x.png")
+    assert done.returncode == 1
+    assert f"the figure {figure} needs {needs}" in done.stderr
+    assert not (tmp_path / "x.png").exists()
 
 
 @pytest.mark.parametrize("threads", ["0", "two"])

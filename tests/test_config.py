@@ -230,6 +230,22 @@ def test_values_in_a_grid_are_completed_and_named_alike():
     assert type(runs["batch_size=600+validation_frequency=null"]["batch_size"]) is int
 
 
+def compared(**settings):
+    complete = config.complete_config(minimal(**settings))
+    return config.compared_hyperparameters(complete["experiments"]["lr"])
+
+
+def test_runs_are_compared_over_what_has_several_values():
+    assert compared(seed=[1, 2], l2=[0.0], learning_rate=[0.1, 0.2]) == ["learning_rate"]
+    assert compared(model="lenet", nkerns=[[9], [8]], l2=[0, 1]) == ["l2", "nkerns"]
+    assert compared(model="lenet", nkerns=[9, 8]) == []
+
+
+def test_seeds_are_compared_where_nothing_else_varies():
+    assert compared(seed=[1, 2], l2=[0.0]) == ["seed"]
+    assert compared(seed=[1]) == []
+
+
 def test_one_run_takes_no_grid():
     with pytest.raises(UserError, match=r"learning_rate is \[0\.1\]; allowed: a number > 0"):
         config.complete_experiment({"model": "logistic_regression", "learning_rate": [0.1]})

@@ -6,7 +6,7 @@ The rooms, in the order data passes through them:
 - ``kernels``: formulas and reductions that models share, for CPU and CUDA
 - ``models``: one room per model: ``model.py``, ``cpu.py``, ``cuda.py``
 - ``training``: the loop, the patience rule, snapshots
-- ``evaluation``: test scores, selection, published tables
+- ``evaluation``: test scores, selection and model card, published tables
 - ``plots``: figures from saved files
 - ``cli``: the ``msgd`` program, one subcommand per Snakemake rule
 

@@ -86,10 +86,17 @@ def _parser():
         subparser.add_argument("runs", nargs="+", type=Path, help="folders of scored runs")
         subparser.add_argument("--output", type=Path, required=True, help="folder of the tables")
 
+    select = command("select", _select, "keep the best model of all runs, and write its card")
+    select.add_argument("runs", nargs="+", type=Path, help="folders of scored runs")
+    select.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
+    select.add_argument("--output", type=Path, required=True, help="folder of model and card")
+
     plot = command("plot", _plot, "draw a figure from saved files")
     plot.add_argument("figure", choices=sorted(FIGURES))
-    plot.add_argument("--run", type=Path, required=True, help="folder of the run")
+    plot.add_argument("--run", type=Path, help="folder of the run")
     plot.add_argument("--data", type=Path, help="folder of the six arrays")
+    plot.add_argument("--runs", type=Path, nargs="+", help="folders of the runs to be compared")
+    plot.add_argument("--over", metavar="KEY", help="the hyperparameter they are compared over")
     plot.add_argument("--output", type=Path, required=True, help="PNG or GIF file to write")
     for key, schema in load_schema()["properties"]["plots"]["properties"].items():
         option = f"--{key.replace('_', '-')}"
@@ -200,6 +207,12 @@ def _compare(options):
     write_published_table(options.runs, options.output)
 
 
+def _select(options):
+    from msgd.evaluation.model_card import write_best_model
+
+    write_best_model(options.runs, options.data, options.output)
+
+
 def _describe_config(options):
     from msgd.config import describe_config
     from msgd.files import write_text
@@ -211,7 +224,11 @@ def _describe_config(options):
 
 
 def _plot(options):
-    FIGURES[options.figure](options)
+    function, needed = FIGURES[options.figure]
+    missing = [f"--{name}" for name in needed if getattr(options, name) is None]
+    if missing:
+        raise UserError(f"the figure {options.figure} needs {' and '.join(missing)}")
+    function(options)
 
 
 def _plot_learning_curve(options):
@@ -251,12 +268,20 @@ def _plot_mistakes(options):
     plot_mistakes(options.data, options.run, options.output, options.dpi, options.n_mistakes)
 
 
+def _plot_validation_error_over(options):
+    from msgd.plots.comparison import plot_validation_error_over
+
+    plot_validation_error_over(options.runs, options.over, options.output, options.dpi)
+
+
+# Each figure: the function that draws it, and the options it cannot do without.
 FIGURES = {
-    "learning_curve": _plot_learning_curve,
-    "weights": _plot_weights,
-    "weights_animation": _animate_weights,
-    "confusion": _plot_confusion,
-    "mistakes": _plot_mistakes,
+    "learning_curve": (_plot_learning_curve, ["run"]),
+    "weights": (_plot_weights, ["run", "data"]),
+    "weights_animation": (_animate_weights, ["run", "data"]),
+    "confusion": (_plot_confusion, ["run", "data"]),
+    "mistakes": (_plot_mistakes, ["run", "data"]),
+    "validation_error_over": (_plot_validation_error_over, ["runs", "over"]),
 }
 
 if __name__ == "__main__":

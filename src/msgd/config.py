@@ -86,6 +86,16 @@ def varied_hyperparameters(settings):
     }
 
 
+def compared_hyperparameters(settings):
+    """Return the hyperparameters over which the runs of an experiment are compared (list).
+
+    Those of its grid with more than one value; seeds are the spread of the others, and compared
+    only where nothing else varies.
+    """
+    several = [k for k, values in varied_hyperparameters(settings).items() if len(values) > 1]
+    return [key for key in several if key != "seed"] or several
+
+
 def expand_grid(settings):
     """Return the runs of an experiment: dict of run name -> settings without grids.
 

@@ -1,5 +1,7 @@
 """Score table, selection, comparison with the published rows."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -73,6 +75,21 @@ def test_the_table_has_its_columns_in_order(tmp_path):
     assert "all_test_errors" in markdown
     assert "775" in markdown
     assert "<table" in (tmp_path / "test_scores.html").read_text()
+
+
+def test_the_page_says_of_every_run_whether_it_was_selected(tmp_path):
+    folders = [make_run(tmp_path, "lr"), make_run(tmp_path, "better", validation_errors=700)]
+    tables.write_score_table(folders, tmp_path)
+    page = (tmp_path / "test_scores.html").read_text()
+    rows = re.findall(r"<tr( class=\"marked\")?><td>(.*?)</td>(.*)</tr>", page)
+    assert [(bool(mark), name) for mark, name, _ in rows] == [(False, "lr"), (True, "better")]
+    assert ["<td>not selected</td>" in cells for *_, cells in rows] == [True, False]
+    assert "<td>selected</td>" in rows[1][2]
+    lines = (tmp_path / "test_scores.md").read_text().splitlines()
+    assert "| no " in lines[-2]
+    assert "| yes " in lines[-1]
+    for file in ("test_scores.md", "test_scores.html"):
+        assert "The other rows were not selected" in (tmp_path / file).read_text()
 
 
 def selected(tmp_path, *runs):

@@ -39,6 +39,7 @@ PER_RUN = {"train", "score", "animate_weights", "plot_confusion", "plot_learning
     "plot_mistakes",
     "plot_weights",
 }
+AFTER = {"tabulate", "compare_published", "select"}  # once, of all runs
 FILES = [
     *("history.csv", "timings.csv", "training.json", "provenance.json", "score.json"),
     *("best_parameters.npz", "test_predictions.npz"),
@@ -83,6 +84,21 @@ def would_run(folder, *arguments):
     return {rule: int(n) for rule, n in counts.items() if rule not in ("total", "all")}
 
 
+def the_selected_is_kept(folder):
+    """Check that best_model.npz and the card are of the one selected run; return its row."""
+    results = folder / "results"
+    frame = pd.read_csv(results / "test_scores.csv")
+    (row,) = frame[frame["selected"]].to_dict("records")
+    lowest = frame["validation_errors"] / frame["validation_examples"]
+    assert row["validation_errors"] / row["validation_examples"] == lowest.min()
+    best = results / "runs" / row["experiment"] / row["run"] / "best_parameters.npz"
+    assert (results / "best_model.npz").read_bytes() == best.read_bytes()
+    name = f"Model card: {row['experiment']}/{row['run']}"
+    assert name in (results / "model_card.html").read_text()
+    assert f"# {name}\n" in (results / "model_card.md").read_text()
+    return row
+
+
 def test_everything_is_made_and_nothing_else_is_left(finished):
     for name in TOY["experiments"]:
         run = finished / "results" / "runs" / name / "default"
@@ -91,8 +107,13 @@ def test_everything_is_made_and_nothing_else_is_left(finished):
         assert len(list(plots.iterdir())) == 5
     frame = pd.read_csv(finished / "results" / "test_scores.csv")
     assert list(frame["experiment"]) == ["slow", "fast"]
-    assert frame["selected"].sum() == 1
     assert (frame["validation_examples"] == 32).all()
+    assert {p.name for p in (finished / "results").iterdir() if p.is_file()} == {
+        *(f"test_scores.{kind}" for kind in ("csv", "md", "html")),
+        *(f"published.{kind}" for kind in ("csv", "md", "html")),
+        *("best_model.npz", "model_card.md", "model_card.html"),
+    }
+    assert the_selected_is_kept(finished)
     assert not list(finished.rglob(".partial-*"))
     assert {p.name for p in finished.iterdir()} == {
         "toy.npz",
@@ -116,7 +137,7 @@ def test_a_rate_reruns_its_experiment_and_what_follows(folder):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["experiments"]["fast"]["learning_rate"] = 0.4
     write_config(folder, config)
-    assert would_run(folder) == dict.fromkeys([*PER_RUN, "tabulate", "compare_published"], 1)
+    assert would_run(folder) == dict.fromkeys(PER_RUN | AFTER, 1)
 
 
 def test_a_default_written_out_reruns_nothing(folder):
@@ -139,7 +160,7 @@ def test_a_new_experiment_runs_alone(folder):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["experiments"]["third"] = {**config["experiments"]["slow"], "l2": 0.1}
     write_config(folder, config)
-    assert would_run(folder) == dict.fromkeys([*PER_RUN, "tabulate", "compare_published"], 1)
+    assert would_run(folder) == dict.fromkeys(PER_RUN | AFTER, 1)
 
 
 def test_a_grid_computes_what_is_new_and_deletes_nothing(folder):
@@ -148,9 +169,9 @@ def test_a_grid_computes_what_is_new_and_deletes_nothing(folder):
         config["experiments"]["fast"]["learning_rate"] = rates
         write_config(folder, config)
 
-    after = ["tabulate", "compare_published"]
+    after = dict.fromkeys([*AFTER, "plot_validation_error_over"], 1)
     ask_for([0.5, 0.25])
-    assert would_run(folder) == {**dict.fromkeys(PER_RUN, 2), **dict.fromkeys(after, 1)}
+    assert would_run(folder) == {**dict.fromkeys(PER_RUN, 2), **after}
     done = snakemake(folder, "--cores", "2", "results/test_scores.csv")
     assert done.returncode == 0, done.stderr
     # The run of before has another name now; its state was there, so nothing was trained again.
@@ -181,6 +202,53 @@ def test_threads_are_given_to_the_job_and_rerun_nothing(folder):
     assert done.stdout.count(" --threads 1 ") == 4  # two trainings, two scorings
     done = snakemake(folder, "-n", "-p", "--forceall", "--cores", "2", "--config", "threads=8")
     assert done.stdout.count(" --threads 2 ") == 4
+
+
+def test_the_selected_model_follows_the_grid(tmp_path):
+    folder = make_folder(tmp_path / "grid")
+    grid = {"model": "logistic_regression", "batch_size": 20, "n_epochs": 2}
+    figure = "results/plots/grid/validation_error_over_learning_rate.png"
+    targets = ["results/best_model.npz", "results/test_scores.csv", figure]
+    after = {"select": 1, "tabulate": 1, "plot_validation_error_over": 1}
+
+    def ask_for(rates):
+        write_config(folder, {**TOY, "experiments": {"grid": {**grid, "learning_rate": rates}}})
+
+    def run():
+        done = snakemake(folder, "--cores", "2", *targets)
+        assert done.returncode == 0, done.stderr
+        return the_selected_is_kept(folder)
+
+    rates = [1e-9, 0.1, 1.5]
+    ask_for(rates)
+    first = run()
+    drawn_first = (folder / figure).read_bytes()
+    assert would_run(folder, *targets) == {}
+    done = snakemake(folder, "--report", "report.html", *targets)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "report.html").read_text()
+    for part in ("model card", "error_over_learning_rate", "The star is the experiment"):
+        assert part in page
+
+    # Without the winning value another run is the best; nothing is trained and nothing deleted.
+    rates = [rate for rate in rates if first["run"] != f"learning_rate={rate}"]
+    assert len(rates) == 2
+    ask_for(rates)
+    assert would_run(folder, *targets) == after
+    assert run()["run"] != first["run"]
+    assert (folder / "results" / "runs" / "grid" / first["run"] / "history.csv").exists()
+    assert (folder / figure).read_bytes() != drawn_first
+
+    # A value on top: its run alone is trained.
+    ask_for([*rates, 0.7])
+    assert would_run(folder, *targets) == {"train": 1, "score": 1, **after}
+
+
+def test_figures_of_a_grid_that_is_not_there_are_told(folder):
+    done = snakemake(folder, "-n", "results/plots/fast/validation_error_over_learning_rate.png")
+    assert done.returncode != 0
+    told = "the configuration has no experiment fast with a grid over learning_rate"
+    assert told in done.stdout + done.stderr
 
 
 def test_a_run_that_is_not_asked_for_is_told(folder):
@@ -247,13 +315,16 @@ def test_edited_source_reruns_what_it_shapes(tmp_path):
     assert done.returncode == 0, done.stderr
     assert would_run_in_clone() == set()
     everything_after = {
-        "src/msgd/kernels/formulas.py": {*PER_RUN, "tabulate", "compare_published"},
-        "src/msgd/training/early_stopping.py": {*PER_RUN, "tabulate", "compare_published"},
-        "src/msgd/data/readers.py": {"unpickle", *PER_RUN, "tabulate", "compare_published"},
+        "src/msgd/kernels/formulas.py": PER_RUN | AFTER,
+        "src/msgd/training/early_stopping.py": PER_RUN | AFTER,
+        "src/msgd/data/readers.py": {"unpickle"} | PER_RUN | AFTER,
         "src/msgd/evaluation/score.py": {
-            *("score", "tabulate", "compare_published"),
-            *("plot_confusion", "plot_mistakes"),
+            *("score", "plot_confusion", "plot_mistakes"),
+            *AFTER,
         },
+        "src/msgd/evaluation/selection.py": AFTER,
+        "src/msgd/evaluation/tables.py": AFTER,
+        "src/msgd/evaluation/model_card.py": {"select"},
         "src/msgd/plots/mistakes.py": {"plot_confusion", "plot_mistakes"},
         "src/msgd/evaluation/published.yaml": {"compare_published"},
         "src/msgd/cli.py": set(),
@@ -359,5 +430,6 @@ def test_the_report_holds_tables_and_figures(folder):
     done = snakemake(folder, "--report", "report.html")
     assert done.returncode == 0, done.stderr
     page = (folder / "report.html").read_text()
-    for part in ("learning curve", "worst mistakes", "test scores", "patience horizon"):
+    parts = ("learning curve", "worst mistakes", "test scores", "patience horizon", "model card")
+    for part in parts:
         assert part in page

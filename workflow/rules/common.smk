@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from msgd.config import (
     check_split_sizes,
+    compared_hyperparameters,
     complete_config,
     expand_grid,
     hyperparameter_words,
@@ -35,6 +36,15 @@ FIGURES = [
     "weights.gif",
     "confusion.png",
     "mistakes.png",
+]
+COMPARED = {
+    experiment: compared_hyperparameters(grid)
+    for experiment, grid in EXPERIMENTS.items()
+}
+COMPARISONS = [
+    f"results/plots/{experiment}/validation_error_over_{key}.png"
+    for experiment, keys in COMPARED.items()
+    for key in keys
 ]
 
 IS_MNIST = config["dataset"] == "mnist"
@@ -70,6 +80,16 @@ def settings_of(wildcards):
             f"the configuration has no run {run}; it has: {', '.join(RUNS)}"
         )
     return RUNS[run]
+
+
+def compared_runs(wildcards):
+    """The runs of an experiment with a grid."""
+    experiment, key = wildcards.experiment, wildcards.hyperparameter
+    if key not in COMPARED.get(experiment, []):
+        raise WorkflowError(
+            f"the configuration has no experiment {experiment} with a grid over {key}"
+        )
+    return [run for run in RUNS if run.startswith(f"{experiment}/")]
 
 
 def training_code(wildcards):

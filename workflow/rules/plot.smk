@@ -3,6 +3,7 @@
 # OUTPUTS
 #   results/plots/<experiment>/<run>/: learning_curve.png, weights.png, weights.gif,
 #   confusion.png, mistakes.png
+#   of an experiment with a grid: results/plots/<experiment>/validation_error_over_<hyperparameter>.png
 
 
 rule plot_learning_curve:
@@ -152,3 +153,32 @@ rule plot_mistakes:
     shell:
         "msgd plot mistakes --log {log} --run {params.folder:q} --data {params.data:q}"
         " --output {output:q} --dpi {params.dpi} --n-mistakes {params.n_mistakes}"
+
+
+rule plot_validation_error_over:
+    input:
+        training=expand("results/runs/{run}/training.json", run=compared_runs),
+        provenance=expand("results/runs/{run}/provenance.json", run=compared_runs),
+        code=source_files(
+            "plots/style.py", "plots/comparison.py", "evaluation/selection.py"
+        ),
+    output:
+        report(
+            "results/plots/{experiment}/validation_error_over_{hyperparameter}.png",
+            caption="../report/validation_error_over.rst",
+            category="Comparison",
+            subcategory="{experiment}",
+            labels={"over": "{hyperparameter}", "figure": "validation error"},
+        ),
+    log:
+        "results/logs/plot_validation_error_over/{experiment}/{hyperparameter}.log",
+    benchmark:
+        "results/benchmarks/plot_validation_error_over/{experiment}/{hyperparameter}.tsv"
+    conda:
+        "../envs/msgd.yaml"
+    params:
+        runs=tabulated_run_folders,
+        dpi=config["plots"]["dpi"],
+    shell:
+        "msgd plot validation_error_over --log {log} --over {wildcards.hyperparameter:q}"
+        " --output {output:q} --dpi {params.dpi} --runs {params.runs:q}"

@@ -39,7 +39,7 @@ rule tabulate:
     input:
         training=expand("results/runs/{run}/training.json", run=RUNS),
         scores=expand("results/runs/{run}/score.json", run=RUNS),
-        code=source_files("evaluation/tables.py"),
+        code=source_files("evaluation/selection.py", "evaluation/tables.py"),
     output:
         csv="results/test_scores.csv",
         md="results/test_scores.md",
@@ -66,7 +66,11 @@ rule compare_published:
         training=expand("results/runs/{run}/training.json", run=RUNS),
         provenance=expand("results/runs/{run}/provenance.json", run=RUNS),
         scores=expand("results/runs/{run}/score.json", run=RUNS),
-        code=source_files("evaluation/tables.py", "evaluation/published.yaml"),
+        code=source_files(
+            "evaluation/selection.py",
+            "evaluation/tables.py",
+            "evaluation/published.yaml",
+        ),
     output:
         csv="results/published.csv",
         md="results/published.md",

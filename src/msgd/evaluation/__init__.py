@@ -1,1 +1,1 @@
-"""Evaluation: test scores, selection on validation errors, tables, the published rows."""
+"""Evaluation: test scores, selection on validation errors, the model card, tables."""

@@ -1,5 +1,6 @@
 """The score table of all runs, and its comparison with the published rows."""
 
+import html
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pandas as pd
 import yaml
 
 from msgd.config import complete_experiment
+from msgd.evaluation.selection import score_rows
 from msgd.files import read_json, write_text
 
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
@@ -22,68 +24,41 @@ COLUMNS = (
 FULL_TEST_COLUMNS = ("all_test_errors", "all_test_examples")
 
 
-def score_rows(run_folders):
-    """Return a dict per run folder (``.../experiment/run``) with COLUMNS and FULL_TEST_COLUMNS."""
-    rows = []
-    for folder in map(Path, run_folders):
-        row = {"experiment": folder.parent.name, "run": folder.name}
-        row |= read_json(folder / "training.json") | read_json(folder / "score.json")
-        for split in ("validation", "test"):
-            errors, examples = row[f"{split}_errors"], row[f"{split}_examples"]
-            row[f"{split}_error_percent"] = 100 * errors / examples
-        rows.append(row)
-    selected = select(rows)
-    for index, row in enumerate(rows):
-        row["selected"] = index == selected
-    return rows
-
-
-def select(rows):
-    """Return the index of the row of lowest validation error.
-
-    Ties go to fewer parameters, then to the earlier row. Test errors are not looked at.
-    """
-    return min(
-        range(len(rows)),
-        key=lambda i: (
-            Fraction(rows[i]["validation_errors"], rows[i]["validation_examples"]),
-            rows[i]["n_params"],
-            i,
-        ),
-    )
-
-
 def write_score_table(run_folders, folder):
     """Write test_scores.csv, .md and .html into ``folder``."""
     rows = score_rows(run_folders)
     frame = pd.DataFrame(rows)
     note = (
         "One row per run: the parameters of its lowest validation error, scored once on the test "
-        "set. The selected row is the result; the others were not chosen. The errors of the whole "
-        "test set, the tail batch included, stand last."
+        "set. The row marked as selected has the lowest validation error of all, and its test "
+        "error is the result. The other rows were not selected: their test errors had no part in "
+        "the choice and stand there for comparison only. The errors of the whole test set, the "
+        "tail batch included, stand beside them."
     )
     stem = Path(folder) / "test_scores"
     write_csv(stem, frame[[*COLUMNS]])
     write_markdown(stem, frame[[*COLUMNS, *FULL_TEST_COLUMNS]], note)
-    write_html(stem, pd.DataFrame(map(_for_the_page, rows)), "Test scores", note)
+    marked = [index for index, row in enumerate(rows) if row["selected"]]
+    write_html(stem, pd.DataFrame(map(_for_the_page, rows)), "Test scores", note, marked)
 
 
 def _for_the_page(row):
     """Return the cells of one run in the HTML table: few enough to be seen at a glance."""
     return {
         "experiment": row["experiment"],
-        "run": row["run"],
-        "selected": row["selected"],
-        "backend": f"{row['backend']}, {row['floatX']}",
-        "parameters": f"{row['n_params']:,}",
+        "run": row["run"].replace(",", ", "),  # where a long name may be folded
+        "selection": "selected" if row["selected"] else "not selected",
+        "validation error": error_rate(row["validation_errors"], row["validation_examples"]),
+        "test error": error_rate(row["test_errors"], row["test_examples"]),
+        "whole test set": error_rate(row["all_test_errors"], row["all_test_examples"]),
         "epochs (best / run)": f"{row['best_epoch']} / {row['epochs_run']}",
-        "validation error": _rate(row["validation_errors"], row["validation_examples"]),
-        "test error": _rate(row["test_errors"], row["test_examples"]),
-        "whole test set": _rate(row["all_test_errors"], row["all_test_examples"]),
+        "parameters": f"{row['n_params']:,}",
+        "backend": f"{row['backend']}, {row['floatX']}",
     }
 
 
-def _rate(errors, examples):
+def error_rate(errors, examples):
+    """Return an error in words for people: percent, and the counts it comes from."""
     return f"{100 * errors / examples:.3f} % ({errors:,} of {examples:,})"
 
 
@@ -169,15 +144,28 @@ def write_markdown(stem, frame, note):
     write_text(f"{stem}.md", f"{note}\n\n{table}\n")
 
 
-def write_html(stem, frame, title, note):
-    """Write ``frame`` as the page ``stem``.html, with a title and a note."""
-    table = frame.map(_show).to_html(index=False, border=0)
-    write_text(f"{stem}.html", PAGE.format(title=title, note=note, table=table))
+def write_html(stem, frame, title, note, marked=()):
+    """Write ``frame`` as the page ``stem``.html, with a title, a note, and rows ``marked``."""
+    body = f"<p>{html.escape(note)}</p>{html_table(frame, marked)}"
+    write_text(f"{stem}.html", PAGE.format(title=html.escape(title), body=body))
+
+
+def html_table(frame, marked=()):
+    """Return ``frame`` as an HTML table in which the rows of the numbers ``marked`` stand out."""
+
+    def row(cells, tag):
+        return "".join(f"<{tag}>{html.escape(_show(cell))}</{tag}>" for cell in cells)
+
+    lines = [f"<tr>{row(frame.columns, 'th')}</tr>"]
+    for index, cells in enumerate(frame.itertuples(index=False)):
+        opening = '<tr class="marked">' if index in marked else "<tr>"
+        lines.append(f"{opening}{row(cells, 'td')}</tr>")
+    return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
 def _show(value):
     if isinstance(value, bool):
-        return "yes" if value else ""
+        return "yes" if value else "no"
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
@@ -186,9 +174,12 @@ PAGE = """<!doctype html>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2em; }}
 p {{ max-width: 46em; }}
 table {{ border-collapse: collapse; }}
-th, td {{ padding: .35em .9em; text-align: left; white-space: nowrap; }}
-td {{ border-bottom: 1px solid #ddd; }}
+th, td {{ padding: .35em .9em; text-align: left; white-space: nowrap; vertical-align: top; }}
+td {{ border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums; }}
 th {{ border-bottom: 2px solid #222; }}
-td {{ font-variant-numeric: tabular-nums; }}
-</style></head><body><h1>{title}</h1><p>{note}</p>{table}</body></html>
+table.facts th {{ border-bottom: 1px solid #ddd; font-weight: 600; }}
+td:nth-child(2) {{ white-space: normal; min-width: 9em; }}
+tr.marked td {{ background: #fdf0e4; font-weight: 600; }}
+pre {{ background: #f6f6f6; padding: 1em; max-width: 60em; overflow-x: auto; }}
+</style></head><body><h1>{title}</h1>{body}</body></html>
 """

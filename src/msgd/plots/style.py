@@ -14,6 +14,8 @@ INK = "#222222"
 BLUE = "#2f6db5"
 ORANGE = "#d9731a"
 GREY = "#8a8a8a"
+# Lines side by side. Orange is left out: it marks what is best.
+LINES = (BLUE, "#1f9a8a", "#8457ad", "#b8405e", "#8a8420", INK)
 
 mpl.rcParams.update(
     {
@@ -38,7 +40,7 @@ mpl.rcParams.update(
 def run_title(run_folder):
     """Return the name of the run in ``run_folder`` (.../experiment/run) as titles show it."""
     folder = Path(run_folder)
-    varied = "" if folder.name == "default" else f" {folder.name.replace(',', ', ')}"
+    varied = "" if folder.name == "default" else f" {folder.name.replace('+', ', ')}"
     return folder.parent.name + varied
 
 

@@ -1,0 +1,45 @@
+"""Selection: what the runs came to, and the one of the lowest validation error."""
+
+from fractions import Fraction
+from pathlib import Path
+
+from msgd.files import read_json
+
+
+def score_rows(run_folders):
+    """Return a dict per run folder (``.../experiment/run``), in that order.
+
+    It holds the names of experiment and run, all of training.json and score.json, the two error
+    rates in percent, and ``selected``, which is True of one.
+    """
+    rows = []
+    for folder in map(Path, run_folders):
+        row = {"experiment": folder.parent.name, "run": folder.name}
+        row |= read_json(folder / "training.json") | read_json(folder / "score.json")
+        for split in ("validation", "test"):
+            errors, examples = row[f"{split}_errors"], row[f"{split}_examples"]
+            row[f"{split}_error_percent"] = 100 * errors / examples
+        rows.append(row)
+    selected = select(rows)
+    for index, row in enumerate(rows):
+        row["selected"] = index == selected
+    return rows
+
+
+def select(rows):
+    """Return the index of the row of lowest validation error.
+
+    Ties go to fewer parameters, then to the earlier row. Test errors are not looked at.
+    """
+    return min(
+        range(len(rows)),
+        key=lambda i: (validation_rate(rows[i]), rows[i]["n_params"], i),
+    )
+
+
+def validation_rate(row):
+    """Return the validation error of a row as an exact share (Fraction).
+
+    Runs of different batch sizes count different numbers of examples, so counts do not compare.
+    """
+    return Fraction(row["validation_errors"], row["validation_examples"])
