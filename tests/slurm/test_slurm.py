@@ -44,11 +44,11 @@ RUNS = {
     for run, settings in expand_grid(grid).items()
 }
 CANCELLED, REQUEUED = "long/seed=1", "long/seed=2"  # what happens to them midway
-TABLES = [
+TARGETS = [
     f"results/{table}.{kind}"
     for table in ("test_scores", "published")
     for kind in ("csv", "md", "html")
-]
+] + ["results/best_model.npz"]
 NOT_COMPARED = {"timings.csv"}  # a clock's
 
 # What the profile leaves to the cluster: this one keeps no accounts. And a test does not wait.
@@ -111,14 +111,14 @@ def running_sweep(folder):
     log = folder / "snakemake.log"
     with log.open("w") as stream:
         process = subprocess.Popen(
-            command("snakemake", *in_folder(folder), *ON_LOOPBACK, *TABLES),
+            command("snakemake", *in_folder(folder), *ON_LOOPBACK, *TARGETS),
             stdout=stream,
             stderr=subprocess.STDOUT,
             env=environment(),
         )
     try:
         yield process
-        assert process.wait(timeout=400) == 0, log.read_text()
+        assert process.wait(timeout=900) == 0, log.read_text()
     finally:
         if process.poll() is None:
             process.terminate()
@@ -127,7 +127,7 @@ def running_sweep(folder):
 
 def contents(folder):
     """Return {relative path: bytes} of what must not depend on where a sweep ran."""
-    paths = [*(folder / "results" / "runs").rglob("*"), *(folder / path for path in TABLES)]
+    paths = [*(folder / "results" / "runs").rglob("*"), *(folder / path for path in TARGETS)]
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in paths
@@ -141,7 +141,7 @@ def test_a_sweep_with_a_cancelled_and_a_requeued_job_ends_as_a_local_one(tmp_pat
         make_folder(tmp_path / name, dataset, backend="cpu", experiments=EXPERIMENTS)
         for name in ("local", "cluster")
     )
-    done = snakemake(local, "--cores", "2", *TABLES)
+    done = snakemake(local, "--cores", "2", *TARGETS)
     assert done.returncode == 0, done.stderr
 
     todo = {CANCELLED: ["scancel"], REQUEUED: ["scontrol", "requeue"]}
