@@ -92,6 +92,14 @@ def test_the_page_says_of_every_run_whether_it_was_selected(tmp_path):
         assert "The other rows were not selected" in (tmp_path / file).read_text()
 
 
+def test_the_page_can_fold_a_long_name_between_its_values(tmp_path):
+    folder = make_run(tmp_path, "lr")
+    named = folder.rename(folder.with_name("learning_rate=0.1+l2=1e+20+seed=1"))
+    tables.write_score_table([named], tmp_path)
+    page = (tmp_path / "test_scores.html").read_text()
+    assert "<td>learning_rate=0.1, l2=1e+20, seed=1</td>" in page
+
+
 def selected(tmp_path, *runs):
     folders = [make_run(tmp_path, f"run{i}", **changes) for i, changes in enumerate(runs)]
     rows = tables.score_rows(folders)

@@ -1,6 +1,7 @@
 """The score table of all runs, and its comparison with the published rows."""
 
 import html
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def _for_the_page(row):
     """Return the cells of one run in the HTML table: few enough to be seen at a glance."""
     return {
         "experiment": row["experiment"],
-        "run": row["run"].replace(",", ", "),  # where a long name may be folded
+        "run": re.sub(r"\+(?=[a-z])", ", ", row["run"]),  # where a long name may be folded
         "selection": "selected" if row["selected"] else "not selected",
         "validation error": error_rate(row["validation_errors"], row["validation_examples"]),
         "test error": error_rate(row["test_errors"], row["test_examples"]),
