@@ -126,8 +126,8 @@ edit.
 
 Logistic regression and the MLP with the tutorials' settings on MNIST, in float32 on the CPU. A seed
 shuffles the training examples once and draws the MLP's initial weights. All rules read along in the
-same training, so within a seed they differ in nothing but the moment at which they stop. A run that was
-not stopped by patience was ended by the cap on epochs: there the rules could not differ.
+same training, so within a seed they differ in nothing but the moment at which they stop. A run that
+was not stopped by patience was ended by the cap on epochs: there the rules could not differ.
 
 {table}
 
