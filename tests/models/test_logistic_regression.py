@@ -1,4 +1,4 @@
-"""Both twins of logistic regression against the oracle, at sizes around chunk and block edges."""
+"""Both twins of logistic regression against the oracle, at the edges of tasks, vectors, blocks."""
 
 import numpy as np
 import oracle
@@ -6,9 +6,10 @@ import pytest
 from conftest import make_dataset
 
 from msgd.config import complete_experiment
-from msgd.kernels import options
+from msgd.kernels.simd import LANES
 from msgd.models import load_backend
 from msgd.models.logistic_regression import model
+from msgd.models.logistic_regression.cpu import TASKS
 
 FLOATS = {"float32": (np.float32, 3e-6), "float64": (np.float64, 1e-13)}
 
@@ -50,15 +51,12 @@ def test_oracle_gradients_agree_with_finite_differences(seed):
         np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
-# On the CPU: one chunk, edges of two chunks, edges of MAX_CHUNKS. On the simulator a block is 4
-# classes by 8 rows of threads: sizes below, at and above its edges.
-CHUNK = options.MIN_CHUNK_EXAMPLES
+# On the CPU: images and pixels around the number of tasks, classes around the lanes of a vector. On
+# the simulator a block is 4 classes by 8 rows of threads: sizes below, at and above its edges.
 CPU_SIZES = [
-    (batch, (3, 3), 3) for batch in (1, CHUNK - 1, CHUNK, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1)
-] + [
-    (options.MAX_CHUNKS * CHUNK - 1, (1, 5), 2),
-    (options.MAX_CHUNKS * CHUNK, (5, 1), 11),
-    (options.MAX_CHUNKS * CHUNK + 1, (2, 2), 10),
+    *((batch, (3, 3), 3) for batch in (1, 2, TASKS - 1, TASKS, TASKS + 1, 3 * TASKS + 1)),
+    *((5, (1, pixels), 2) for pixels in (1, TASKS - 1, TASKS, TASKS + 1)),
+    *((7, (4, 5), classes) for classes in (LANES - 1, LANES, LANES + 1, 2 * LANES + 1)),
     (600, (28, 28), 10),
 ]
 CUDA_SIZES = [

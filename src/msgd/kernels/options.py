@@ -54,16 +54,6 @@ CPU_INLINE = {**CPU, "forceinline": True}  # for what is called once per row or 
 CPU_PARALLEL = {**CPU, "parallel": True}
 CUDA = {"fastmath": False}
 
-# A minibatch is cut into at most this many chunks, whose sums are added in order. More would help
-# more threads and cost more additions; the number never follows the threads, so neither do bits.
-MAX_CHUNKS = 8
-MIN_CHUNK_EXAMPLES = 16
-
 THREADS_PER_BLOCK = 128
 # The compile gate's limits: an SM's 65,536 registers hold 3 and 2 blocks of 128 threads.
 MAX_REGISTERS = {"float32": 160, "float64": 240}
-
-
-def n_chunks(batch_size):
-    """Return P, the number of chunks a minibatch of ``batch_size`` examples is cut into."""
-    return max(1, min(MAX_CHUNKS, batch_size // MIN_CHUNK_EXAMPLES))
