@@ -26,7 +26,7 @@ SETTINGS = {
     "mlp": {**SMALL, "n_hidden": [7, 5]},
     "lenet": {**SMALL, "nkerns": [2, 3], "filter_size": 3, "n_hidden": 5},
 }
-# So many random moments per model; continuous integration asks for more.
+# So many random moments per model, 20 in all.
 N_KILLS = int(os.environ.get("MSGD_KILLS", "5"))
 
 
