@@ -5,7 +5,7 @@ The rooms, in the order data passes through them:
 - ``data``: download, safe unpickling, the six arrays
 - ``kernels``: formulas and reductions that models share, for CPU and CUDA
 - ``models``: one room per model: ``model.py``, ``cpu.py``, ``cuda.py``
-- ``training``: the loop, the patience rule, snapshots
+- ``training``: the loop, the patience rule, snapshots, states to go on from
 - ``evaluation``: test scores, selection and model card, published tables
 - ``plots``: figures from saved files
 - ``cli``: the ``msgd`` program, one subcommand per Snakemake rule
@@ -14,7 +14,7 @@ Legend of the dimension letters used in every shape of this package:
 
 - ``N`` examples of a split, ``B`` examples of a minibatch
 - ``D`` pixels of an image (height x width), ``C`` classes
-- ``P`` chunks a minibatch is cut into (constants decide how many, never the number of threads)
+- ``W`` classes rounded up to whole vectors, ``M`` minibatches, ``E`` nonzero pixels (CPU kernels)
 """
 
 __version__ = "0.1.0"

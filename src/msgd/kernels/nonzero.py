@@ -20,8 +20,8 @@ TASKS = 64  # parts that the images are cut into
 class NonzeroPixels(NamedTuple):
     """The nonzero pixels of n images, image after image.
 
-    first: (n + 1,) int64, image i has the entries first[i] to first[i+1] - 1; position: (M,) uint16
-    or uint32, which pixel; value: (M,) uint8 or floatX, as stored, in ascending order of position.
+    first: (n + 1,) int64, image i has the entries first[i] to first[i+1] - 1; position: (E,) uint16
+    or uint32, which pixel; value: (E,) uint8 or floatX, as stored, in ascending order of position.
     """
 
     first: np.ndarray
@@ -72,7 +72,7 @@ def _count(x, counts):
 
 @njit(**options.CPU_PARALLEL)
 def _fill(x, first, position, value):
-    """Overwrite position and value (M,) with the entries of the images x (n, D)."""
+    """Overwrite position and value (E,) with the entries of the images x (n, D)."""
     n_images, n_features = x.shape
     for task in prange(TASKS):
         for i in range(task * n_images // TASKS, (task + 1) * n_images // TASKS):
