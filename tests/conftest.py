@@ -67,6 +67,7 @@ def make_dataset(n_train=40, n_valid=20, n_test=20, shape=(3, 3), n_classes=3, p
         image_shape=shape,
         is_mnist=False,
         sha256={},
+        folder=None,
     )
 
 

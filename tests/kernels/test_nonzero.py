@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from msgd.kernels.nonzero import TASKS, list_lit, list_nonzero
+from msgd.kernels.nonzero import SPARE, TASKS, list_lit, list_nonzero, share_of_rows
 
 
 def images(n, d, dtype, share_of_zeros=0.8):
@@ -20,26 +20,46 @@ def test_lists_by_image_are_the_nonzero_entries_in_order(n, dtype, share_of_zero
     x = images(n, 23, dtype, share_of_zeros)
     pixels = list_nonzero(x)
     rows, positions = np.nonzero(x)
-    np.testing.assert_array_equal(pixels.position, positions)
-    np.testing.assert_array_equal(pixels.value, x[rows, positions])
+    np.testing.assert_array_equal(pixels.position, [*positions, *[0] * SPARE])
+    np.testing.assert_array_equal(pixels.value, [*x[rows, positions], *[0] * SPARE])
     np.testing.assert_array_equal(np.diff(pixels.first), (x != 0).sum(axis=1))
     assert pixels.first[0] == 0
     assert pixels.value.dtype == x.dtype
 
 
-@pytest.mark.parametrize(("n", "batch_size"), [(20, 20), (41, 20), (7, 1), (30, 7)])
+@pytest.mark.parametrize(("n", "batch_size"), [(20, 20), (41, 20), (7, 1), (30, 7), (600, 300)])
 @pytest.mark.parametrize("skipped", [0, 3])
-def test_lists_by_pixel_are_those_of_each_whole_minibatch(n, batch_size, skipped):
+@pytest.mark.parametrize("share_of_zeros", [0, 0.8, 1])
+def test_lists_by_pixel_are_those_of_each_whole_minibatch(n, batch_size, skipped, share_of_zeros):
     """Also of images that begin in the midst of the lists, as those of a piece do."""
-    x = images(n + skipped, 11, "uint8")
+    x = images(n + skipped, 11, "uint8", share_of_zeros)
     lit = list_lit(list_nonzero(x).rows(skipped, n + skipped), batch_size, 11)
-    image, value, counts = [], [], []
+    pixel, entry, image, value, rows = [], [0], [], [], []
     for minibatch in range(n // batch_size):
         batch = x[skipped + minibatch * batch_size :][:batch_size]
-        pixel, number = np.nonzero(batch.T)
-        image += [*number]
-        value += [*batch.T[pixel, number]]
-        counts += [*(batch != 0).sum(axis=0)]
-    np.testing.assert_array_equal(lit.image, image)
-    np.testing.assert_array_equal(lit.value, value)
-    np.testing.assert_array_equal(lit.first, np.cumsum([0, *counts]))
+        rows.append(0)
+        for d in range(11):
+            numbers = np.flatnonzero(batch[:, d])[:: 1 - d % 2 * 2]
+            if len(numbers):
+                pixel.append(d)
+                image += [*numbers]
+                value += [*batch[numbers, d]]
+                entry.append(len(image))
+                rows[-1] += 1
+    zeros = [0] * SPARE
+    np.testing.assert_array_equal(lit.first, np.cumsum([0, *rows]))
+    np.testing.assert_array_equal(lit.pixel, [*pixel, *zeros])
+    np.testing.assert_array_equal(lit.entry, entry)
+    np.testing.assert_array_equal(lit.image, [*image, *zeros])
+    np.testing.assert_array_equal(lit.value, [*value, *zeros])
+
+
+@pytest.mark.parametrize("share_of_zeros", [0, 0.8, 1])
+@pytest.mark.parametrize("n_tasks", [1, 4, 50])
+def test_tasks_share_a_minibatchs_rows(share_of_zeros, n_tasks):
+    lit = list_lit(list_nonzero(images(40, 11, "uint8", share_of_zeros)), 20, 11)
+    for minibatch in range(2):
+        shares = [share_of_rows(lit, minibatch, task, n_tasks) for task in range(n_tasks)]
+        begins = [start for start, _ in shares]
+        assert begins == [lit.first[minibatch], *[stop for _, stop in shares[:-1]]]
+        assert shares[-1][1] == lit.first[minibatch + 1]

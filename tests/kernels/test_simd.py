@@ -4,7 +4,22 @@ import numpy as np
 import pytest
 from numba import njit
 
-from msgd.kernels.simd import LANES, fma, lane_sum, load, multiply_add, splat, store
+from msgd.kernels.simd import (
+    CACHE_LINE,
+    LANES,
+    aligned,
+    aligned_empty,
+    aligned_zeros,
+    exp,
+    fma,
+    lane_max,
+    lane_sum,
+    load,
+    load_as,
+    multiply_add,
+    splat,
+    store,
+)
 
 
 @njit
@@ -32,3 +47,65 @@ def test_every_operation(float_x):
     while len(halves) > 1:
         halves = halves[: len(halves) // 2] + halves[len(halves) // 2 :]
     assert total == halves[0]
+
+
+@njit
+def run_exp(x, out):
+    for i in range(0, len(x), LANES):
+        store(out, i, exp(load(x, i)))
+
+
+@pytest.mark.parametrize(("float_x", "tolerance"), [("float32", 1.3e-7), ("float64", 2e-16)])
+def test_exp(float_x, tolerance):
+    x = np.linspace(-87, 0, LANES * 10_000).astype(float_x)
+    out = np.empty_like(x)
+    run_exp(x, out)
+    np.testing.assert_allclose(out, np.exp(x.astype(np.float64)), rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("float_x", ["float32", "float64"])
+def test_exp_at_the_edges(float_x):
+    x = np.zeros(LANES, float_x)
+    x[:4] = 0, -np.inf, np.nan, -1e30
+    out = np.empty_like(x)
+    run_exp(x, out)
+    np.testing.assert_array_equal(out[:4], [1, 0, np.nan, 0])
+
+
+@njit
+def run_lanes(a, bytes_, out):
+    store(out, 0, load_as(a, bytes_, 3))
+    return lane_max(load(a, 1))
+
+
+@pytest.mark.parametrize("float_x", ["float32", "float64"])
+@pytest.mark.parametrize("stored", ["uint8", "same"])
+@pytest.mark.parametrize("where", [1, 8, LANES])
+def test_conversion_and_maximum(float_x, stored, where):
+    random = np.random.RandomState(0)
+    a = random.normal(size=2 * LANES).astype(float_x)
+    a[where] = 9
+    pixels = random.randint(0, 256, 40).astype(float_x if stored == "same" else stored)
+    out = np.empty(LANES, float_x)
+    assert run_lanes(a, pixels, out) == 9
+    np.testing.assert_array_equal(out, pixels[3 : 3 + LANES])
+
+
+@njit
+def make_aligned(n, x):
+    return aligned_empty(n, x.dtype), aligned_zeros(n, x.dtype)
+
+
+@pytest.mark.parametrize("float_x", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 7, 1000])
+def test_aligned_arrays_begin_with_a_cache_line(float_x, n):
+    x = np.arange(3, dtype=float_x)
+    joined = aligned([x, x])
+    np.testing.assert_array_equal(joined, [0, 1, 2, 0, 1, 2])
+    arrays = [joined, *make_aligned(n, x), aligned_empty(n, x.dtype), aligned_zeros(n, x.dtype)]
+    for array in arrays:
+        assert array.dtype == float_x
+        assert array.ctypes.data % CACHE_LINE == 0
+    assert [len(array) for array in arrays] == [6, n, n, n, n]
+    assert not arrays[2].any()
+    assert not arrays[4].any()

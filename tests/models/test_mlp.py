@@ -8,7 +8,7 @@ import pytest
 from conftest import make_dataset
 
 from msgd.config import complete_experiment
-from msgd.kernels.dense import BLOCK, from_blocks, to_blocks
+from msgd.kernels.dense import BLOCK, PANEL, from_panels, to_panels
 from msgd.models import load_backend
 from msgd.models.mlp import model
 
@@ -74,12 +74,15 @@ def test_oracle_gradients_agree_with_finite_differences(kind):
         np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("n_out", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
-def test_blocks_come_back(n_out):
+@pytest.mark.parametrize("n_out", [1, PANEL - 1, PANEL, PANEL + 1, BLOCK, BLOCK + 1, 3 * BLOCK])
+def test_panels_come_back(n_out):
     weights = np.random.RandomState(0).normal(size=(5, n_out))
-    flat = to_blocks(weights)
-    assert flat[2 * BLOCK + min(n_out, BLOCK) - 1] == weights[2, min(n_out, BLOCK) - 1]
-    np.testing.assert_array_equal(from_blocks(flat, 5, n_out), weights)
+    flat = to_panels(weights)
+    assert flat.size == 5 * -(-n_out // BLOCK) * BLOCK
+    assert flat[2 * PANEL + min(n_out, PANEL) - 1] == weights[2, min(n_out, PANEL) - 1]
+    back = from_panels(flat, 5, n_out)
+    np.testing.assert_array_equal(back, weights)
+    assert not np.shares_memory(back, flat)
 
 
 # (batch, image shape, n_hidden, classes): on the CPU around blocks of units, on the simulator
@@ -90,6 +93,8 @@ SIZES = {
         (20, (4, 4), BLOCK - 1, 3),
         (7, (3, 5), BLOCK, 10),
         (17, (4, 4), BLOCK + 1, 4),
+        (6, (4, 4), PANEL, 16),
+        (4, (4, 4), PANEL + 1, 17),
         (20, (28, 28), 500, 10),
         (5, (3, 3), [7, 70, 3], 3),
         (33, (3, 3), [130, 65], BLOCK + 2),

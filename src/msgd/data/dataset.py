@@ -31,7 +31,8 @@ ARRAY_NAMES = tuple(f"{split}_{part}" for split in SPLITS for part in "xy")
 class Dataset:
     """Six arrays as they lie on disk, the tutorials' shared variables before their upload.
 
-    train_x, valid_x, test_x: (N, D) uint8 or floatX; train_y, valid_y, test_y: (N,) int32.
+    train_x, valid_x, test_x: (N, D) uint8 or floatX; train_y, valid_y, test_y: (N,) int32. folder:
+    where they lie.
     """
 
     train_x: np.ndarray
@@ -44,6 +45,7 @@ class Dataset:
     image_shape: tuple[int, int]
     is_mnist: bool
     sha256: dict[str, str]
+    folder: Path
 
     @property
     def n_features(self):
@@ -128,6 +130,7 @@ def load_dataset(folder):
         image_shape=tuple(summary["image_shape"]),
         is_mnist=summary["is_mnist"],
         sha256=summary["sha256"],
+        folder=folder,
     )
 
 

@@ -1,14 +1,15 @@
 """Dense layers on the CPU, for minibatches: weighted sums of rows, and the update of a row.
 
-Units are cut into blocks of BLOCK, whose sums stay in registers. All arrays are flat. The first
-layer's weights lie block by block, and within a block input by input: the weight of input d and
-unit u is ``weights[(u // BLOCK * n_in + d) * BLOCK + u % BLOCK]``, so a block fits a core's cache.
-A later layer's lie unit by unit: that of input u and unit k is ``weights[k * width + u]``, width
-being the number of inputs rounded up to whole blocks. So in both a block of the hidden units is
-BLOCK numbers in a row, and one task can own it: forward, backward and update. Units that fill up
-the last block have weight 0 and error 0, and keep them.
+Units are cut into blocks of BLOCK, whose sums stay in registers and which one task can own:
+forward, backward and update. All arrays are flat. A block of the first layer is two panels of PANEL
+units; the weights lie panel by panel, and within a panel input by input: the weight of input d and
+unit u is ``weights[(u // PANEL * n_in + d) * PANEL + u % PANEL]``. The rows of a panel that an
+image's lit pixels ask for fit the smallest cache, those of a block the next. A later layer's
+weights lie unit by unit: that of input u and unit k is ``weights[k * width + u]``, width being the
+number of inputs rounded up to whole blocks. Units that fill up the last block have weight 0 and
+error 0, and keep them.
 
-Sums run over their entries in order, so they do not depend on how blocks are spread over threads.
+The order of a sum follows from its entries alone, not from how blocks are spread over threads.
 """
 
 import numpy as np
@@ -20,6 +21,7 @@ from msgd.kernels.simd import LANES, add, fma, lane_sum, load, multiply_add, spl
 
 VECTORS = 4
 BLOCK = VECTORS * LANES
+PANEL = BLOCK // 2
 
 
 def n_blocks(n_units):
@@ -27,18 +29,18 @@ def n_blocks(n_units):
     return -(-n_units // BLOCK)
 
 
-def to_blocks(weights):
+def to_panels(weights):
     """Return ``weights`` (n_in, n_out) as the flat array of a first layer."""
     n_in, n_out = weights.shape
     padded = np.zeros((n_in, n_blocks(n_out) * BLOCK), weights.dtype)
     padded[:, :n_out] = weights
-    return padded.reshape(n_in, -1, BLOCK).transpose(1, 0, 2).ravel()
+    return padded.reshape(n_in, -1, PANEL).transpose(1, 0, 2).ravel()
 
 
-def from_blocks(flat, n_in, n_out):
-    """Return the (n_in, n_out) weights that to_blocks laid out as ``flat``."""
-    padded = flat.reshape(-1, n_in, BLOCK).transpose(1, 0, 2).reshape(n_in, -1)
-    return padded[:, :n_out].copy()  # of a single block the rest is a view
+def from_panels(flat, n_in, n_out):
+    """Return the (n_in, n_out) weights that to_panels laid out as ``flat``."""
+    padded = flat.reshape(-1, n_in, PANEL).transpose(1, 0, 2).reshape(n_in, -1)
+    return padded[:, :n_out].copy()  # of a single panel the rest is a view
 
 
 def to_rows(weights):
@@ -72,23 +74,32 @@ def weighted_block(row, first_row, value, first_value, stride, count, array, at,
 
 
 @njit(**options.CPU_INLINE)
+def weighted_panel(row, first_row, value, count, array, at):
+    """Return two vectors: sum_k value[k] array[at + PANEL r + (0..PANEL-1)].
+
+    The sum has ``count`` entries; r is row[first_row + k]. Entries of even and of odd number are
+    summed apart, so that one sum need not wait for the other; value[count] is 0.
+    """
+    even0 = even1 = odd0 = odd1 = splat(array, 0)
+    for k in range(0, count, 2):
+        x = element(value, k)
+        a = at + element(row, first_row + k) * PANEL
+        even0 = fma(x, load(array, a), even0)
+        even1 = fma(x, load(array, a + LANES), even1)
+        x = element(value, k + 1)
+        a = at + element(row, first_row + k + 1) * PANEL
+        odd0 = fma(x, load(array, a), odd0)
+        odd1 = fma(x, load(array, a + LANES), odd1)
+    return add(even0, odd0), add(even1, odd1)
+
+
+@njit(**options.CPU_INLINE)
 def store_block(array, at, block):
     """Set array[at : at + BLOCK] to the four vectors ``block``."""
     store(array, at, block[0])
     store(array, at + LANES, block[1])
     store(array, at + 2 * LANES, block[2])
     store(array, at + 3 * LANES, block[3])
-
-
-@njit(**options.CPU_INLINE)
-def add_block(array, at, block):
-    """Return the four vectors array[at : at + BLOCK] + ``block``."""
-    return (
-        add(load(array, at), block[0]),
-        add(load(array, at + LANES), block[1]),
-        add(load(array, at + 2 * LANES), block[2]),
-        add(load(array, at + 3 * LANES), block[3]),
-    )
 
 
 @njit(**options.CPU_INLINE)
@@ -101,34 +112,46 @@ def dot_block(left, at_left, right, at_right):
 
 
 @njit(**options.CPU_INLINE)
-def update_block(weights, at, gradient, rates):
-    """Update weights[at : at + BLOCK]; return a vector that sums to their squares before it.
+def scaled_block(factor, block, array):
+    """Return the four vectors factor * ``block``, in the type of ``array``."""
+    zero = splat(array, 0)
+    return (
+        fma(factor, block[0], zero),
+        fma(factor, block[1], zero),
+        fma(factor, block[2], zero),
+        fma(factor, block[3], zero),
+    )
 
-    gradient: four vectors; rates: (learning rate, l2): w becomes (1 - 2 rate l2) w - rate gradient.
+
+@njit(**options.CPU_INLINE)
+def update_block(weights, left, right, step, rates):
+    """Update a block of weights; return a vector that sums to their squares before it.
+
+    left, right: where its two panels lie; step: four vectors, -rate gradient; rates: (learning
+    rate, l2): w becomes (1 - 2 rate l2) w + step.
     """
     rate, l2 = rates
     shrink = weights.dtype.type(1) - (rate + rate) * l2
-    squares = zero = splat(weights, 0)
-    w0 = load(weights, at)
-    w1 = load(weights, at + LANES)
-    w2 = load(weights, at + 2 * LANES)
-    w3 = load(weights, at + 3 * LANES)
-    store(weights, at, fma(shrink, w0, fma(-rate, gradient[0], zero)))
-    store(weights, at + LANES, fma(shrink, w1, fma(-rate, gradient[1], zero)))
-    store(weights, at + 2 * LANES, fma(shrink, w2, fma(-rate, gradient[2], zero)))
-    store(weights, at + 3 * LANES, fma(shrink, w3, fma(-rate, gradient[3], zero)))
-    squares = multiply_add(w1, w1, multiply_add(w0, w0, squares))
+    w0 = load(weights, left)
+    w1 = load(weights, left + LANES)
+    w2 = load(weights, right)
+    w3 = load(weights, right + LANES)
+    store(weights, left, fma(shrink, w0, step[0]))
+    store(weights, left + LANES, fma(shrink, w1, step[1]))
+    store(weights, right, fma(shrink, w2, step[2]))
+    store(weights, right + LANES, fma(shrink, w3, step[3]))
+    squares = multiply_add(w1, w1, multiply_add(w0, w0, splat(weights, 0)))
     return multiply_add(w3, w3, multiply_add(w2, w2, squares))
 
 
 @njit(**options.CPU)
-def penalise_block(weights, at, rate, penalties):
-    """Move weights[at : at + BLOCK] down their penalty's gradient; return the penalty.
+def penalise_panel(weights, at, rate, penalties):
+    """Move weights[at : at + PANEL] down their penalty's gradient; return the penalty.
 
     For penalties that update_block does not cover; the padding's weights of 0 stay 0.
     """
     total = weights.dtype.type(0)
-    for w in range(at, at + BLOCK):
+    for w in range(at, at + PANEL):
         weight = weights[w]
         total += penalty(weight, penalties)
         weights[w] = weight - rate * penalty_gradient(weight, penalties)

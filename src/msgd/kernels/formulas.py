@@ -66,10 +66,11 @@ def activation_slope(h, kind):
 
 def first_argmax(values):
     """Return the first index of the maximum of ``values``, (C,) floatX: the predicted class."""
-    best = 0
+    best, highest = 0, values[0]
     for c in range(1, values.shape[0]):
-        if values[c] > values[best]:
-            best = c
+        value = values[c]
+        if value > highest:
+            best, highest = c, value
     return best
 
 

@@ -12,9 +12,10 @@ from numba import njit, prange
 
 from msgd.kernels import options
 from msgd.kernels.cpu import element
-from msgd.kernels.simd import add, fma, load, splat
+from msgd.kernels.simd import LANES, add, fma, load, load_as, splat, store
 
 TASKS = 64  # parts that the images are cut into
+SPARE = 2 * LANES  # places that lists and their scratch have beyond their entries, for vectors
 
 
 class NonzeroPixels(NamedTuple):
@@ -22,6 +23,7 @@ class NonzeroPixels(NamedTuple):
 
     first: (n + 1,) int64, image i has the entries first[i] to first[i+1] - 1; position: (E,) uint16
     or uint32, which pixel; value: (E,) uint8 or floatX, as stored, in ascending order of position.
+    Position and value have SPARE zeros more.
     """
 
     first: np.ndarray
@@ -36,12 +38,19 @@ class NonzeroPixels(NamedTuple):
 class LitImages(NamedTuple):
     """The images of each minibatch in which a pixel is not zero, pixel after pixel.
 
-    first: (M D + 1,) int64, pixel d of minibatch m has the entries first[m D + d] to
-    first[m D + d + 1] - 1; image: uint16 or uint32, its number within the minibatch, ascending;
-    value: as in NonzeroPixels.
+    first: (M + 1,) int64, minibatch m has the rows first[m] to first[m+1] - 1, one for each pixel
+    that is not zero in all its images; pixel: (R,) uint16 or uint32, which, ascending; entry:
+    (R + 1,) int64, row r has the entries entry[r] to entry[r+1] - 1; image: (E,) uint16 or uint32,
+    its number within the minibatch; value: (E,) as in NonzeroPixels. Pixel, image and value have
+    SPARE zeros more.
+
+    The images of even pixels ascend and those of odd pixels descend: going through one pixel after
+    the other, one comes upon what belongs to an image again while it is in the cache.
     """
 
     first: np.ndarray
+    pixel: np.ndarray
+    entry: np.ndarray
     image: np.ndarray
     value: np.ndarray
 
@@ -52,8 +61,8 @@ def list_nonzero(x):
     first = np.zeros(n_images + 1, np.int64)
     _count(x, first[1:])
     np.cumsum(first, out=first)
-    position = np.empty(first[-1], np.uint16 if n_features <= 2**16 else np.uint32)
-    value = np.empty(first[-1], x.dtype)
+    position = np.zeros(first[-1] + SPARE, _index_type(n_features))
+    value = np.zeros(first[-1] + SPARE, x.dtype)
     _fill(x, first, position, value)
     return NonzeroPixels(first, position, value)
 
@@ -85,61 +94,107 @@ def _fill(x, first, position, value):
                     at += 1
 
 
+def _index_type(n):
+    """Return the smallest dtype here for numbers below n."""
+    return np.uint16 if n <= 2**16 else np.uint32
+
+
 def list_lit(pixels, batch_size, n_features):
     """Return the LitImages of the minibatches that ``pixels`` (NonzeroPixels) make, no tail."""
     n_minibatches = (len(pixels.first) - 1) // batch_size
-    first = np.zeros(n_minibatches * n_features + 1, np.int64)
+    first = np.zeros(n_minibatches + 1, np.int64)
+    _count_lit(pixels, batch_size, n_features, first[1:])
+    np.cumsum(first, out=first)
     n_entries = pixels.first[n_minibatches * batch_size] - pixels.first[0]
-    image = np.empty(n_entries, np.uint16 if batch_size <= 2**16 else np.uint32)
-    value = np.empty(n_entries, pixels.value.dtype)
-    _transpose(pixels, batch_size, n_features, first, image, value)
-    return LitImages(first, image, value)
+    lit = LitImages(
+        first,
+        np.zeros(first[-1] + SPARE, _index_type(n_features)),
+        np.zeros(first[-1] + 1, np.int64),
+        np.zeros(n_entries + SPARE, _index_type(batch_size)),
+        np.zeros(n_entries + SPARE, pixels.value.dtype),
+    )
+    _fill_lit(pixels, batch_size, n_features, *lit)
+    return lit
 
 
 @njit(**options.CPU_PARALLEL)
-def _transpose(pixels, batch_size, n_features, first, image, value):
-    """Overwrite the arrays of LitImages; first is zeros (M D + 1,)."""
-    for minibatch in prange((first.shape[0] - 1) // n_features):
+def _count_lit(pixels, batch_size, n_features, counts):
+    """Overwrite counts (M,) with the number of pixels that are lit in each minibatch."""
+    for minibatch in prange(counts.shape[0]):
+        is_lit = np.zeros(n_features, np.uint8)
         start = minibatch * batch_size
-        row = minibatch * n_features
-        next_entry = np.zeros(n_features, np.int64)
         for entry in range(pixels.first[start], pixels.first[start + batch_size]):
-            next_entry[pixels.position[entry]] += 1
+            is_lit[pixels.position[entry]] = 1
+        counts[minibatch] = np.count_nonzero(is_lit)
+
+
+@njit(**options.CPU_PARALLEL)
+def _fill_lit(pixels, batch_size, n_features, first, pixel, entry, image, value):
+    """Overwrite the arrays of LitImages after first.
+
+    As arrays, not as one LitImages: Numba drops what is written to a tuple's in a parallel loop.
+    """
+    for minibatch in prange(first.shape[0] - 1):
+        start = minibatch * batch_size
+        count = np.zeros(n_features, np.int64)
+        for k in range(pixels.first[start], pixels.first[start + batch_size]):
+            count[pixels.position[k]] += 1
+        row = first[minibatch]
         at = pixels.first[start] - pixels.first[0]
+        next_entry = np.empty(n_features, np.int64)
         for d in range(n_features):
-            count = next_entry[d]
-            next_entry[d] = at
-            at += count
-            first[row + d + 1] = at
+            next_entry[d] = at if d % 2 == 0 else at + count[d] - 1
+            if count[d]:
+                at += count[d]
+                pixel[row] = d
+                entry[row + 1] = at
+                row += 1
         for i in range(batch_size):
-            for entry in range(pixels.first[start + i], pixels.first[start + i + 1]):
-                d = pixels.position[entry]
+            for k in range(pixels.first[start + i], pixels.first[start + i + 1]):
+                d = pixels.position[k]
                 image[next_entry[d]] = i
-                value[next_entry[d]] = pixels.value[entry]
-                next_entry[d] += 1
+                value[next_entry[d]] = pixels.value[k]
+                next_entry[d] += 1 if d % 2 == 0 else -1
+
+
+@njit(**options.CPU)
+def share_of_rows(lit, minibatch, task, n_tasks):
+    """Return (start, stop): a task's rows of a minibatch, such that all have about as many entries.
+
+    Rows belong to the task in whose share of the entries they begin.
+    """
+    first, last = lit.first[minibatch], lit.first[minibatch + 1]
+    begins = lit.entry[first:last]
+    before, n_entries = lit.entry[first], lit.entry[last] - lit.entry[first]
+    start = np.searchsorted(begins, before + task * n_entries // n_tasks)
+    stop = np.searchsorted(begins, before + (task + 1) * n_entries // n_tasks)
+    return first + start, first + stop
 
 
 @njit(**options.CPU_INLINE)
 def scale(stored, first, count, pixel_scale, value):
-    """Overwrite value[:count] with the pixels stored[first : first + count] as floatX."""
-    for k in range(count):
-        value[k] = element(stored, first + k) * pixel_scale
+    """Overwrite value[:count] with the pixels stored[first : first + count] as floatX.
+
+    ``value`` has SPARE places more, and what follows in it is zeros as far as weighted_rows reads.
+    """
+    zero = splat(value, 0)
+    for k in range(0, count, LANES):
+        store(value, k, fma(pixel_scale, load_as(value, stored, first + k), zero))
+    store(value, count, zero)
 
 
 @njit(**options.CPU_INLINE)
 def weighted_rows(row, first, count, value, array, width, column):
     """Return the vector sum_k value[k] array[row[first + k], column : column + LANES], k < count.
 
-    array: flat, its rows ``width`` long. Entries of even and of odd number are summed apart, so
-    that one sum need not wait for the other.
+    array: flat, its rows ``width`` long. The entries are dealt out to four sums in turn, so that
+    one need not wait for another; the last round is filled up with zeros from ``value``.
     """
-    even = odd = splat(array, 0)
-    for k in range(0, count - 1, 2):
-        at = element(row, first + k) * width + column
-        even = fma(element(value, k), load(array, at), even)
-        at = element(row, first + k + 1) * width + column
-        odd = fma(element(value, k + 1), load(array, at), odd)
-    if count % 2:
-        at = element(row, first + count - 1) * width + column
-        even = fma(element(value, count - 1), load(array, at), even)
-    return add(even, odd)
+    s0 = s1 = s2 = s3 = splat(array, 0)
+    for k in range(0, count, 4):
+        at = first + k
+        s0 = fma(element(value, k), load(array, element(row, at) * width + column), s0)
+        s1 = fma(element(value, k + 1), load(array, element(row, at + 1) * width + column), s1)
+        s2 = fma(element(value, k + 2), load(array, element(row, at + 2) * width + column), s2)
+        s3 = fma(element(value, k + 3), load(array, element(row, at + 3) * width + column), s3)
+    return add(add(s0, s1), add(s2, s3))

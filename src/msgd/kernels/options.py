@@ -41,7 +41,7 @@ numba.config.CACHE_DIR = str(_cache_folder())
 # How long an OpenMP thread that waits for the others spins before it sleeps. GNU's default spins
 # for milliseconds: on a machine busy with other work each waits for one that cannot run, and two
 # threads become forty times slower than one. OpenMP reads it when Numba starts its threads.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def use_threads(threads):

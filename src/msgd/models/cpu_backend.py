@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from msgd.kernels.nonzero import list_lit, list_nonzero
 from msgd.models.interface import count_mistakes, n_batches
+from msgd.models.lists import Lists
 
 # A split of more bytes of pixels than this is gone through in pieces, after each of which the pages
 # of the piece are given back: the file may be larger than the memory.
@@ -28,7 +28,7 @@ class CpuBackend:
         self.pixel_scale = float_x(dataset.pixel_scale)
         self.learning_rate = float_x(settings.get("learning_rate", 0))  # 0: not trained by SGD
         self.penalties = tuple(float_x(settings[name]) for name in ("l1", "l2", "lp", "p"))
-        self.listed = {}
+        self.lists = {}
         self.set_parameters(parameters)
         self.allocate()
 
@@ -39,8 +39,7 @@ class CpuBackend:
         while start < last:
             stop = min(last, self._end_of_piece(start))
             self.train_span(start, stop, costs[start - first : stop - first])
-            if not self._is_resident("train"):
-                self.dataset.release_pages("train")
+            self._release_pages("train")
             start = stop
         return costs
 
@@ -56,41 +55,23 @@ class CpuBackend:
         for start in range(0, len(x), piece):
             stop = min(start + piece, len(x))
             self.predict_rows(split, start, stop, predicted[start:stop])
-            if piece < len(x):
-                self.dataset.release_pages(split)
+            self._release_pages(split)
         return predicted
 
-    def _nonzero(self, split, start, stop):
-        """Return the msgd.kernels.nonzero.NonzeroPixels of images start..stop-1 of ``split``.
+    def _lists(self, split):
+        """Return the msgd.models.lists.Lists of ``split``, made when first asked for."""
+        if split not in self.lists:
+            self.lists[split] = Lists(
+                self.dataset, split, self.batch_size, PIECE_BYTES, with_lit=split == "train"
+            )
+        return self.lists[split]
 
-        Those of a split of one piece are listed once and kept.
-        """
-        x, _ = self.dataset.split(split)
+    def _release_pages(self, split):
+        """Give the memory of a split larger than a piece back, and that of its lists."""
         if not self._is_resident(split):
-            return list_nonzero(x[start:stop])
-        if split not in self.listed:
-            self.listed[split] = list_nonzero(x)
-        return self.listed[split].rows(start, stop)
-
-    def _lit(self, start, stop):
-        """Return the msgd.kernels.nonzero.LitImages of the minibatches of images start..stop-1."""
-        n_features = self.dataset.train_x.shape[1]
-        if not self._is_resident("train"):
-            return list_lit(self._nonzero("train", start, stop), self.batch_size, n_features)
-        if "lit" not in self.listed:
-            pixels = self._nonzero("train", 0, self.n_train_batches * self.batch_size)
-            self.listed["lit"] = list_lit(pixels, self.batch_size, n_features)
-        return self.listed["lit"]
-
-    def _rows_of(self, first, last):
-        """Return (start, stop): the training examples that minibatches first..last-1 are made of.
-
-        The whole training set if it is one piece: the minibatches may then go round it.
-        """
-        if self._is_resident("train"):
-            return 0, self.n_train_batches * self.batch_size
-        start = first % self.n_train_batches * self.batch_size
-        return start, start + (last - first) * self.batch_size
+            self.dataset.release_pages(split)
+            if split in self.lists:
+                self.lists[split].release_pages()
 
     def _is_resident(self, split):
         return self.dataset.split(split)[0].nbytes <= PIECE_BYTES

@@ -5,6 +5,7 @@ from numba import njit, prange
 
 from msgd.kernels import options
 from msgd.kernels.cpu import ordered_sum, penalty, penalty_gradient
+from msgd.kernels.simd import aligned_empty, aligned_zeros
 from msgd.models.logistic_regression import cpu
 from msgd.models.logistic_regression.cpu import TASKS, _errors, _update, _update_bias
 
@@ -14,50 +15,56 @@ class Backend(cpu.Backend):
 
     def cost_and_gradient(self):
         """See msgd.models.interface.FullGradient.cost_and_gradient."""
-        weights_gradient, bias_gradient = np.zeros_like(self.weights), np.zeros_like(self.bias)
-        start, stop = self._rows_of(0, self.n_train_batches)
-        cost = _cost_and_gradient(
-            self._nonzero("train", start, stop),
-            self._lit(start, stop),
-            self.dataset.train_y[start:stop],
-            self.pixel_scale,
-            self.batch_size,
-            self.dataset.n_classes,
-            self.penalties,
-            self.weights,
-            self.bias,
-            weights_gradient,
-            bias_gradient,
-        )
-        return float(cost), self._unpad(weights_gradient, bias_gradient)
+        weights_gradient = aligned_zeros(self.weights.size, self.float_x)
+        bias_gradient = aligned_zeros(self.bias.size, self.float_x)
+        lists = self._lists("train")
+        nll = np.empty(self.n_train_batches, self.float_x)
+        start = 0
+        while start < self.n_train_batches:
+            stop = min(self.n_train_batches, self._end_of_piece(start))
+            _add_minibatches(
+                lists.pixels,
+                lists.lit,
+                self.dataset.train_y,
+                self.pixel_scale,
+                self.batch_size,
+                start,
+                stop,
+                self.weights,
+                self.bias,
+                weights_gradient,
+                bias_gradient,
+                nll,
+            )
+            self._release_pages("train")
+            start = stop
+        penalty = _add_penalties(self.penalties, self.weights, weights_gradient)
+        return float(nll.sum() + penalty), self._unpad(weights_gradient, bias_gradient)
 
 
 @njit(**options.CPU_PARALLEL)
-def _cost_and_gradient(
-    pixels,  # NonzeroPixels of all minibatches
-    lit,  # their LitImages
-    y,  # their (N,) int32 labels
+def _add_minibatches(
+    pixels,  # NonzeroPixels of the training images
+    lit,  # LitImages of their minibatches
+    y,  # (N,) int32
     pixel_scale,
     batch_size,
-    n_classes,
-    penalties,  # (l1, l2, lp, p)
+    first,  # the minibatches added are first..last-1 of M
+    last,
     weights,  # flat (D, W)
     bias,  # (W,)
-    weights_gradient,  # flat (D, W), zeros; overwritten
-    bias_gradient,  # (W,), zeros; overwritten
+    weights_gradient,  # flat (D, W), added to
+    bias_gradient,  # (W,), added to
+    minibatch_nll,  # (M,), theirs overwritten: 1/M of their mean negative log-likelihoods
 ):
     dtype = weights.dtype
     width = bias.shape[0]
-    n_features = weights.shape[0] // width
-    n_train_batches = y.shape[0] // batch_size
     # Every minibatch's errors are divided by B M, so that their sum is the mean over minibatches.
-    inverse = dtype.type(1) / dtype.type(batch_size * n_train_batches)
-    total_nll = np.empty(n_train_batches, dtype)
-    error = np.zeros(batch_size * width, dtype)
+    inverse = dtype.type(1) / dtype.type(batch_size * minibatch_nll.shape[0])
+    error = aligned_empty(batch_size * width, dtype)
     nll = np.empty(batch_size, dtype)
-    task_penalty = np.empty(TASKS, dtype)
     one = dtype.type(1)
-    for minibatch in range(n_train_batches):
+    for minibatch in range(first, last):
         for task in prange(TASKS):
             _errors(
                 task * batch_size // TASKS,
@@ -66,7 +73,6 @@ def _cost_and_gradient(
                 pixels,
                 y,
                 pixel_scale,
-                n_classes,
                 inverse,
                 weights,
                 bias,
@@ -75,13 +81,18 @@ def _cost_and_gradient(
             )
         # A step of rate -1 adds the gradient.
         for task in prange(TASKS):
-            first_row = minibatch * n_features
-            _update(task, first_row, lit, pixel_scale, -one, error, width, weights_gradient)
+            _update(task, minibatch, lit, pixel_scale, -one, error, width, weights_gradient)
         _update_bias(-one, error, bias_gradient)
-        total_nll[minibatch] = ordered_sum(nll)
+        minibatch_nll[minibatch] = ordered_sum(nll) * inverse
+
+
+@njit(**options.CPU_PARALLEL)
+def _add_penalties(penalties, weights, weights_gradient):
+    """Add the gradient of the penalties, (l1, l2, lp, p); return the penalty of all weights."""
+    task_penalty = np.empty(TASKS, weights.dtype)
     for task in prange(TASKS):
         task_penalty[task] = _add_penalty(task, penalties, weights, weights_gradient)
-    return ordered_sum(total_nll) * inverse + ordered_sum(task_penalty)
+    return ordered_sum(task_penalty)
 
 
 @njit(**options.CPU)

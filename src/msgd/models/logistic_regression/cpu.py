@@ -6,7 +6,7 @@ its row of the weights. No sum is shared, so the bits are the same for any numbe
 
 The weights are a flat (D, W) array, W being the number of classes rounded up to whole vectors of
 ``kernels/simd.py``: a pixel's row of them is a vector or a few. The columns that fill up the last
-vector have weight 0 and error 0, and keep them.
+vector have weight 0 and bias -inf, so their softmax and their error are 0, and they stay.
 """
 
 import numpy as np
@@ -18,10 +18,10 @@ from msgd.kernels.cpu import (
     ordered_sum,
     penalty,
     penalty_gradient,
-    softmax_cross_entropy,
+    softmax_cross_entropy_row,
 )
-from msgd.kernels.nonzero import scale, weighted_rows
-from msgd.kernels.simd import LANES, add, fma, load, splat, store
+from msgd.kernels.nonzero import SPARE, scale, share_of_rows, weighted_rows
+from msgd.kernels.simd import LANES, add, aligned_empty, fma, load, splat, store
 from msgd.models.cpu_backend import CpuBackend
 
 TASKS = 16  # parts that the images or the pixels of a minibatch are cut into
@@ -37,18 +37,18 @@ class Backend(CpuBackend):
 
     def train_span(self, first, last, costs):
         """Train minibatches first..last-1 and write their costs, (last - first,) floatX."""
-        start, stop = self._rows_of(first, last)
+        lists = self._lists("train")
         _train(
-            self._nonzero("train", start, stop),
-            self._lit(start, stop),
-            self.dataset.train_y[start:stop],
+            lists.pixels,
+            lists.lit,
+            self.dataset.train_y,
             self.pixel_scale,
             self.batch_size,
-            self.dataset.n_classes,
             self.learning_rate,
             self.has_penalties,
             self.penalties,
-            first % self.n_train_batches - start // self.batch_size,
+            first,
+            self.n_train_batches,
             self.weights,
             self.bias,
             costs,
@@ -56,7 +56,7 @@ class Backend(CpuBackend):
 
     def predict_rows(self, split, start, stop, predicted):
         """Write the classes of images start..stop-1 of ``split`` into predicted, int32."""
-        pixels = self._nonzero(split, start, stop)
+        pixels = self._lists(split).pixels.rows(start, stop)
         _predict(
             pixels, self.pixel_scale, self.weights, self.bias, self.dataset.n_classes, predicted
         )
@@ -73,44 +73,45 @@ class Backend(CpuBackend):
 
     def set_parameters(self, parameters):
         """See msgd.models.interface.Backend.set_parameters."""
-        self.weights = to_vectors(parameters["weights"])
-        self.bias = to_vectors(parameters["bias"][None])
+        self.weights = to_vectors(parameters["weights"], 0)
+        self.bias = to_vectors(parameters["bias"][None], -np.inf)
 
 
-def to_vectors(array):
-    """Return ``array`` (n, C) as a flat (n, W) array, zeros in the columns that fill up."""
+def to_vectors(array, padding):
+    """Return ``array`` (n, C) as a flat (n, W) array, ``padding`` in the columns that fill up."""
     n_rows, n_columns = array.shape
-    padded = np.zeros((n_rows, -(-n_columns // LANES) * LANES), array.dtype)
-    padded[:, :n_columns] = array
-    return padded.ravel()
+    width = -(-n_columns // LANES) * LANES
+    flat = aligned_empty(n_rows * width, array.dtype)
+    rows = flat.reshape(n_rows, width)
+    rows[:, :n_columns] = array
+    rows[:, n_columns:] = padding
+    return flat
 
 
 @njit(**options.CPU_PARALLEL)
 def _train(
-    pixels,  # NonzeroPixels of the minibatches that the span goes round
-    lit,  # their LitImages
-    y,  # their (N,) int32 labels
+    pixels,  # NonzeroPixels of the training images
+    lit,  # LitImages of their minibatches
+    y,  # (N,) int32
     pixel_scale,
     batch_size,
-    n_classes,
     learning_rate,
     has_penalties,
     penalties,  # (l1, l2, lp, p)
-    first,  # the minibatch of the span's beginning
+    first,  # the iteration of the span's beginning
+    n_train_batches,
     weights,  # flat (D, W), changed
     bias,  # (W,), changed
     costs,  # one for each minibatch of the span, overwritten
 ):
     dtype = weights.dtype
     width = bias.shape[0]
-    n_features = weights.shape[0] // width
-    n_batches = y.shape[0] // batch_size
     inverse_batch_size = dtype.type(1) / dtype.type(batch_size)
-    error = np.zeros(batch_size * width, dtype)
+    error = aligned_empty(batch_size * width, dtype)
     nll = np.empty(batch_size, dtype)
     task_penalty = np.zeros(TASKS, dtype)
     for step in range(costs.shape[0]):
-        minibatch = (first + step) % n_batches
+        minibatch = (first + step) % n_train_batches
         for task in prange(TASKS):
             _errors(
                 task * batch_size // TASKS,
@@ -119,18 +120,17 @@ def _train(
                 pixels,
                 y,
                 pixel_scale,
-                n_classes,
                 inverse_batch_size,
                 weights,
                 bias,
                 error,
                 nll,
             )
-        for task in prange(TASKS):
-            if has_penalties:
+        if has_penalties:
+            for task in prange(TASKS):
                 task_penalty[task] = _penalise(task, width, learning_rate, penalties, weights)
-            first_row = minibatch * n_features
-            _update(task, first_row, lit, pixel_scale, learning_rate, error, width, weights)
+        for task in prange(TASKS):
+            _update(task, minibatch, lit, pixel_scale, learning_rate, error, width, weights)
         _update_bias(learning_rate, error, bias)
         costs[step] = ordered_sum(nll) * inverse_batch_size + ordered_sum(task_penalty)
 
@@ -143,7 +143,6 @@ def _errors(
     pixels,
     y,
     pixel_scale,
-    n_classes,
     inverse_batch_size,
     weights,
     bias,
@@ -155,45 +154,38 @@ def _errors(
     first_image: the minibatch's first in ``pixels`` and y.
     """
     width = bias.shape[0]
-    value = np.empty(weights.shape[0] // width, weights.dtype)
-    logits = np.empty(width, weights.dtype)
-    image_error = np.zeros(width, weights.dtype)
-    class_logits, class_error = logits[:n_classes], image_error[:n_classes]  # slicing is slow
+    value = aligned_empty(weights.shape[0] // width + SPARE, weights.dtype)
     for i in range(start, stop):
-        _logits(pixels, first_image + i, pixel_scale, weights, bias, value, logits)
-        nll[i] = softmax_cross_entropy(
-            class_logits, y[first_image + i], inverse_batch_size, class_error
-        )
-        for column in range(0, width, LANES):
-            store(error, i * width + column, load(image_error, column))
+        _logits(pixels, first_image + i, pixel_scale, weights, bias, value, error, i * width)
+    for i in range(start, stop):  # apart: the processor overlaps the one's images, not the two
+        label = y[first_image + i]
+        nll[i] = softmax_cross_entropy_row(error, i * width, width, label, inverse_batch_size)
 
 
-@njit(**options.CPU)
-def _logits(pixels, i, pixel_scale, weights, bias, value, logits):
-    """Overwrite logits (W,) with x W + b of image i; value (D,) is scratch."""
+@njit(**options.CPU_INLINE)
+def _logits(pixels, i, pixel_scale, weights, bias, value, logits, at):
+    """Overwrite logits[at : at + W] with x W + b of image i; value (D + SPARE,) is scratch."""
     width = bias.shape[0]
     first = pixels.first[i]
     count = pixels.first[i + 1] - first
     scale(pixels.value, first, count, pixel_scale, value)
     for column in range(0, width, LANES):
         total = weighted_rows(pixels.position, first, count, value, weights, width, column)
-        store(logits, column, add(load(bias, column), total))
+        store(logits, at + column, add(load(bias, column), total))
 
 
 @njit(**options.CPU)
-def _update(task, first_row, lit, pixel_scale, learning_rate, error, width, weights):
-    """Update a task's share of the pixels: every TASKS-th, for their entries are spread unevenly.
-
-    first_row: pixel 0 of the minibatch in ``lit``; error: flat (B, W).
-    """
-    value = np.empty(error.shape[0] // width, weights.dtype)
-    for d in range(task, weights.shape[0] // width, TASKS):
-        first = lit.first[first_row + d]
-        count = lit.first[first_row + d + 1] - first
+def _update(task, minibatch, lit, pixel_scale, learning_rate, error, width, weights):
+    """Update a task's share of the pixels that are lit in a minibatch; error: flat (B, W)."""
+    value = aligned_empty(error.shape[0] // width + SPARE, weights.dtype)
+    start, stop = share_of_rows(lit, minibatch, task, TASKS)
+    for row in range(start, stop):
+        first = lit.entry[row]
+        count = lit.entry[row + 1] - first
         scale(lit.value, first, count, pixel_scale, value)
         for column in range(0, width, LANES):
             gradient = weighted_rows(lit.image, first, count, value, error, width, column)
-            at = d * width + column
+            at = lit.pixel[row] * width + column
             store(weights, at, fma(-learning_rate, gradient, load(weights, at)))
 
 
@@ -214,9 +206,16 @@ def _update_bias(learning_rate, error, bias):
     """Update the bias (W,) by the sum of the images' errors, flat (B, W), in order."""
     width = bias.shape[0]
     for column in range(0, width, LANES):
-        gradient = splat(bias, 0)
-        for at in range(column, error.shape[0], width):
-            gradient = add(gradient, load(error, at))
+        s0 = s1 = s2 = s3 = splat(bias, 0)  # several sums, so that one need not wait for another
+        whole = error.shape[0] // (4 * width) * 4 * width
+        for at in range(column, whole, 4 * width):
+            s0 = add(s0, load(error, at))
+            s1 = add(s1, load(error, at + width))
+            s2 = add(s2, load(error, at + 2 * width))
+            s3 = add(s3, load(error, at + 3 * width))
+        for at in range(whole + column, error.shape[0], width):
+            s0 = add(s0, load(error, at))
+        gradient = add(add(s0, s1), add(s2, s3))
         store(bias, column, fma(-learning_rate, gradient, load(bias, column)))
 
 
@@ -226,11 +225,11 @@ def _predict(pixels, pixel_scale, weights, bias, n_classes, predicted):
     n_examples = predicted.shape[0]
     width = bias.shape[0]
     for task in prange(PREDICTION_TASKS):
-        value = np.empty(weights.shape[0] // width, weights.dtype)
-        logits = np.empty(width, weights.dtype)
+        value = aligned_empty(weights.shape[0] // width + SPARE, weights.dtype)
+        logits = aligned_empty(width, weights.dtype)
         class_logits = logits[:n_classes]
         start = task * n_examples // PREDICTION_TASKS
         stop = (task + 1) * n_examples // PREDICTION_TASKS
         for i in range(start, stop):
-            _logits(pixels, i, pixel_scale, weights, bias, value, logits)
+            _logits(pixels, i, pixel_scale, weights, bias, value, logits, 0)
             predicted[i] = first_argmax(class_logits)

@@ -1,0 +1,35 @@
+"""Lists of a split in files, piece by piece, against the same in memory."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import make_dataset
+
+from msgd.errors import UserError
+from msgd.models.lists import Lists
+
+
+@pytest.mark.parametrize("share_of_zeros", [0.8, 1])
+@pytest.mark.parametrize("piece_images", [4, 8, 20])
+def test_lists_in_files_are_those_in_memory(tmp_path, piece_images, share_of_zeros):
+    """22 images in minibatches of 4: the pieces end with a tail."""
+    dataset = dataclasses.replace(make_dataset(n_train=22, shape=(5, 5)), folder=tmp_path)
+    dark = np.random.RandomState(0).uniform(size=dataset.train_x.shape) < share_of_zeros
+    dataset.train_x[dark] = 0
+    whole = Lists(dataset, "train", 4, dataset.train_x.nbytes, with_lit=True)
+    pieces = Lists(dataset, "train", 4, piece_images * 25, with_lit=True)
+    assert not whole.maps
+    assert len(pieces.maps) == len(pieces.pixels) + len(pieces.lit)
+    assert [*tmp_path.iterdir()] == []
+    for _ in range(2):  # before and after
+        for one, other in zip(whole.pixels + whole.lit, pieces.pixels + pieces.lit, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+        pieces.release_pages()
+
+
+def test_no_room_for_lists_is_a_plain_error(tmp_path):
+    dataset = dataclasses.replace(make_dataset(n_train=22), folder=tmp_path / "gone")
+    with pytest.raises(UserError, match="gone: the lists of nonzero pixels do not fit there"):
+        Lists(dataset, "train", 4, 20, with_lit=False)
