@@ -31,8 +31,8 @@ PICTURE = ROOT / "docs" / "images" / "compare.png"
 # Epochs trained before the turns and compared, epochs of a turn, and by how many examples of the
 # validation set a library may differ: LeNet's max-pooling splits ties differently elsewhere.
 PLAN = {
-    "logistic_regression": {"first": 5, "turn": 20, "examples": 3},
-    "mlp": {"first": 2, "turn": 1, "examples": 5},
+    "logistic_regression": {"first": 5, "turn": 60, "examples": 3},
+    "mlp": {"first": 2, "turn": 2, "examples": 5},
     "lenet": {"first": 1, "turn": 1, "examples": 40},
 }
 SETTLE_SECONDS = 0.5

@@ -3,11 +3,11 @@
     python benchmarks/scale.py [--images 8100000] [--models ...] [--folder DIR] [--output FILE]
 
 Lays MNIST's training images end to end in a .npy file (6.4 GB for 8.1 million), trains an epoch of
-a model over it on the CPU, and prints nanoseconds per example and the peak of the process's resident
-memory beside those of the 50,000, as JSON. Listing the nonzero pixels, which comes once before the
-first epoch, is timed apart. The files, another 7.5 GB of lists among them, are removed again. Each
-run is a process of its own, and the sizes alternate, for the machine's speed drifts: small, large,
-small, large, small.
+a model over it on the CPU, and prints nanoseconds per example and the peak of the process's
+resident memory beside those of the 50,000, as JSON. Listing the nonzero pixels, which comes once
+before the first epoch, is timed apart. The files, another 7.5 GB of lists among them, are removed
+again. Each run is a process of its own, and the sizes alternate, for the machine's speed drifts:
+small, large, small, large, small.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import as_triple, make_dataset, msgd, save_npz
@@ -206,6 +207,23 @@ def test_kernels_are_cached_by_source_or_not_at_all(tmp_path, variable):
 
     assert re.fullmatch(rf"{tmp_path}(/msgd)?/kernels-[0-9a-f]{{16}}", folder(str(tmp_path)))
     assert "msgd-kernels-" in folder("/proc/nowhere")
+
+
+def test_eight_trainings_fill_one_cold_cache(data, tmp_path):
+    """At once: all come to the same history, and a ninth compiles nothing."""
+    cache = tmp_path / "cache"
+    with ThreadPoolExecutor(8) as pool:
+        runs = [
+            pool.submit(train, data, tmp_path / str(k), NUMBA_CACHE_DIR=str(cache))
+            for k in range(8)
+        ]
+    for run in runs:
+        assert run.result().returncode == 0, run.result().stderr
+    kernels = {file: file.stat().st_mtime_ns for file in cache.rglob("*.nb?")}
+    assert len(kernels) > 10
+    assert train(data, tmp_path / "8", NUMBA_CACHE_DIR=str(cache)).returncode == 0
+    assert {file: file.stat().st_mtime_ns for file in cache.rglob("*.nb?")} == kernels
+    assert len({(tmp_path / str(k) / "history.csv").read_bytes() for k in range(9)}) == 1
 
 
 def test_scores_need_the_whole_run(data, tmp_path):

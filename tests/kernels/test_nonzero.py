@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numba import njit
 
 from msgd.kernels.nonzero import SPARE, TASKS, list_lit, list_nonzero, share_of_rows
 
@@ -54,12 +55,17 @@ def test_lists_by_pixel_are_those_of_each_whole_minibatch(n, batch_size, skipped
     np.testing.assert_array_equal(lit.value, [*value, *zeros])
 
 
+@njit
+def share(lit, minibatch, task, n_tasks):
+    return share_of_rows(lit, minibatch, task, n_tasks)
+
+
 @pytest.mark.parametrize("share_of_zeros", [0, 0.8, 1])
 @pytest.mark.parametrize("n_tasks", [1, 4, 50])
 def test_tasks_share_a_minibatchs_rows(share_of_zeros, n_tasks):
     lit = list_lit(list_nonzero(images(40, 11, "uint8", share_of_zeros)), 20, 11)
     for minibatch in range(2):
-        shares = [share_of_rows(lit, minibatch, task, n_tasks) for task in range(n_tasks)]
+        shares = [share(lit, minibatch, task, n_tasks) for task in range(n_tasks)]
         begins = [start for start, _ in shares]
         assert begins == [lit.first[minibatch], *[stop for _, stop in shares[:-1]]]
         assert shares[-1][1] == lit.first[minibatch + 1]

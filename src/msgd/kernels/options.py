@@ -49,9 +49,11 @@ def use_threads(threads):
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
 
 
-CPU = {"error_model": "numpy", "fastmath": False, "cache": True}
+CPU_ENTRY = {"error_model": "numpy", "fastmath": False, "cache": True}  # for calls from Python
+CPU_PARALLEL = {**CPU_ENTRY, "parallel": True}
+# For calls from kernels alone: unpacking Python's objects would take a fifth of the compiling.
+CPU = {**CPU_ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 CPU_INLINE = {**CPU, "forceinline": True}  # for what is called once per row or per pixel
-CPU_PARALLEL = {**CPU, "parallel": True}
 CUDA = {"fastmath": False}
 
 THREADS_PER_BLOCK = 128

@@ -9,6 +9,7 @@ import mmap
 import tempfile
 
 import numpy as np
+from tqdm import tqdm
 
 from msgd.errors import UserError
 from msgd.kernels.nonzero import SPARE, LitImages, NonzeroPixels, list_lit, list_nonzero
@@ -32,13 +33,17 @@ class Lists:
         n = max(1, piece_bytes // (batch_size * x[0].nbytes)) * batch_size
         starts = [0] if x.nbytes <= piece_bytes else range(0, n_images, n)
 
+        def progress(what):
+            title = f"listing {what} of {split}"
+            return tqdm(starts, title, unit="piece", disable=True if len(starts) == 1 else None)
+
         def pieces_of_pixels():
-            for start in starts:
+            for start in progress("nonzero pixels"):
                 yield list_nonzero(x[start : start + n] if len(starts) > 1 else x)
                 dataset.release_pages(split)
 
         def pieces_of_lit():
-            for start in starts:
+            for start in progress("lit images"):
                 rows = self.pixels.rows(start, min(start + n, n_images))
                 yield list_lit(rows if len(starts) > 1 else self.pixels, batch_size, n_features)
                 self.release_pages()

@@ -336,7 +336,7 @@ def _add_dense(buffers, n_in, n_out, below, float_x):
     return [*sizes, *np.ravel(places)], (row_step, h, error)
 
 
-@njit(**options.CPU)
+@njit(**options.CPU_ENTRY)
 def _conv_layer(conv_table, dense_table, numbers, indices, marks, layer):
     """Return the ConvLayer of row ``layer`` of the table; its arrays are views."""
     row = conv_table[layer]
@@ -376,7 +376,7 @@ def _conv_layer(conv_table, dense_table, numbers, indices, marks, layer):
     )
 
 
-@njit(**options.CPU)
+@njit(**options.CPU_ENTRY)
 def _dense_layer(conv_table, dense_table, numbers, indices, marks, layer):
     """Return the DenseLayer of row ``layer`` of the table; its arrays are views."""
     row = dense_table[layer]
@@ -444,7 +444,7 @@ def _set_filters(layer, filters):
 # Kernels.
 
 
-@njit(**options.CPU)
+@njit(**options.CPU_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     y,  # (N,) int32
@@ -477,7 +477,8 @@ def _train(
         for done in range(0, batch_size, TILE):
             n = min(TILE, batch_size - done)
             _copy_pixels(x, start + done, n, pixel_scale, lowest.x, lowest.in_row_step)
-            labels[:n] = y[start + done : start + done + n]
+            for i in range(n):
+                labels[i] = y[start + done + i]
             for k in range(n_phases):
                 phase, layer = program[k, 0], program[k, 1]
                 cost += _run(phase, layer, n, labels, kind, step, penalties, *network)
@@ -488,7 +489,7 @@ def _train(
         costs[iteration - first] = cost
 
 
-@njit(**options.CPU)
+@njit(**options.CPU_ENTRY)
 def _predict(
     x,  # (N, D) uint8 or floatX
     pixel_scale,
@@ -706,7 +707,8 @@ def _pool(strip, layer, h, is_maximum):
     for column in range(layer.out_width):
         highest = h[column * maps : (column + 1) * maps]
         first = column * p * layer.width
-        highest[:] = strip[first : first + maps]
+        for m in range(maps):
+            highest[m] = strip[first + m]
         for r in range(p):
             for c in range(p):
                 at = first + (r * columns + c) * layer.width
@@ -744,7 +746,8 @@ def _forward_panel(unit, n, kind, is_hidden, layer):
     bias = layer.bias[unit : unit + LANES]
     for i in range(n_grouped):
         at = i * layer.row_step + unit
-        layer.h[at : at + LANES] = bias
+        for u in range(LANES):
+            layer.h[at + u] = bias[u]
     _multiply(
         layer.x,
         0,
