@@ -18,6 +18,7 @@ the cache, so that none of their vectors lies across two.
 - ``exp(v)``: e^v, for v <= 0
 - ``lane_sum(v)``: the sum of the lanes, as the pairwise tree of halves
 - ``lane_max(v)``: the largest lane
+- ``append_marked(marks, ...)``: list which of eight marks are set
 """
 
 import numpy as np
@@ -278,3 +279,60 @@ def lane_max(typing_context, vector):
         return _fold(builder, args[0], larger)
 
     return vector.scalar(vector), build
+
+
+# For each byte, the numbers of its bits that are 1, ascending, a byte each; and how many they are.
+_BITS = [[b for b in range(8) if byte >> b & 1] for byte in range(256)]
+SET_BITS = np.array([sum(b << (8 * k) for k, b in enumerate(bits)) for bits in _BITS], np.int64)
+N_SET_BITS = np.array([len(bits) for bits in _BITS], np.int64)
+
+
+@intrinsic
+def _byte_of_marks(typing_context, marks, i):
+    """Return the byte whose bit b says whether marks[i + b] is not 0."""
+
+    def build(context, builder, signature, args):
+        eight = ir.VectorType(ir.IntType(8), 8)
+        data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
+        index = context.cast(builder, args[1], signature.args[1], types.intp)
+        loaded = builder.load(builder.bitcast(builder.gep(data, [index]), eight.as_pointer()))
+        loaded.align = 1
+        is_set = builder.icmp_unsigned("!=", loaded, ir.Constant(eight, [0] * 8))
+        return builder.zext(builder.bitcast(is_set, ir.IntType(8)), ir.IntType(64))
+
+    return types.int64(marks, i), build
+
+
+@intrinsic
+def _store_bytes(typing_context, numbers, i, packed, base):
+    """Set numbers[i : i + 8], int64, to the eight bytes of ``packed`` plus ``base``."""
+
+    def build(context, builder, signature, args):
+        eight = ir.VectorType(ir.IntType(64), 8)
+        data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
+        index = context.cast(builder, args[1], signature.args[1], types.intp)
+        bytes_ = builder.bitcast(args[2], ir.VectorType(ir.IntType(8), 8))
+        undefined = ir.Constant(eight, ir.Undefined)
+        zero = ir.Constant(ir.IntType(32), 0)
+        first = builder.insert_element(undefined, args[3], zero)
+        bases = builder.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
+        )
+        address = builder.bitcast(builder.gep(data, [index]), eight.as_pointer())
+        stored = builder.store(builder.add(builder.zext(bytes_, eight), bases), address)
+        stored.align = 8
+        return context.get_dummy_value()
+
+    return types.void(numbers, i, packed, base), build
+
+
+@register_jitable
+def append_marked(marks, at, n, first, numbers, count):
+    """Append first + b for each b < n <= 8 with marks[at + b] not 0; return the new count.
+
+    marks: uint8, read up to eight places from ``at``; numbers: int64, overwritten from ``count`` on,
+    up to eight places, of which those beyond the new count mean nothing.
+    """
+    byte = _byte_of_marks(marks, at) & ((np.int64(1) << n) - 1)
+    _store_bytes(numbers, count, SET_BITS[byte], np.int64(first))
+    return count + N_SET_BITS[byte]

@@ -44,7 +44,7 @@ from msgd.kernels.cpu import (
     softmax_cross_entropy,
 )
 from msgd.kernels.formulas import ACTIVATIONS
-from msgd.kernels.simd import LANES, fma, load, store
+from msgd.kernels.simd import CACHE_LINE, LANES, aligned, append_marked, fma, load, store
 from msgd.models.cpu_backend import CpuBackend
 from msgd.models.lenet.model import conv_shapes, dense_sizes
 
@@ -86,7 +86,7 @@ class ConvLayer(NamedTuple):
     tap: np.ndarray  # (f run,) where a patch's numbers are
     vector_tap: np.ndarray  # (f padded_run / LANES,) where its vectors start
     list_position: np.ndarray  # (P, S p^2), scratch: see _list_map
-    unit: np.ndarray  # (P, S p^2 M), scratch: see _list_units; empty for the first layer
+    unit: np.ndarray  # (P, S p^2 M + 8), scratch: see _list_units; not for the first layer
     unit_start: np.ndarray  # (P, S p^2 + 1), scratch
     forward_weights: np.ndarray  # flat (V, f run, LANES)
     backward_weights: np.ndarray  # flat (M, f, padded_run)
@@ -99,7 +99,6 @@ class ConvLayer(NamedTuple):
     error: np.ndarray  # flat (T, row_step)
     strip: np.ndarray  # (P, pixels of p rows times width), scratch
     list_value: np.ndarray  # (P, S p^2), scratch
-    unit_value: np.ndarray  # as unit, scratch
     is_maximum: np.ndarray  # (T, S p^2 M) uint8
 
 
@@ -241,7 +240,7 @@ def _row_step(n):
 
 
 class _Buffers:
-    """The flat buffers while the layers' arrays are laid out in them."""
+    """The flat buffers while the layers' arrays are laid out in them, from cache line to line."""
 
     def __init__(self, float_x):
         self.parts = {np.dtype(kind): [] for kind in (float_x, np.int64, np.uint8)}
@@ -250,8 +249,9 @@ class _Buffers:
     def add(self, array):
         """Append ``array``; return (start, stop) of its place."""
         start = self.used[array.dtype]
-        self.parts[array.dtype].append(array.ravel())
-        self.used[array.dtype] += array.size
+        n_padding = -array.size % (CACHE_LINE // array.itemsize)
+        self.parts[array.dtype] += [array.ravel(), np.zeros(n_padding, array.dtype)]
+        self.used[array.dtype] += array.size + n_padding
         return start, start + array.size
 
     def zeros(self, *shape, dtype):
@@ -275,7 +275,8 @@ def _build(shapes, sizes, first_only, float_x):
     for n_in, n_out in itertools.pairwise(sizes):
         row, below = _add_dense(buffers, n_in, n_out, below, float_x)
         dense_rows.append(row)
-    flat = [np.concatenate(parts) for parts in buffers.parts.values()]
+    buffers.zeros(8, dtype=np.uint8)  # marks are read eight at a time
+    flat = [aligned(parts) for parts in buffers.parts.values()]
     return np.array(conv_rows), np.array(dense_rows), *flat
 
 
@@ -299,7 +300,7 @@ def _add_conv(buffers, shape, first_only, below, float_x):
     places = [
         *(buffers.add(table.astype(np.int64)) for table in (strip, position, *taps)),
         buffers.zeros(CHUNKS, n_pixels, dtype=np.int64),
-        buffers.zeros(CHUNKS, n_units, dtype=np.int64),
+        buffers.zeros(CHUNKS, n_units + 8, dtype=np.int64),
         buffers.zeros(CHUNKS, n_pixels + 1, dtype=np.int64),
         buffers.zeros(f * run * width, dtype=float_x),
         buffers.zeros(weights, dtype=float_x),
@@ -309,7 +310,6 @@ def _add_conv(buffers, shape, first_only, below, float_x):
         *(x, x_error, h, error),
         buffers.zeros(CHUNKS, len(strip) * width, dtype=float_x),
         buffers.zeros(CHUNKS, n_pixels, dtype=float_x),
-        buffers.zeros(CHUNKS, n_units, dtype=float_x),
         buffers.zeros(TILE, n_pixels * maps, dtype=np.uint8),
     ]
     sizes = [maps, width, f, run, _padded(run), in_step, in_row_step, row_step, p]
@@ -371,8 +371,7 @@ def _conv_layer(conv_table, dense_table, numbers, indices, marks, layer):
         numbers[row[42] : row[43]],
         numbers[row[44] : row[45]].reshape(CHUNKS, -1),
         numbers[row[46] : row[47]].reshape(CHUNKS, -1),
-        numbers[row[48] : row[49]].reshape(CHUNKS, -1),
-        marks[row[50] : row[51]].reshape(TILE, -1),
+        marks[row[48] : row[49]].reshape(TILE, -1),
     )
 
 
@@ -934,67 +933,60 @@ def _add_patches(x, start, position, value, count, tap, out, to):
 def _backward_image(i, kind, layer, chunk):
     """Overwrite the error of the layer below for image i."""
     h, error = layer.x, layer.x_error
-    unit, value, start = layer.unit[chunk], layer.unit_value[chunk], layer.unit_start[chunk]
+    unit, start = layer.unit[chunk], layer.unit_start[chunk]
     first, last = i * layer.in_row_step, (i + 1) * layer.in_row_step
     error[first:last] = 0
-    _list_units(i, layer, unit, value, start)
-    _spread(error, first, layer, unit, value, start)
+    _list_units(layer.is_maximum[i], layer.maps, unit, start)
+    _spread(i, error, first, layer, unit, start)
     _multiply_by_slope(error[first:last], h[first:last], kind)
 
 
 @njit(**options.CPU)
-def _list_units(i, layer, unit, value, start):
+def _list_units(is_maximum, maps, unit, start):
     """List the maps that get a gradient, pixel by pixel.
 
-    unit, value: overwritten with where the maps' backward weights start and their errors; those of
-    pixel k stand at start[k]..start[k + 1]-1.
+    unit: overwritten with their numbers; those of pixel k stand at start[k]..start[k + 1]-1.
     """
-    per_square = layer.pool_size * layer.pool_size
-    is_maximum = layer.is_maximum[i]
-    length = layer.filter_size * layer.padded_run
     count = 0
-    k = 0
-    for square in range(layer.out_height * layer.out_width):
-        first = i * layer.row_step + square * layer.maps
-        for _ in range(per_square):
-            start[k] = count
-            for m in range(layer.maps):
-                unit[np.uint64(count)] = m * length
-                value[np.uint64(count)] = element(layer.error, first + m)
-                count += element(is_maximum, k * layer.maps + m)
-            k += 1
-    start[k] = count
+    for k in range(start.shape[0] - 1):
+        start[k] = count
+        for m in range(0, maps, 8):
+            count = append_marked(is_maximum, k * maps + m, min(maps - m, 8), m, unit, count)
+    start[start.shape[0] - 1] = count
 
 
 @njit(**options.CPU)
-def _spread(error, first, layer, unit, value, start):
-    """Add every listed value times its map's weights to the patch it came from.
+def _spread(i, error, first, layer, unit, start):
+    """Add every listed map's error times its weights to the patch it came from.
 
-    error: flat, the image from ``first`` on. Vectors are stored in the order of the patch: one may
+    error: flat, the image i from ``first`` on. Vectors are stored in the order of the patch: one may
     reach into the next, to which it then adds zeros. Five at a time, as in _add_patches.
     """
     n_vectors = layer.vector_tap.shape[0]
-    weights, tap = layer.backward_weights, layer.vector_tap
     whole = n_vectors // 5 * 5
     for v in range(0, whole, 5):
-        _spread_five(error, first, layer.position, tap, v, weights, unit, value, start)
+        _spread_five(i, error, first, v, layer, unit, start)
     for v in range(whole, n_vectors):
-        _spread_one(error, first, layer.position, tap, v, weights, unit, value, start)
+        _spread_one(i, error, first, v, layer, unit, start)
 
 
 @njit(**options.CPU)
-def _spread_five(error, first, position, tap, v, weights, unit, value, start):
+def _spread_five(i, error, first, v, layer, unit, start):
+    tap, weights, source = layer.vector_tap, layer.backward_weights, layer.error
+    per_square, length = layer.pool_size * layer.pool_size, layer.filter_size * layer.padded_run
     t0, t1, t2, t3, t4 = tap[v], tap[v + 1], tap[v + 2], tap[v + 3], tap[v + 4]
-    for pixel in range(position.shape[0]):
-        at = first + position[pixel]
+    for pixel in range(layer.position.shape[0]):
+        square = i * layer.row_step + pixel // per_square * layer.maps
+        at = first + layer.position[pixel]
         a0 = load(error, at + t0)
         a1 = load(error, at + t1)
         a2 = load(error, at + t2)
         a3 = load(error, at + t3)
         a4 = load(error, at + t4)
         for k in range(start[pixel], start[pixel + 1]):
-            w = element(unit, k) + v * LANES
-            g = element(value, k)
+            m = element(unit, k)
+            w = m * length + v * LANES
+            g = element(source, square + m)
             a0 = fma(g, load(weights, w), a0)
             a1 = fma(g, load(weights, w + LANES), a1)
             a2 = fma(g, load(weights, w + 2 * LANES), a2)
@@ -1008,12 +1000,16 @@ def _spread_five(error, first, position, tap, v, weights, unit, value, start):
 
 
 @njit(**options.CPU)
-def _spread_one(error, first, position, tap, v, weights, unit, value, start):
-    for pixel in range(position.shape[0]):
-        at = first + position[pixel] + tap[v]
+def _spread_one(i, error, first, v, layer, unit, start):
+    per_square, length = layer.pool_size * layer.pool_size, layer.filter_size * layer.padded_run
+    for pixel in range(layer.position.shape[0]):
+        square = i * layer.row_step + pixel // per_square * layer.maps
+        at = first + layer.position[pixel] + layer.vector_tap[v]
         a0 = load(error, at)
         for k in range(start[pixel], start[pixel + 1]):
-            a0 = fma(element(value, k), load(weights, element(unit, k) + v * LANES), a0)
+            m = element(unit, k)
+            vector = load(layer.backward_weights, m * length + v * LANES)
+            a0 = fma(element(layer.error, square + m), vector, a0)
         store(error, at, a0)
 
 
