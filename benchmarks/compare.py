@@ -36,6 +36,7 @@ PLAN = {
     "lenet": {"first": 1, "turn": 1, "examples": 40},
 }
 SETTLE_SECONDS = 0.5
+PATIENCE_SECONDS = 60  # of the first epoch; a slower library has a single turn
 NOT_FOR = {("NumPy", "lenet")}  # nobody would
 PACKAGES = ("msgd", "numpy", "numba", "torch", "jax")
 
@@ -123,8 +124,10 @@ def measure(model, turns):
             "epochs_per_second": [],
         }
         print(f"{model}, {name}: errors {first['errors']}", file=sys.stderr)
-    for _ in range(turns):
+    for turn in range(turns):
         for name, library in libraries.items():
+            if turn and results[name]["first_epoch_seconds"] > PATIENCE_SECONDS:
+                continue  # one turn tells enough
             seconds = library.train(plan["turn"])["seconds"]
             results[name]["epochs_per_second"].append(len(seconds) / sum(seconds))
             print(f"{model}, {name}: {len(seconds) / sum(seconds):.3f} epochs/s", file=sys.stderr)

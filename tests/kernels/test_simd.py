@@ -10,6 +10,7 @@ from msgd.kernels.simd import (
     aligned,
     aligned_empty,
     aligned_zeros,
+    append_marked,
     exp,
     fma,
     lane_max,
@@ -109,3 +110,20 @@ def test_aligned_arrays_begin_with_a_cache_line(float_x, n):
     assert [len(array) for array in arrays] == [6, n, n, n, n]
     assert not arrays[2].any()
     assert not arrays[4].any()
+
+
+@njit
+def list_marked(marks, at, n, first, numbers, count):
+    return append_marked(marks, at, n, first, numbers, count)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_marks_are_listed_in_order(n):
+    """Every pattern of eight, of which the first n count; what is listed already stays."""
+    for pattern in range(256):
+        marks = np.array([1, *[pattern >> b & 1 for b in range(8)]], np.uint8)
+        numbers = np.full(12, -1)
+        numbers[0] = 5
+        count = list_marked(marks, 1, n, 40, numbers, 1)
+        assert [*numbers[:count]] == [5, *[40 + b for b in range(n) if pattern >> b & 1]]
+        assert (numbers[9:] == -1).all()

@@ -330,8 +330,8 @@ def _store_bytes(typing_context, numbers, i, packed, base):
 def append_marked(marks, at, n, first, numbers, count):
     """Append first + b for each b < n <= 8 with marks[at + b] not 0; return the new count.
 
-    marks: uint8, read up to eight places from ``at``; numbers: int64, overwritten from ``count`` on,
-    up to eight places, of which those beyond the new count mean nothing.
+    marks: uint8, read up to eight places from ``at``; numbers: int64, overwritten from ``count``
+    on, up to eight places, of which those beyond the new count mean nothing.
     """
     byte = _byte_of_marks(marks, at) & ((np.int64(1) << n) - 1)
     _store_bytes(numbers, count, SET_BITS[byte], np.int64(first))

@@ -959,8 +959,8 @@ def _list_units(is_maximum, maps, unit, start):
 def _spread(i, error, first, layer, unit, start):
     """Add every listed map's error times its weights to the patch it came from.
 
-    error: flat, the image i from ``first`` on. Vectors are stored in the order of the patch: one may
-    reach into the next, to which it then adds zeros. Five at a time, as in _add_patches.
+    error: flat, the image i from ``first`` on. Vectors are stored in the order of the patch: one
+    may reach into the next, to which it then adds zeros. Five at a time, as in _add_patches.
     """
     n_vectors = layer.vector_tap.shape[0]
     whole = n_vectors // 5 * 5
