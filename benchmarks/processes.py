@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = ROOT / "results" / "data" / "mnist"
 AT_ONCE = 8
-REPEATS = 5
+REPEATS = 3
 SPANS = {"logistic_regression": 83 * 20, "mlp": 2500, "lenet": 20}  # minibatches trained alone
 
 

@@ -1,7 +1,7 @@
 """Bring the README's picture and table and the page on performance up to date.
 
 The README's table holds the runs in full: those of results/, after `snakemake --cores all`, and the
-committed ones of docs/published; the page's is of benchmarks/results. With --check files are only
+committed ones of docs/published; the page's are of benchmarks/results. With --check files are only
 compared, and the exit code is 1 if one is out of date.
 """
 
@@ -18,7 +18,7 @@ README = ROOT / "README.md"
 PICTURE = "logistic_regression/default/weights.png"
 SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "source"]
 PERFORMANCE = ROOT / "docs" / "performance.md"
-COMPARISON = ROOT / "benchmarks" / "results" / "compare.json"
+MEASURED = ROOT / "benchmarks" / "results"
 
 
 def table_of_full_runs():
@@ -29,27 +29,69 @@ def table_of_full_runs():
     return shown.to_markdown(index=False, disable_numparse=True) + "\n"
 
 
-def table_of_comparison():
-    """Return the Markdown table of epochs per second, and what it was measured on."""
-    results = json.loads(COMPARISON.read_text(encoding="utf-8"))
+def read_measured(name):
+    """Return what a benchmark found: benchmarks/results/``name``.json."""
+    return json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def as_markdown(rows, results, more=""):
+    """Return a Markdown table of ``rows`` and the line that says what they were measured on."""
+    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    hardware = results["hardware"]
+    where = f"{hardware['processor']}, {hardware['cores']} cores; {more}"
+    return f"{table}\n\nMeasured on {where}commit {results['code']['commit'][:12]}.\n"
+
+
+def table_of_comparison(name):
+    """Return the Markdown table of epochs per second."""
+    results = read_measured(name)
     libraries = [*dict.fromkeys(name for runs in results["models"].values() for name in runs)]
     rows = []
     for model, runs in results["models"].items():
         row = {"epochs/s": model}
-        for name in libraries:
-            run = runs.get(name)
-            row[name] = "–"
+        for library in libraries:
+            run = runs.get(library)
+            row[library] = "–"
             if run:
                 low, high = run["spread"]
-                row[name] = f"{run['median']:.3g} ({low:.3g}–{high:.3g})"
+                row[library] = f"{run['median']:.3g} ({low:.3g}–{high:.3g})"
         ours = runs["msgd"]
         row["msgd / best other"] = f"{ours['ratio_to_best']:.2f} ({ours['best_competitor']})"
         rows.append(row)
-    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-    hardware = results["hardware"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    where = f"{hardware['processor']}, {hardware['cores']} cores; {versions}."
-    return f"{table}\n\nMeasured on {where}\n"
+    return as_markdown(rows, results, f"{versions}; ")
+
+
+def table_of_scale():
+    """Return the Markdown table of cost per example and memory by size."""
+    results = read_measured("scale")
+    rows = [
+        {
+            "model": run["model"],
+            "images": f"{run['images']:,}",
+            "ns per example": f"{run['nanoseconds_per_example']:.0f}",
+            "listing, ns per example": f"{run['listing_nanoseconds_per_example']:.0f}",
+            "peak memory, MB": str(run["peak_resident_megabytes"]),
+        }
+        for run in results["runs"]
+    ]
+    return as_markdown(rows, results)
+
+
+def table_of_processes():
+    """Return the Markdown table of start-up and of runs side by side."""
+    results = read_measured("processes")
+    rows = [
+        {
+            "model": model,
+            "warm, s": run["warm_seconds"],
+            "cold, s": run["cold_seconds"],
+            "eight at once, cold, s": run["cold_seconds_of_eight_at_once"],
+            "two side by side / one": run["side_by_side_ratio"],
+        }
+        for model, run in results["models"].items()
+    ]
+    return as_markdown(rows, results)
 
 
 def refreshed(text, mark, table):
@@ -65,12 +107,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    tables = {
-        README: ("published", table_of_full_runs()),
-        PERFORMANCE: ("compare", table_of_comparison()),
-    }
+    tables = [
+        (README, "published", table_of_full_runs()),
+        (PERFORMANCE, "compare", table_of_comparison("compare")),
+        (PERFORMANCE, "compare_busy", table_of_comparison("compare_busy")),
+        (PERFORMANCE, "scale", table_of_scale()),
+        (PERFORMANCE, "processes", table_of_processes()),
+    ]
     out_of_date = 0
-    for path, (mark, table) in tables.items():
+    for path, mark, table in tables:
         text = path.read_text(encoding="utf-8")
         if (new := refreshed(text, mark, table)) != text:
             out_of_date = 1
