@@ -1,12 +1,10 @@
-"""What running as processes costs: start-up, a cold cache shared by many, runs side by side.
+"""What running as processes costs: start-up, and runs side by side.
 
     python benchmarks/processes.py [--models mlp ...] [--output FILE]
 
 For each model, in float32 on MNIST, on the CPU: seconds from the start of a process to the end of
-its first minibatch, with compiled kernels on disk (warm) and without (cold); the same of eight
-processes started at once on one cold cache, all of which must come to the same cost; and how much
-longer two runs of one thread take side by side than one alone. Prints JSON with hardware and
-versions.
+its first minibatch, with compiled kernels on disk (warm) and without (cold); and how much longer
+two runs of one thread take side by side than one alone. Prints JSON with hardware and versions.
 """
 
 import argparse
@@ -21,7 +19,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = ROOT / "results" / "data" / "mnist"
-AT_ONCE = 8
 REPEATS = 3
 SPANS = {"logistic_regression": 83 * 20, "mlp": 2500, "lenet": 20}  # minibatches trained alone
 
@@ -38,20 +35,18 @@ def train(model, started, n_minibatches):
     settings = complete_experiment({"model": model})
     parameters = load_model(model).initial_parameters(dataset, settings, np.float32)
     backend = load_backend(model, "cpu")(dataset, parameters, settings, np.float32)
-    cost = float(backend.train(0, 1)[0])
+    backend.train(0, 1)
     first = time.time() - started
     begun = time.perf_counter()
     if n_minibatches:
         backend.train(1, 1 + n_minibatches)
     seconds = time.perf_counter() - begun
-    print(json.dumps({"cost": cost, "first_minibatch": first, "seconds": seconds}))
+    print(json.dumps({"first_minibatch": first, "seconds": seconds}))
 
 
-def run(model, n_minibatches=0, copies=1, cache=None, threads=None):
+def run(model, n_minibatches=0, copies=1, *, cache, threads=None):
     """Return the results of ``copies`` processes started at once."""
-    environment = dict(os.environ)
-    if cache:
-        environment["NUMBA_CACHE_DIR"] = str(cache)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
     if threads:
         environment["NUMBA_NUM_THREADS"] = str(threads)
     processes = [
@@ -70,24 +65,17 @@ def run(model, n_minibatches=0, copies=1, cache=None, threads=None):
 
 def measure(model):
     """Return what the module describes, of one model."""
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        cold = run(model, cache=one)[0]["first_minibatch"]
-        warm = [run(model, cache=one)[0]["first_minibatch"] for _ in range(REPEATS)]
-        together = run(model, copies=AT_ONCE, cache=other)
-        costs = {result["cost"] for result in together}
-        if len(costs) > 1:
-            raise SystemExit(f"{model}: processes on one cold cache came to {costs}")
+    with tempfile.TemporaryDirectory() as cache:
+        cold = run(model, cache=cache)[0]["first_minibatch"]
+        warm = [run(model, cache=cache)[0]["first_minibatch"] for _ in range(REPEATS)]
         alone, side_by_side = [], []
         for _ in range(REPEATS):
             for copies, seconds in ((1, alone), (2, side_by_side)):
-                results = run(model, SPANS[model], copies, one, threads=1)
+                results = run(model, SPANS[model], copies, cache=cache, threads=1)
                 seconds.append(max(result["seconds"] for result in results))
     return {
         "cold_seconds": round(cold, 2),
         "warm_seconds": round(statistics.median(warm), 2),
-        "cold_seconds_of_eight_at_once": round(
-            max(result["first_minibatch"] for result in together), 2
-        ),
         "side_by_side_ratio": round(statistics.median(side_by_side) / statistics.median(alone), 3),
     }
 

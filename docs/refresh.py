@@ -86,7 +86,6 @@ def table_of_processes():
             "model": model,
             "warm, s": run["warm_seconds"],
             "cold, s": run["cold_seconds"],
-            "eight at once, cold, s": run["cold_seconds_of_eight_at_once"],
             "two side by side / one": run["side_by_side_ratio"],
         }
         for model, run in results["models"].items()
