@@ -260,7 +260,9 @@ def test_a_run_that_is_not_asked_for_is_told(folder):
 
 def test_a_killed_snakemake_goes_on(tmp_path):
     """SIGKILL to all of its processes while a run trains; then unlocked and started again."""
-    long = {"model": "logistic_regression", "batch_size": 1, "n_epochs": 400, "patience": 10**6}
+    # A validation after each minibatch takes its time however fast the kernels are.
+    long = {"model": "logistic_regression", "batch_size": 1, "n_epochs": 800, "patience": 10**6}
+    long["validation_frequency"] = 1
     folders = [make_folder(tmp_path / name) for name in ("killed", "whole")]
     for folder in folders:
         write_config(folder, {**TOY, "experiments": {"long": long}})
@@ -273,7 +275,7 @@ def test_a_killed_snakemake_goes_on(tmp_path):
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while not [*killed.glob("results/states/*/*.state")]:
+    while not [*killed.glob("results/states/*/iteration_*.state")]:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
