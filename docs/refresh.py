@@ -54,7 +54,8 @@ def table_of_comparison(name):
             row[library] = "–"
             if run:
                 low, high = run["spread"]
-                row[library] = f"{run['median']:.3g} ({low:.3g}–{high:.3g})"
+                spread = f" ({low:.3g}–{high:.3g})" if len(run["epochs_per_second"]) > 1 else ""
+                row[library] = f"{run['median']:.3g}{spread}"
         ours = runs["msgd"]
         row["msgd / best other"] = f"{ours['ratio_to_best']:.2f} ({ours['best_competitor']})"
         rows.append(row)

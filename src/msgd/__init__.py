@@ -14,7 +14,8 @@ Legend of the dimension letters used in every shape of this package:
 
 - ``N`` examples of a split, ``B`` examples of a minibatch
 - ``D`` pixels of an image (height x width), ``C`` classes
-- ``W`` classes rounded up to whole vectors, ``M`` minibatches, ``E`` nonzero pixels (CPU kernels)
+- ``W`` classes rounded up to whole vectors, ``M`` minibatches, ``E`` nonzero pixels, ``R`` pixels
+  lit in a minibatch, summed over minibatches (CPU kernels)
 """
 
 __version__ = "0.1.0"

@@ -47,7 +47,8 @@ def test_at_most_two_chunks_are_on_the_device():
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 250])
-def test_long_spans_in_pieces_give_the_same_bits(tmp_path, monkeypatch, piece_bytes):
+@pytest.mark.parametrize("name", MODELS)
+def test_long_spans_in_pieces_give_the_same_bits(tmp_path, monkeypatch, name, piece_bytes):
     """On the CPU, over arrays mapped from files whose pages are given back after each piece."""
     dataset = make_dataset(n_train=22, n_valid=11, shape=(5, 5), n_classes=3)
     save_npz(tmp_path / "toy.npz", as_triple(dataset))
@@ -60,18 +61,19 @@ def test_long_spans_in_pieces_give_the_same_bits(tmp_path, monkeypatch, piece_by
         released.append(split)
         release(self, split)
 
-    settings = complete_experiment({"model": "logistic_regression", "batch_size": 4})
-    parameters = load_model("logistic_regression").initial_parameters(mapped, settings, np.float32)
+    settings = complete_experiment({"model": name, "batch_size": 4, **SMALL.get(name, {})})
+    parameters = load_model(name).initial_parameters(mapped, settings, np.float32)
     results = []
     for size in (cpu_backend.PIECE_BYTES, piece_bytes):
         monkeypatch.setattr(cpu_backend, "PIECE_BYTES", size)
         monkeypatch.setattr(Dataset, "release_pages", release_and_note)
-        backend = load_backend("logistic_regression", "cpu")(
-            mapped, parameters, settings, np.float32
-        )
-        costs = backend.train(0, 12)
-        trained = backend.get_parameters().values()
-        results.append([costs, backend.predict("valid"), *trained])
+        backend = load_backend(name, "cpu")(mapped, parameters, settings, np.float32)
+        if MODELS[name] == "loop":
+            costs, trained = backend.train(0, 12), backend.get_parameters()
+        else:
+            cost, trained = backend.cost_and_gradient()
+            costs = np.array([cost])
+        results.append([costs, backend.predict("valid"), *trained.values()])
         assert set(released) == (set() if size > 1000 else {"train", "valid"})
     for whole, pieces in zip(*results, strict=True):
         assert whole.tobytes() == pieces.tobytes()

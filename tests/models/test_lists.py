@@ -1,6 +1,8 @@
 """Lists of a split in files, piece by piece, against the same in memory."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +31,10 @@ def test_lists_in_files_are_those_in_memory(tmp_path, piece_images, share_of_zer
         pieces.release_pages()
 
 
-def test_no_room_for_lists_is_a_plain_error(tmp_path):
+@pytest.mark.parametrize("reason", ["no folder", "full"])
+def test_no_room_for_lists_is_a_plain_error(tmp_path, monkeypatch, reason):
     dataset = dataclasses.replace(make_dataset(n_train=22), folder=tmp_path / "gone")
-    with pytest.raises(UserError, match="gone: the lists of nonzero pixels do not fit there"):
+    if reason == "full":
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("w+b"))
+    with pytest.raises(UserError, match="gone: no room for files of the lists of nonzero pixels"):
         Lists(dataset, "train", 4, 20, with_lit=False)

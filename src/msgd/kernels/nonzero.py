@@ -39,7 +39,7 @@ class LitImages(NamedTuple):
     """The images of each minibatch in which a pixel is not zero, pixel after pixel.
 
     first: (M + 1,) int64, minibatch m has the rows first[m] to first[m+1] - 1, one for each pixel
-    that is not zero in all its images; pixel: (R,) uint16 or uint32, which, ascending; entry:
+    that is lit in one of its images; pixel: (R,) uint16 or uint32, which, ascending; entry:
     (R + 1,) int64, row r has the entries entry[r] to entry[r+1] - 1; image: (E,) uint16 or uint32,
     its number within the minibatch; value: (E,) as in NonzeroPixels. Pixel, image and value have
     SPARE zeros more.

@@ -51,7 +51,7 @@ def use_threads(threads):
 
 CPU_ENTRY = {"error_model": "numpy", "fastmath": False, "cache": True}  # for calls from Python
 CPU_PARALLEL = {**CPU_ENTRY, "parallel": True}
-# For calls from kernels alone: unpacking Python's objects would take a fifth of the compiling.
+# For calls from kernels alone: entries that unpack Python's objects take long to compile.
 CPU = {**CPU_ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 CPU_INLINE = {**CPU, "forceinline": True}  # for what is called once per row or per pixel
 CUDA = {"fastmath": False}

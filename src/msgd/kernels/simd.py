@@ -6,7 +6,7 @@ whatever the machine's width is, and an accumulator stays in registers.
 
 The functions work on flat arrays (one dimension, C order) inside ``njit`` functions. An index is
 not checked and must not be negative. Arrays from ``aligned_empty`` begin at the start of a line of
-the cache, so that none of their vectors lies across two.
+the cache, so that their vectors at multiples of LANES fill whole lines.
 
 - ``load(array, i)``: the vector array[i : i + LANES]
 - ``load_as(like, array, i)``: the same of an array of integers too, in the type of ``like``

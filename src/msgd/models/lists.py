@@ -1,7 +1,8 @@
 """Lists of nonzero pixels of splits of any size: in memory, or in files beside the data.
 
-The lists take about as much room as the images. Those of a split that is larger than a piece go,
-piece by piece, to files without a name, which vanish with the process, and are memory-mapped.
+The lists of bytes take up to six bytes for each nonzero pixel: for MNIST about the room of the
+images. Those of a split that is larger than a piece go, piece by piece, to files without a name,
+which vanish with the process, and are memory-mapped.
 """
 
 import contextlib
@@ -64,8 +65,8 @@ class Lists:
             return self._join_in_files(pieces, folder)
         except OSError as error:
             raise UserError(
-                f"{folder}: the lists of nonzero pixels do not fit there ({error.strerror}); they "
-                "need about twice the room of the training images"
+                f"{folder}: no room for files of the lists of nonzero pixels ({error}); they need "
+                "up to six bytes for each nonzero pixel"
             ) from error
 
     def _join_in_files(self, pieces, folder):
