@@ -35,6 +35,7 @@ def test_lists_in_files_are_those_in_memory(tmp_path, piece_images, share_of_zer
 def test_no_room_for_lists_is_a_plain_error(tmp_path, monkeypatch, reason):
     dataset = dataclasses.replace(make_dataset(n_train=22), folder=tmp_path / "gone")
     if reason == "full":
-        monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("w+b"))
+        full = Path("/dev/full")
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: full.open("w+b"))
     with pytest.raises(UserError, match="gone: no room for files of the lists of nonzero pixels"):
         Lists(dataset, "train", 4, 20, with_lit=False)
