@@ -14,8 +14,9 @@ Legend of the dimension letters used in every shape of this package:
 
 - ``N`` examples of a split, ``B`` examples of a minibatch
 - ``D`` pixels of an image (height x width), ``C`` classes
-- ``W`` classes rounded up to whole vectors, ``M`` minibatches, ``E`` nonzero pixels, ``R`` pixels
-  lit in a minibatch, summed over minibatches (CPU kernels)
+- CPU kernels: ``W`` columns of a row of classes, whole vectors; ``P`` patches of an image; ``M``
+  minibatches; ``E`` nonzero pixels or patches of all images; ``R`` pixels or patches lit in a
+  minibatch, summed over minibatches
 """
 
 __version__ = "0.1.0"

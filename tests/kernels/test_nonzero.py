@@ -28,23 +28,38 @@ def test_lists_by_image_are_the_nonzero_entries_in_order(n, dtype, share_of_zero
     assert pixels.value.dtype == x.dtype
 
 
+@pytest.mark.parametrize("n", [1, TASKS - 1, TASKS, TASKS + 1, 150])
+@pytest.mark.parametrize("share_of_zeros", [0, 0.8, 0.95, 1])
+def test_patches_by_image_are_those_with_a_nonzero_pixel(n, share_of_zeros):
+    x = images(n, 24, "uint8", share_of_zeros)
+    pixels = list_nonzero(x, 4)
+    patches = x.reshape(n, 6, 4)
+    rows, positions = np.nonzero(patches.any(axis=2))
+    np.testing.assert_array_equal(pixels.position, [*positions, *[0] * SPARE])
+    np.testing.assert_array_equal(pixels.value, [*patches[rows, positions].flat, *[0] * SPARE])
+    np.testing.assert_array_equal(np.diff(pixels.first), patches.any(axis=2).sum(axis=1))
+
+
+@pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize(("n", "batch_size"), [(20, 20), (41, 20), (7, 1), (30, 7), (600, 300)])
 @pytest.mark.parametrize("skipped", [0, 3])
 @pytest.mark.parametrize("share_of_zeros", [0, 0.8, 1])
-def test_lists_by_pixel_are_those_of_each_whole_minibatch(n, batch_size, skipped, share_of_zeros):
+def test_lists_by_pixel_are_those_of_each_whole_minibatch(
+    n, batch_size, skipped, share_of_zeros, size
+):
     """Also of images that begin in the midst of the lists, as those of a piece do."""
-    x = images(n + skipped, 11, "uint8", share_of_zeros)
-    lit = list_lit(list_nonzero(x).rows(skipped, n + skipped), batch_size, 11)
+    x = images(n + skipped, 11 * size, "uint8", share_of_zeros)
+    lit = list_lit(list_nonzero(x, size).rows(skipped, n + skipped), batch_size, 11, size)
     pixel, entry, image, value, rows = [], [0], [], [], []
     for minibatch in range(n // batch_size):
-        batch = x[skipped + minibatch * batch_size :][:batch_size]
+        batch = x[skipped + minibatch * batch_size :][:batch_size].reshape(-1, 11, size)
         rows.append(0)
         for d in range(11):
-            numbers = np.flatnonzero(batch[:, d])[:: 1 - d % 2 * 2]
+            numbers = np.flatnonzero(batch[:, d].any(axis=1))[:: 1 - d % 2 * 2]
             if len(numbers):
                 pixel.append(d)
                 image += [*numbers]
-                value += [*batch[numbers, d]]
+                value += [*batch[numbers, d].flat]
                 entry.append(len(image))
                 rows[-1] += 1
     zeros = [0] * SPARE

@@ -12,15 +12,16 @@ from msgd.errors import UserError
 from msgd.models.lists import Lists
 
 
+@pytest.mark.parametrize("patch", [(1, 1), (2, 4)])
 @pytest.mark.parametrize("share_of_zeros", [0.8, 1])
 @pytest.mark.parametrize("piece_images", [4, 8, 20])
-def test_lists_in_files_are_those_in_memory(tmp_path, piece_images, share_of_zeros):
+def test_lists_in_files_are_those_in_memory(tmp_path, piece_images, share_of_zeros, patch):
     """22 images in minibatches of 4: the pieces end with a tail."""
     dataset = dataclasses.replace(make_dataset(n_train=22, shape=(5, 5)), folder=tmp_path)
     dark = np.random.RandomState(0).uniform(size=dataset.train_x.shape) < share_of_zeros
     dataset.train_x[dark] = 0
-    whole = Lists(dataset, "train", 4, dataset.train_x.nbytes, with_lit=True)
-    pieces = Lists(dataset, "train", 4, piece_images * 25, with_lit=True)
+    whole = Lists(dataset, "train", 4, dataset.train_x.nbytes, True, patch)
+    pieces = Lists(dataset, "train", 4, piece_images * 25, True, patch)
     assert not whole.maps
     assert len(pieces.maps) == len(pieces.pixels) + len(pieces.lit)
     assert [*tmp_path.iterdir()] == []

@@ -2,7 +2,8 @@
 
 Leaving out products with zero changes no sum, and the lists are the same in every epoch, for
 minibatches are never shuffled. A forward pass goes through them image by image, a gradient pixel by
-pixel.
+pixel. An entry is one pixel, or a patch of ``size`` pixels of which one at least is not zero
+(``kernels/patches.py``): what is said of pixels here then holds for patches.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,7 @@ class NonzeroPixels(NamedTuple):
     """The nonzero pixels of n images, image after image.
 
     first: (n + 1,) int64, image i has the entries first[i] to first[i+1] - 1; position: (E,) uint16
-    or uint32, which pixel; value: (E,) uint8 or floatX, as stored, in ascending order of position.
+    or uint32, which pixel or patch, ascending; value: (E size,) uint8 or floatX, as stored.
     Position and value have SPARE zeros more.
     """
 
@@ -41,8 +42,8 @@ class LitImages(NamedTuple):
     first: (M + 1,) int64, minibatch m has the rows first[m] to first[m+1] - 1, one for each pixel
     that is lit in one of its images; pixel: (R,) uint16 or uint32, which, ascending; entry:
     (R + 1,) int64, row r has the entries entry[r] to entry[r+1] - 1; image: (E,) uint16 or uint32,
-    its number within the minibatch; value: (E,) as in NonzeroPixels. Pixel, image and value have
-    SPARE zeros more.
+    its number within the minibatch; value: (E size,) as in NonzeroPixels. Pixel, image and value
+    have SPARE zeros more.
 
     The images of even pixels ascend and those of odd pixels descend: going through one pixel after
     the other, one comes upon what belongs to an image again while it is in the cache.
@@ -55,42 +56,51 @@ class LitImages(NamedTuple):
     value: np.ndarray
 
 
-def list_nonzero(x):
-    """Return the NonzeroPixels of the images x (n, D), uint8 or floatX."""
+def list_nonzero(x, size=1):
+    """Return the NonzeroPixels of the images x (n, D), uint8 or floatX, in entries of ``size``."""
     n_images, n_features = x.shape
     first = np.zeros(n_images + 1, np.int64)
-    _count(x, first[1:])
+    _count(x, size, first[1:])
     np.cumsum(first, out=first)
-    position = np.zeros(first[-1] + SPARE, _index_type(n_features))
-    value = np.zeros(first[-1] + SPARE, x.dtype)
-    _fill(x, first, position, value)
+    position = np.zeros(first[-1] + SPARE, _index_type(n_features // size))
+    value = np.zeros(first[-1] * size + SPARE, x.dtype)
+    _fill(x, size, first, position, value)
     return NonzeroPixels(first, position, value)
 
 
+@njit(**options.CPU_INLINE)
+def _is_lit(x, i, start, size):
+    """Return whether one of the pixels start..start+size-1 of image i is not zero."""
+    is_lit = False
+    for d in range(start, start + size):
+        is_lit |= x[i, d] != 0
+    return is_lit
+
+
 @njit(**options.CPU_PARALLEL)
-def _count(x, counts):
-    """Overwrite counts (n,) with the number of nonzero pixels of every image of x (n, D)."""
+def _count(x, size, counts):
+    """Overwrite counts (n,) with the number of entries of every image of x (n, D)."""
     n_images, n_features = x.shape
     for task in prange(TASKS):
         for i in range(task * n_images // TASKS, (task + 1) * n_images // TASKS):
             count = 0
-            for d in range(n_features):
-                count += x[i, d] != 0
+            for p in range(n_features // size):
+                count += _is_lit(x, i, p * size, size)
             counts[i] = count
 
 
 @njit(**options.CPU_PARALLEL)
-def _fill(x, first, position, value):
-    """Overwrite position and value (E,) with the entries of the images x (n, D)."""
+def _fill(x, size, first, position, value):
+    """Overwrite position (E,) and value (E size,) with the entries of the images x (n, D)."""
     n_images, n_features = x.shape
     for task in prange(TASKS):
         for i in range(task * n_images // TASKS, (task + 1) * n_images // TASKS):
             at = first[i]
-            for d in range(n_features):
-                pixel = x[i, d]
-                if pixel != 0:
-                    position[at] = d
-                    value[at] = pixel
+            for p in range(n_features // size):
+                if _is_lit(x, i, p * size, size):
+                    position[at] = p
+                    for d in range(size):
+                        value[at * size + d] = x[i, p * size + d]
                     at += 1
 
 
@@ -99,29 +109,32 @@ def _index_type(n):
     return np.uint16 if n <= 2**16 else np.uint32
 
 
-def list_lit(pixels, batch_size, n_features):
-    """Return the LitImages of the minibatches that ``pixels`` (NonzeroPixels) make, no tail."""
+def list_lit(pixels, batch_size, n_positions, size=1):
+    """Return the LitImages of the minibatches that ``pixels`` (NonzeroPixels) make, no tail.
+
+    n_positions: how many pixels an image has, or patches of ``size`` pixels.
+    """
     n_minibatches = (len(pixels.first) - 1) // batch_size
     first = np.zeros(n_minibatches + 1, np.int64)
-    _count_lit(pixels, batch_size, n_features, first[1:])
+    _count_lit(pixels, batch_size, n_positions, first[1:])
     np.cumsum(first, out=first)
     n_entries = pixels.first[n_minibatches * batch_size] - pixels.first[0]
     lit = LitImages(
         first,
-        np.zeros(first[-1] + SPARE, _index_type(n_features)),
+        np.zeros(first[-1] + SPARE, _index_type(n_positions)),
         np.zeros(first[-1] + 1, np.int64),
         np.zeros(n_entries + SPARE, _index_type(batch_size)),
-        np.zeros(n_entries + SPARE, pixels.value.dtype),
+        np.zeros(n_entries * size + SPARE, pixels.value.dtype),
     )
-    _fill_lit(pixels, batch_size, n_features, *lit)
+    _fill_lit(pixels, batch_size, n_positions, size, *lit)
     return lit
 
 
 @njit(**options.CPU_PARALLEL)
-def _count_lit(pixels, batch_size, n_features, counts):
+def _count_lit(pixels, batch_size, n_positions, counts):
     """Overwrite counts (M,) with the number of pixels that are lit in each minibatch."""
     for minibatch in prange(counts.shape[0]):
-        is_lit = np.zeros(n_features, np.uint8)
+        is_lit = np.zeros(n_positions, np.uint8)
         start = minibatch * batch_size
         for entry in range(pixels.first[start], pixels.first[start + batch_size]):
             is_lit[pixels.position[entry]] = 1
@@ -129,20 +142,20 @@ def _count_lit(pixels, batch_size, n_features, counts):
 
 
 @njit(**options.CPU_PARALLEL)
-def _fill_lit(pixels, batch_size, n_features, first, pixel, entry, image, value):
+def _fill_lit(pixels, batch_size, n_positions, size, first, pixel, entry, image, value):
     """Overwrite the arrays of LitImages after first.
 
     As arrays, not as one LitImages: Numba drops what is written to a tuple's in a parallel loop.
     """
     for minibatch in prange(first.shape[0] - 1):
         start = minibatch * batch_size
-        count = np.zeros(n_features, np.int64)
+        count = np.zeros(n_positions, np.int64)
         for k in range(pixels.first[start], pixels.first[start + batch_size]):
             count[pixels.position[k]] += 1
         row = first[minibatch]
         at = pixels.first[start] - pixels.first[0]
-        next_entry = np.empty(n_features, np.int64)
-        for d in range(n_features):
+        next_entry = np.empty(n_positions, np.int64)
+        for d in range(n_positions):
             next_entry[d] = at if d % 2 == 0 else at + count[d] - 1
             if count[d]:
                 at += count[d]
@@ -153,7 +166,8 @@ def _fill_lit(pixels, batch_size, n_features, first, pixel, entry, image, value)
             for k in range(pixels.first[start + i], pixels.first[start + i + 1]):
                 d = pixels.position[k]
                 image[next_entry[d]] = i
-                value[next_entry[d]] = pixels.value[k]
+                for j in range(size):
+                    value[next_entry[d] * size + j] = pixels.value[k * size + j]
                 next_entry[d] += 1 if d % 2 == 0 else -1
 
 

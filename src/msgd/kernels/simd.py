@@ -55,61 +55,83 @@ def aligned(arrays):
 
 
 class Vector(types.Type):
-    """The Numba type of LANES numbers of type ``scalar``."""
+    """The Numba type of ``lanes`` numbers of type ``scalar``."""
 
-    def __init__(self, scalar):
+    def __init__(self, scalar, lanes=LANES):
         self.scalar = scalar
-        super().__init__(name=f"Vector({scalar}, {LANES})")
+        self.lanes = lanes
+        super().__init__(name=f"Vector({scalar}, {lanes})")
 
 
-def _llvm(scalar):
-    element = ir.FloatType() if scalar == types.float32 else ir.DoubleType()
-    return ir.VectorType(element, LANES)
+def llvm_vector(vector):
+    """Return LLVM's type of a Vector."""
+    element = ir.FloatType() if vector.scalar == types.float32 else ir.DoubleType()
+    return ir.VectorType(element, vector.lanes)
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, vector):
-        super().__init__(manager, vector, _llvm(vector.scalar))
+        super().__init__(manager, vector, llvm_vector(vector))
 
 
-def _pointer(context, builder, signature, args):
-    """Return the address of array[i] as a pointer to a vector."""
-    array_type, index_type = signature.args[:2]
-    array = context.make_array(array_type)(context, builder, value=args[0])
-    index = context.cast(builder, args[1], index_type, types.intp)
-    vector = _llvm(array_type.dtype)
-    return builder.bitcast(builder.gep(array.data, [index]), vector.as_pointer())
+def build_address(context, builder, array_and_index_types, array_and_index, llvm):
+    """Return the address of array[i] as a pointer to ``llvm``."""
+    array_type, index_type = array_and_index_types
+    array, index = array_and_index
+    data = context.make_array(array_type)(context, builder, value=array).data
+    index = context.cast(builder, index, index_type, types.intp)
+    return builder.bitcast(builder.gep(data, [index]), llvm.as_pointer())
+
+
+def build_load(builder, address):
+    """Return the vector at ``address``, which need be a multiple of its numbers' size only."""
+    vector = builder.load(address)
+    vector.align = _element_bytes(vector.type)
+    return vector
+
+
+def build_store(builder, vector, address):
+    """Store ``vector`` at ``address``, which need be a multiple of its numbers' size only."""
+    builder.store(vector, address).align = _element_bytes(vector.type)
+
+
+def _element_bytes(llvm):
+    if isinstance(llvm.element, ir.IntType):
+        return llvm.element.width // 8
+    return 4 if llvm.element == ir.FloatType() else 8
+
+
+def build_load_as(context, builder, vector, array_and_index_types, array_and_index):
+    """Return array[i] and what follows, of any number type, as a Vector of the type ``vector``."""
+    stored = array_and_index_types[0].dtype
+    llvm = ir.VectorType(context.get_value_type(stored), vector.lanes)
+    address = build_address(context, builder, array_and_index_types, array_and_index, llvm)
+    loaded = build_load(builder, address)
+    is_integer = isinstance(stored, types.Integer)
+    return builder.uitofp(loaded, llvm_vector(vector)) if is_integer else loaded
 
 
 @intrinsic
 def load(typing_context, array, i):
     """Return the vector array[i : i + LANES]."""
+    vector = Vector(array.dtype)
 
     def build(context, builder, signature, args):
-        vector = builder.load(_pointer(context, builder, signature, args))
-        vector.align = signature.args[0].dtype.bitwidth // 8
-        return vector
+        return build_load_as(context, builder, vector, signature.args, args)
 
-    return Vector(array.dtype)(array, i), build
+    return vector(array, i), build
 
 
 @intrinsic
 def load_as(typing_context, like, array, i):
     """Return the vector array[i : i + LANES] in the type of the array ``like``."""
+    vector = Vector(like.dtype)
 
     def build(context, builder, signature, args):
-        stored = signature.args[1].dtype
-        array_value = context.make_array(signature.args[1])(context, builder, value=args[1])
-        index = context.cast(builder, args[2], signature.args[2], types.intp)
-        lanes = ir.VectorType(context.get_value_type(stored), LANES)
-        address = builder.bitcast(builder.gep(array_value.data, [index]), lanes.as_pointer())
-        vector = builder.load(address)
-        vector.align = stored.bitwidth // 8
-        wanted = _llvm(signature.args[0].dtype)
-        return builder.uitofp(vector, wanted) if isinstance(stored, types.Integer) else vector
+        return build_load_as(context, builder, vector, signature.args[1:], args[1:])
 
-    return Vector(like.dtype)(like, array, i), build
+    return vector(like, array, i), build
 
 
 @intrinsic
@@ -117,30 +139,36 @@ def store(typing_context, array, i, vector):
     """Set array[i : i + LANES] to ``vector``."""
 
     def build(context, builder, signature, args):
-        instruction = builder.store(args[2], _pointer(context, builder, signature, args))
-        instruction.align = signature.args[0].dtype.bitwidth // 8
+        address = build_address(context, builder, signature.args[:2], args[:2], args[2].type)
+        build_store(builder, args[2], address)
         return context.get_dummy_value()
 
     return types.void(array, i, vector), build
 
 
-def _splat(builder, vector_type, scalar):
-    undefined = ir.Constant(vector_type, ir.Undefined)
+def build_splat(builder, llvm, scalar):
+    """Return ``scalar`` in every lane of a vector of type ``llvm``."""
+    undefined = ir.Constant(llvm, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return builder.shuffle_vector(first, undefined, zeros)
+    return build_shuffle(builder, first, undefined, [0] * llvm.count)
+
+
+def build_shuffle(builder, left, right, lanes):
+    """Return the vector of ``lanes`` of two vectors; the right one's come after the left one's."""
+    numbers = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+    return builder.shuffle_vector(left, right, numbers)
 
 
 @intrinsic
 def splat(typing_context, array, x):
     """Return ``x`` in every lane, in the type of ``array``."""
+    vector = Vector(array.dtype)
 
     def build(context, builder, signature, args):
-        dtype = signature.args[0].dtype
-        scalar = context.cast(builder, args[1], signature.args[1], dtype)
-        return _splat(builder, _llvm(dtype), scalar)
+        scalar = context.cast(builder, args[1], signature.args[1], vector.scalar)
+        return build_splat(builder, llvm_vector(vector), scalar)
 
-    return Vector(array.dtype)(array, x), build
+    return vector(array, x), build
 
 
 @intrinsic
@@ -153,13 +181,12 @@ def add(typing_context, left, right):
     return left(left, right), build
 
 
-def _fma(builder, llvm, scalar):
-    """Return the function that builds a b + c, rounded once, of vectors of type ``llvm``."""
-    letter = "f32" if scalar == types.float32 else "f64"
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(llvm, [llvm] * 3), f"llvm.fma.v{LANES}{letter}"
-    )
-    return lambda a, b, c: builder.call(function, [a, b, c])
+def build_fma(builder, x, y, z):
+    """Return x y + z of vectors, rounded once."""
+    name = f"llvm.fma.v{x.type.count}{'f32' if x.type.element == ir.FloatType() else 'f64'}"
+    function_type = ir.FunctionType(x.type, [x.type] * 3)
+    function = cgutils.get_or_insert_function(builder.module, function_type, name)
+    return builder.call(function, [x, y, z])
 
 
 @intrinsic
@@ -167,9 +194,8 @@ def fma(typing_context, x, vector, accumulator):
     """Return accumulator + x vector, rounded once."""
 
     def build(context, builder, signature, args):
-        llvm = _llvm(vector.scalar)
         scalar = context.cast(builder, args[0], signature.args[0], vector.scalar)
-        return _fma(builder, llvm, vector.scalar)(_splat(builder, llvm, scalar), *args[1:])
+        return build_fma(builder, build_splat(builder, args[1].type, scalar), args[1], args[2])
 
     return vector(x, vector, accumulator), build
 
@@ -179,7 +205,7 @@ def multiply_add(typing_context, left, right, accumulator):
     """Return accumulator + left right, lane by lane, rounded once."""
 
     def build(context, builder, signature, args):
-        return _fma(builder, _llvm(left.scalar), left.scalar)(*args)
+        return build_fma(builder, *args)
 
     return left(left, right, accumulator), build
 
@@ -195,7 +221,6 @@ ROUNDER = 1.5 * 2**23  # x + ROUNDER is x rounded to a whole number, which its l
 def _exp_float32(builder, x):
     """Build e^x for x <= 0, as 2^n e^r: n whole, r = x - n ln(2). Below -87.7 the result is 0."""
     bits = ir.VectorType(ir.IntType(32), LANES)
-    multiply_then_add = _fma(builder, x.type, types.float32)
 
     def constant(value):
         return ir.Constant(x.type, [float(np.float32(value))] * LANES)
@@ -205,14 +230,14 @@ def _exp_float32(builder, x):
 
     lowest = constant(-88)  # here n = -127, whose power of two the bits below make 0
     x = builder.select(builder.fcmp_ordered("<", x, lowest), lowest, x)
-    shifted = multiply_then_add(x, constant(1 / np.log(2)), constant(ROUNDER))
+    shifted = build_fma(builder, x, constant(1 / np.log(2)), constant(ROUNDER))
     n = builder.fsub(shifted, constant(ROUNDER))
-    r = multiply_then_add(n, constant(-LN2_HIGH), x)
-    r = multiply_then_add(n, constant(-LN2_LOW), r)
+    r = build_fma(builder, n, constant(-LN2_HIGH), x)
+    r = build_fma(builder, n, constant(-LN2_LOW), r)
     series = constant(EXP[-1])
     for coefficient in EXP[-2::-1]:
-        series = multiply_then_add(series, r, constant(coefficient))
-    series = multiply_then_add(builder.fmul(series, r), r, builder.fadd(r, constant(1)))
+        series = build_fma(builder, series, r, constant(coefficient))
+    series = build_fma(builder, builder.fmul(series, r), r, builder.fadd(r, constant(1)))
     exponent = builder.add(builder.bitcast(shifted, bits), whole(127))
     return builder.fmul(series, builder.bitcast(builder.shl(exponent, whole(23)), x.type))
 
@@ -247,14 +272,12 @@ def exp(typing_context, vector):
 
 def _fold(builder, value, combine):
     """Combine the halves of a vector until one number is left."""
-    width = LANES
-    while width > 1:
-        width //= 2
+    while value.type.count > 1:
+        width = value.type.count // 2
         undefined = ir.Constant(value.type, ir.Undefined)
-        half = ir.VectorType(ir.IntType(32), width)
-        low = builder.shuffle_vector(value, undefined, ir.Constant(half, list(range(width))))
-        upper = ir.Constant(half, list(range(width, 2 * width)))
-        value = combine(low, builder.shuffle_vector(value, undefined, upper))
+        low = build_shuffle(builder, value, undefined, range(width))
+        high = build_shuffle(builder, value, undefined, range(width, 2 * width))
+        value = combine(low, high)
     return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
 
@@ -293,10 +316,7 @@ def _byte_of_marks(typing_context, marks, i):
 
     def build(context, builder, signature, args):
         eight = ir.VectorType(ir.IntType(8), 8)
-        data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
-        index = context.cast(builder, args[1], signature.args[1], types.intp)
-        loaded = builder.load(builder.bitcast(builder.gep(data, [index]), eight.as_pointer()))
-        loaded.align = 1
+        loaded = build_load(builder, build_address(context, builder, signature.args, args, eight))
         is_set = builder.icmp_unsigned("!=", loaded, ir.Constant(eight, [0] * 8))
         return builder.zext(builder.bitcast(is_set, ir.IntType(8)), ir.IntType(64))
 
@@ -309,18 +329,10 @@ def _store_bytes(typing_context, numbers, i, packed, base):
 
     def build(context, builder, signature, args):
         eight = ir.VectorType(ir.IntType(64), 8)
-        data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
-        index = context.cast(builder, args[1], signature.args[1], types.intp)
         bytes_ = builder.bitcast(args[2], ir.VectorType(ir.IntType(8), 8))
-        undefined = ir.Constant(eight, ir.Undefined)
-        zero = ir.Constant(ir.IntType(32), 0)
-        first = builder.insert_element(undefined, args[3], zero)
-        bases = builder.shuffle_vector(
-            first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
-        )
-        address = builder.bitcast(builder.gep(data, [index]), eight.as_pointer())
-        stored = builder.store(builder.add(builder.zext(bytes_, eight), bases), address)
-        stored.align = 8
+        numbers = builder.add(builder.zext(bytes_, eight), build_splat(builder, eight, args[3]))
+        address = build_address(context, builder, signature.args[:2], args[:2], eight)
+        build_store(builder, numbers, address)
         return context.get_dummy_value()
 
     return types.void(numbers, i, packed, base), build

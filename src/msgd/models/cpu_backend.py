@@ -16,8 +16,10 @@ class CpuBackend:
     A model's room adds set_parameters, get_parameters, ``allocate()``, which makes its scratch
     arrays, ``train_span(first, last, costs)``, which trains minibatches of one piece and writes
     their costs, and ``predict_rows(split, start, stop, predicted)``, which writes the classes of
-    images start..stop-1.
+    images start..stop-1. ``patch`` is the shape of the patches that the room's lists are made of.
     """
+
+    patch = (1, 1)
 
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
         self.dataset = dataset
@@ -62,7 +64,7 @@ class CpuBackend:
         """Return the msgd.models.lists.Lists of ``split``, made when first asked for."""
         if split not in self.lists:
             self.lists[split] = Lists(
-                self.dataset, split, self.batch_size, PIECE_BYTES, with_lit=split == "train"
+                self.dataset, split, self.batch_size, PIECE_BYTES, split == "train", self.patch
             )
         return self.lists[split]
 

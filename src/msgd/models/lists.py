@@ -1,8 +1,7 @@
 """Lists of nonzero pixels of splits of any size: in memory, or in files beside the data.
 
-The lists of bytes take up to six bytes for each nonzero pixel: for MNIST about the room of the
-images. Those of a split that is larger than a piece go, piece by piece, to files without a name,
-which vanish with the process, and are memory-mapped.
+They take, for MNIST, about the room of the images. Those of a split that is larger than a piece go,
+piece by piece, to files without a name, which vanish with the process, and are memory-mapped.
 """
 
 import contextlib
@@ -14,21 +13,25 @@ from tqdm import tqdm
 
 from msgd.errors import UserError
 from msgd.kernels.nonzero import SPARE, LitImages, NonzeroPixels, list_lit, list_nonzero
+from msgd.kernels.patches import to_patches
 
 # Which fields of a list count places in another, and so go on counting from piece to piece.
-PLACES_IN = {NonzeroPixels: {"first": "value"}, LitImages: {"first": "pixel", "entry": "value"}}
+PLACES_IN = {NonzeroPixels: {"first": "position"}, LitImages: {"first": "pixel", "entry": "image"}}
 PADDED = {"position", "pixel", "image", "value"}  # these have SPARE zeros after their last entry
 
 
 class Lists:
     """The lists of one split.
 
-    pixels: NonzeroPixels of all images; lit: LitImages of the whole minibatches, or None.
+    pixels: NonzeroPixels of all images; lit: LitImages of the whole minibatches, or None. Their
+    entries are patches of the shape ``patch``.
     """
 
-    def __init__(self, dataset, split, batch_size, piece_bytes, with_lit):
+    def __init__(self, dataset, split, batch_size, piece_bytes, with_lit, patch=(1, 1)):
         x, _ = dataset.split(split)
-        n_images, n_features = x.shape
+        n_images = len(x)
+        size = patch[0] * patch[1]
+        n_positions = to_patches(x[:1], dataset.image_shape, patch).shape[1] // size
         self.maps = []
         # Pieces of whole minibatches: a minibatch's LitImages come from one of them.
         n = max(1, piece_bytes // (batch_size * x[0].nbytes)) * batch_size
@@ -40,13 +43,15 @@ class Lists:
 
         def pieces_of_pixels():
             for start in progress("nonzero pixels"):
-                yield list_nonzero(x[start : start + n] if len(starts) > 1 else x)
+                piece = x[start : start + n] if len(starts) > 1 else x
+                yield list_nonzero(to_patches(piece, dataset.image_shape, patch), size)
                 dataset.release_pages(split)
 
         def pieces_of_lit():
             for start in progress("lit images"):
                 rows = self.pixels.rows(start, min(start + n, n_images))
-                yield list_lit(rows if len(starts) > 1 else self.pixels, batch_size, n_features)
+                rows = rows if len(starts) > 1 else self.pixels
+                yield list_lit(rows, batch_size, n_positions, size)
                 self.release_pages()
 
         self.pixels = self._join(pieces_of_pixels(), len(starts), dataset.folder)
@@ -65,8 +70,8 @@ class Lists:
             return self._join_in_files(pieces, folder)
         except OSError as error:
             raise UserError(
-                f"{folder}: no room for files of the lists of nonzero pixels ({error}); they need "
-                "up to six bytes for each nonzero pixel"
+                f"{folder}: no room for files of the lists of nonzero pixels ({error}); they take "
+                "about as much as the images"
             ) from error
 
     def _join_in_files(self, pieces, folder):

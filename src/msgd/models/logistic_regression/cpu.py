@@ -4,9 +4,9 @@ A minibatch is two parallel loops: over images, whose errors do not depend on ea
 pixels, each of which sums its row of the gradient over the images in which it is lit and updates
 its row of the weights. No sum is shared, so the bits are the same for any number of threads.
 
-The weights are a flat (D, W) array, W being the number of classes rounded up to whole vectors of
-``kernels/simd.py``: a pixel's row of them is a vector or a few. The columns that fill up the last
-vector have weight 0 and bias -inf, so their softmax and their error are 0, and they stay.
+Images are taken in patches of eight pixels and classes in blocks of ten (``kernels/patches.py``).
+The columns of W that are no class's have bias -inf, so their softmax and error are 0, and they
+stay so.
 """
 
 import numpy as np
@@ -14,13 +14,31 @@ from numba import njit, prange
 
 from msgd.kernels import options
 from msgd.kernels.cpu import (
+    element,
     first_argmax,
     ordered_sum,
     penalty,
     penalty_gradient,
     softmax_cross_entropy_row,
 )
-from msgd.kernels.nonzero import SPARE, scale, share_of_rows, weighted_rows
+from msgd.kernels.nonzero import share_of_rows
+from msgd.kernels.patches import (
+    PATCH,
+    ROW,
+    add_products,
+    add_row,
+    class_of,
+    column_of,
+    from_columns,
+    from_rows,
+    load_patch,
+    move_row,
+    no_sums,
+    patch_shape,
+    to_columns,
+    to_rows,
+    totals,
+)
 from msgd.kernels.simd import LANES, add, aligned_empty, fma, load, splat, store
 from msgd.models.cpu_backend import CpuBackend
 
@@ -32,7 +50,8 @@ class Backend(CpuBackend):
     """The CPU twin; see msgd.models.interface.Backend."""
 
     def allocate(self):
-        """Say whether there are penalties: without them the update is plain arithmetic."""
+        """Choose the patches, and say whether there are penalties."""
+        self.patch = patch_shape(self.dataset.image_shape)
         self.has_penalties = any(self.penalties[:3])
 
     def train_span(self, first, last, costs):
@@ -57,40 +76,27 @@ class Backend(CpuBackend):
     def predict_rows(self, split, start, stop, predicted):
         """Write the classes of images start..stop-1 of ``split`` into predicted, int32."""
         pixels = self._lists(split).pixels.rows(start, stop)
-        _predict(
-            pixels, self.pixel_scale, self.weights, self.bias, self.dataset.n_classes, predicted
-        )
+        _predict(pixels, self.pixel_scale, self.weights, self.bias, predicted)
 
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
         return self._unpad(self.weights, self.bias)
 
     def _unpad(self, weights, bias):
-        """Return flat (D, W) ``weights`` and (W,) ``bias``, or gradients, as named parameters."""
+        """Return flat ``weights`` and (W,) ``bias``, or gradients, as named parameters."""
         n_classes = self.dataset.n_classes
-        columns = weights.reshape(-1, bias.size)[:, :n_classes]
-        return {"weights": columns.copy(), "bias": bias[:n_classes].copy()}
+        weights = from_rows(weights, n_classes, self.dataset.image_shape)
+        return {"weights": weights, "bias": from_columns(bias, n_classes)}
 
     def set_parameters(self, parameters):
         """See msgd.models.interface.Backend.set_parameters."""
-        self.weights = to_vectors(parameters["weights"], 0)
-        self.bias = to_vectors(parameters["bias"][None], -np.inf)
-
-
-def to_vectors(array, padding):
-    """Return ``array`` (n, C) as a flat (n, W) array, ``padding`` in the columns that fill up."""
-    n_rows, n_columns = array.shape
-    width = -(-n_columns // LANES) * LANES
-    flat = aligned_empty(n_rows * width, array.dtype)
-    rows = flat.reshape(n_rows, width)
-    rows[:, :n_columns] = array
-    rows[:, n_columns:] = padding
-    return flat
+        self.weights = to_rows(parameters["weights"], self.dataset.image_shape)
+        self.bias = to_columns(parameters["bias"], -np.inf)
 
 
 @njit(**options.CPU_PARALLEL)
 def _train(
-    pixels,  # NonzeroPixels of the training images
+    pixels,  # NonzeroPixels of the training images, in patches
     lit,  # LitImages of their minibatches
     y,  # (N,) int32
     pixel_scale,
@@ -100,7 +106,7 @@ def _train(
     penalties,  # (l1, l2, lp, p)
     first,  # the iteration of the span's beginning
     n_train_batches,
-    weights,  # flat (D, W), changed
+    weights,  # flat, changed
     bias,  # (W,), changed
     costs,  # one for each minibatch of the span, overwritten
 ):
@@ -128,7 +134,7 @@ def _train(
             )
         if has_penalties:
             for task in prange(TASKS):
-                task_penalty[task] = _penalise(task, width, learning_rate, penalties, weights)
+                task_penalty[task] = _penalise(task, learning_rate, penalties, weights)
         for task in prange(TASKS):
             _update(task, minibatch, lit, pixel_scale, learning_rate, error, width, weights)
         _update_bias(learning_rate, error, bias)
@@ -154,47 +160,51 @@ def _errors(
     first_image: the minibatch's first in ``pixels`` and y.
     """
     width = bias.shape[0]
-    value = aligned_empty(weights.shape[0] // width + SPARE, weights.dtype)
     for i in range(start, stop):
-        _logits(pixels, first_image + i, pixel_scale, weights, bias, value, error, i * width)
+        _logits(pixels, first_image + i, pixel_scale, weights, bias, error, i * width)
     for i in range(start, stop):  # apart: the processor overlaps the one's images, not the two
-        label = y[first_image + i]
+        label = column_of(y[first_image + i])
         nll[i] = softmax_cross_entropy_row(error, i * width, width, label, inverse_batch_size)
 
 
 @njit(**options.CPU_INLINE)
-def _logits(pixels, i, pixel_scale, weights, bias, value, logits, at):
-    """Overwrite logits[at : at + W] with x W + b of image i; value (D + SPARE,) is scratch."""
-    width = bias.shape[0]
-    first = pixels.first[i]
-    count = pixels.first[i + 1] - first
-    scale(pixels.value, first, count, pixel_scale, value)
-    for column in range(0, width, LANES):
-        total = weighted_rows(pixels.position, first, count, value, weights, width, column)
-        store(logits, at + column, add(load(bias, column), total))
+def _logits(pixels, i, pixel_scale, weights, bias, logits, at):
+    """Overwrite logits[at : at + W] with x W + b of image i."""
+    n_blocks = bias.shape[0] // LANES
+    n_patches = weights.shape[0] // (n_blocks * ROW)
+    for block in range(n_blocks):
+        sums = no_sums(weights)
+        for k in range(pixels.first[i], pixels.first[i + 1]):
+            patch = load_patch(weights, pixels.value, k * PATCH)
+            row = block * n_patches + element(pixels.position, k)
+            sums = add_row(patch, weights, row * ROW, sums)
+        column = block * LANES
+        store(logits, at + column, fma(pixel_scale, totals(sums), load(bias, column)))
 
 
 @njit(**options.CPU)
 def _update(task, minibatch, lit, pixel_scale, learning_rate, error, width, weights):
-    """Update a task's share of the pixels that are lit in a minibatch; error: flat (B, W)."""
-    value = aligned_empty(error.shape[0] // width + SPARE, weights.dtype)
+    """Update a task's share of the patches that are lit in a minibatch; error: flat (B, W)."""
+    n_blocks = width // LANES
+    n_patches = weights.shape[0] // (n_blocks * ROW)
     start, stop = share_of_rows(lit, minibatch, task, TASKS)
-    for row in range(start, stop):
-        first = lit.entry[row]
-        count = lit.entry[row + 1] - first
-        scale(lit.value, first, count, pixel_scale, value)
-        for column in range(0, width, LANES):
-            gradient = weighted_rows(lit.image, first, count, value, error, width, column)
-            at = lit.pixel[row] * width + column
-            store(weights, at, fma(-learning_rate, gradient, load(weights, at)))
+    for lit_row in range(start, stop):
+        for block in range(n_blocks):
+            sums = no_sums(weights)
+            for k in range(lit.entry[lit_row], lit.entry[lit_row + 1]):
+                patch = load_patch(weights, lit.value, k * PATCH)
+                at = element(lit.image, k) * width + block * LANES
+                sums = add_products(patch, error, at, sums)
+            row = block * n_patches + lit.pixel[lit_row]
+            move_row(-learning_rate * pixel_scale, sums, weights, row * ROW)
 
 
 @njit(**options.CPU)
-def _penalise(task, width, learning_rate, penalties, weights):
+def _penalise(task, learning_rate, penalties, weights):
     """Move a task's share of the weights down their penalty's gradient; return the penalty."""
     total = weights.dtype.type(0)
-    for d in range(task, weights.shape[0] // width, TASKS):
-        for w in range(d * width, (d + 1) * width):
+    for row in range(task, weights.shape[0] // ROW, TASKS):
+        for w in range(row * ROW, (row + 1) * ROW):
             weight = weights[w]
             total += penalty(weight, penalties)
             weights[w] = weight - learning_rate * penalty_gradient(weight, penalties)
@@ -220,16 +230,14 @@ def _update_bias(learning_rate, error, bias):
 
 
 @njit(**options.CPU_PARALLEL)
-def _predict(pixels, pixel_scale, weights, bias, n_classes, predicted):
+def _predict(pixels, pixel_scale, weights, bias, predicted):
     """Overwrite predicted (N,) int32 with the class of every image."""
     n_examples = predicted.shape[0]
     width = bias.shape[0]
     for task in prange(PREDICTION_TASKS):
-        value = aligned_empty(weights.shape[0] // width + SPARE, weights.dtype)
         logits = aligned_empty(width, weights.dtype)
-        class_logits = logits[:n_classes]
         start = task * n_examples // PREDICTION_TASKS
         stop = (task + 1) * n_examples // PREDICTION_TASKS
         for i in range(start, stop):
-            _logits(pixels, i, pixel_scale, weights, bias, value, logits, 0)
-            predicted[i] = first_argmax(class_logits)
+            _logits(pixels, i, pixel_scale, weights, bias, logits, 0)
+            predicted[i] = class_of(first_argmax(logits))

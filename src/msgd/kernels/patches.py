@@ -1,0 +1,242 @@
+"""Patches of eight pixels and the weights of ten classes, multiplied at once: CPU kernels.
+
+Nonzero pixels lie together: of the eight pixels of a patch of MNIST in which one is not zero, five
+are. So a patch's products with a class's weights are one vector operation and few of them are in
+vain. The sums of ten classes, a vector each, stay in registers; more classes are cut into blocks
+of ten. Weights are a flat array, which numbers class c of block b, pixel j of patch p as
+((b P + p) CLASSES + c) PATCH + j: the weights that a patch asks for lie in a row. A pixel that
+fills up a patch at the edge of the images is zero, its weight is zero, and so is that of a class
+that fills up a block. What there is of each class, such as logits, is an array of W columns, LANES
+for each block, of which the first CLASSES are classes.
+
+Inside ``njit`` functions, with Vector and flat arrays as in ``kernels/simd.py``:
+
+- ``no_sums(like)``: the sums of a block, all 0, in the type of the array ``like``
+- ``load_patch(like, array, i)``: the vector array[i : i + PATCH] in the type of ``like``
+- ``add_row(patch, weights, i, sums)``: sums[c] + patch weights[i + c PATCH + (0..PATCH-1)]
+- ``add_products(patch, array, i, sums)``: sums[c] + patch array[i + c]
+- ``totals(sums)``: the vector of LANES whose lane c is the sum of the lanes of sums[c], or 0
+- ``move_row(rate, sums, weights, i)``: weights[i + c PATCH + (0..PATCH-1)] += rate sums[c]
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, register_jitable, register_model
+
+from msgd.kernels.simd import (
+    LANES,
+    Vector,
+    aligned_empty,
+    build_address,
+    build_fma,
+    build_load,
+    build_load_as,
+    build_shuffle,
+    build_splat,
+    build_store,
+    llvm_vector,
+)
+
+PATCH = 8  # pixels
+CLASSES = 10  # of a block: their sums and what is added to them fit the sixteen registers of AVX2
+ROW = CLASSES * PATCH  # the weights of a patch and a block
+
+
+def patch_shape(image_shape):
+    """Return the (height, width) of patches of images of the given (height, width)."""
+    return (2, 4) if image_shape[0] > 1 else (1, 8)
+
+
+def to_patches(images, image_shape, shape):
+    """Return flat ``images`` (n, D) patch after patch, (n, P height width).
+
+    shape: a patch's (height, width); images are filled up with zeros to whole patches.
+    """
+    missing = [-length % side for length, side in zip(image_shape, shape, strict=True)]
+    images = images.reshape(-1, *image_shape)
+    if any(missing):
+        images = np.pad(images, [(0, 0), *[(0, n) for n in missing]])
+    n_images, height, width = images.shape
+    cut = images.reshape(n_images, height // shape[0], shape[0], width // shape[1], shape[1])
+    return cut.swapaxes(2, 3).reshape(n_images, -1)
+
+
+def from_patches(patches, image_shape, shape):
+    """Return the flat images (n, D) that to_patches rearranged as ``patches``."""
+    n_down, n_across = [-(-n // side) for n, side in zip(image_shape, shape, strict=True)]
+    cut = patches.reshape(-1, n_down, n_across, *shape).swapaxes(2, 3)
+    images = cut.reshape(-1, n_down * shape[0], n_across * shape[1])
+    return images[:, : image_shape[0], : image_shape[1]].reshape(len(images), -1)
+
+
+def n_blocks(n_classes):
+    """Return how many blocks ``n_classes`` classes need."""
+    return -(-n_classes // CLASSES)
+
+
+@register_jitable
+def column_of(class_):
+    """Return the column of a class."""
+    return class_ // CLASSES * LANES + class_ % CLASSES
+
+
+@register_jitable
+def class_of(column):
+    """Return the class of a column."""
+    return column // LANES * CLASSES + column % LANES
+
+
+def to_columns(array, padding):
+    """Return ``array`` (C,) as one of W columns, ``padding`` in those that are no class's."""
+    blocks = n_blocks(len(array))
+    columns = aligned_empty(blocks * LANES, array.dtype)
+    columns[:] = padding
+    columns[[column_of(c) for c in range(len(array))]] = array
+    return columns
+
+
+def from_columns(columns, n_classes):
+    """Return the (C,) array that to_columns laid out as ``columns``."""
+    return columns.reshape(-1, LANES)[:, :CLASSES].ravel()[:n_classes].copy()
+
+
+def to_rows(weights, image_shape):
+    """Return ``weights`` (D, C) as the flat array of the module's layout."""
+    n_classes = weights.shape[1]
+    patches = to_patches(weights.T, image_shape, patch_shape(image_shape))
+    padded = np.zeros((n_blocks(n_classes) * CLASSES, patches.shape[1]), weights.dtype)
+    padded[:n_classes] = patches
+    rows = padded.reshape(-1, CLASSES, patches.shape[1] // PATCH, PATCH).swapaxes(1, 2)
+    flat = aligned_empty(rows.size, weights.dtype)
+    flat[:] = rows.ravel()
+    return flat
+
+
+def from_rows(flat, n_classes, image_shape):
+    """Return the (D, C) weights that to_rows laid out as ``flat``."""
+    rows = flat.reshape(n_blocks(n_classes), -1, CLASSES, PATCH).swapaxes(1, 2)
+    patches = rows.reshape(n_blocks(n_classes) * CLASSES, -1)[:n_classes]
+    return from_patches(patches, image_shape, patch_shape(image_shape)).T.copy()
+
+
+class Sums(types.Type):
+    """The Numba type of the sums of a block of classes: CLASSES vectors of PATCH numbers."""
+
+    def __init__(self, scalar):
+        self.vector = Vector(scalar, PATCH)
+        super().__init__(name=f"Sums({scalar})")
+
+
+@register_model(Sums)
+class _SumsModel(models.PrimitiveModel):
+    def __init__(self, manager, sums):
+        super().__init__(manager, sums, ir.ArrayType(llvm_vector(sums.vector), CLASSES))
+
+
+@intrinsic
+def no_sums(typing_context, like):
+    """Return sums of zeros, in the type of the array ``like``."""
+    sums = Sums(like.dtype)
+
+    def build(context, builder, signature, args):
+        return ir.Constant(context.get_value_type(sums), None)
+
+    return sums(like), build
+
+
+@intrinsic
+def load_patch(typing_context, like, array, i):
+    """Return the vector array[i : i + PATCH] in the type of the array ``like``."""
+    vector = Vector(like.dtype, PATCH)
+
+    def build(context, builder, signature, args):
+        return build_load_as(context, builder, vector, signature.args[1:], args[1:])
+
+    return vector(like, array, i), build
+
+
+def _numbered(builder, address):
+    """Yield each class with the address of its vector, or number, from ``address`` on."""
+    for c in range(CLASSES):
+        yield c, builder.gep(address, [ir.Constant(ir.IntType(64), c)])
+
+
+@intrinsic
+def add_row(typing_context, patch, weights, i, sums):
+    """Return the sums with the products of ``patch`` and a row of weights added."""
+
+    def build(context, builder, signature, args):
+        patch, *where, result = args
+        address = build_address(context, builder, signature.args[1:3], where, patch.type)
+        for c, place in _numbered(builder, address):
+            term = builder.extract_value(result, c)
+            term = build_fma(builder, patch, build_load(builder, place), term)
+            result = builder.insert_value(result, term, c)
+        return result
+
+    return sums(patch, weights, i, sums), build
+
+
+@intrinsic
+def add_products(typing_context, patch, array, i, sums):
+    """Return the sums with the products of ``patch`` and a number for each class added."""
+
+    def build(context, builder, signature, args):
+        patch, *where, result = args
+        number = patch.type.element
+        address = build_address(context, builder, signature.args[1:3], where, number)
+        for c, place in _numbered(builder, address):
+            factor = build_splat(builder, patch.type, builder.load(place))
+            term = build_fma(builder, patch, factor, builder.extract_value(result, c))
+            result = builder.insert_value(result, term, c)
+        return result
+
+    return sums(patch, array, i, sums), build
+
+
+@intrinsic
+def move_row(typing_context, rate, sums, weights, i):
+    """Add ``rate`` times the sums to a row of weights."""
+
+    def build(context, builder, signature, args):
+        rate, sums, *where = args
+        llvm = llvm_vector(signature.args[1].vector)
+        rate = build_splat(builder, llvm, rate)
+        address = build_address(context, builder, signature.args[2:], where, llvm)
+        for c, place in _numbered(builder, address):
+            term = builder.extract_value(sums, c)
+            build_store(builder, build_fma(builder, rate, term, build_load(builder, place)), place)
+        return context.get_dummy_value()
+
+    return types.void(sums.vector.scalar, sums, weights, i), build
+
+
+@intrinsic
+def totals(typing_context, sums):
+    """Return the vector of LANES whose lane c is the sum of the lanes of sums[c], or 0.
+
+    The lanes a, b, ... h are summed as ((a + c) + (b + d)) + ((e + g) + (f + h)).
+    """
+
+    def build(context, builder, signature, args):
+        zero = ir.Constant(llvm_vector(sums.vector), None)
+        level = [builder.extract_value(args[0], c) for c in range(CLASSES)]
+        level += [zero] * (LANES - CLASSES)
+        # Neighbouring vectors are interleaved and their halves added, within each half of a
+        # register, until one vector holds a half sum of four classes; then the halves are added.
+        for low, high in (
+            ((0, 8, 1, 9, 4, 12, 5, 13), (2, 10, 3, 11, 6, 14, 7, 15)),
+            ((0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15)),
+            ((0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15)),
+        ):
+            level = [
+                builder.fadd(
+                    build_shuffle(builder, left, right, low),
+                    build_shuffle(builder, left, right, high),
+                )
+                for left, right in zip(level[::2], level[1::2], strict=True)
+            ]
+        return build_shuffle(builder, *level, range(LANES))
+
+    return Vector(sums.vector.scalar)(sums), build
