@@ -21,10 +21,9 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from common import ROOT, starting_point, write_report
 from competitors import COMPETITORS
 
-ROOT = Path(__file__).resolve().parents[1]
-MNIST = ROOT / "results" / "data" / "mnist"
 RESULTS = Path(__file__).with_name("results")
 PICTURE = ROOT / "docs" / "images" / "compare.png"
 
@@ -43,16 +42,7 @@ PACKAGES = ("msgd", "numpy", "numba", "torch", "jax")
 
 def serve(name, model):
     """Be the process of library ``name``: answer each line, a number of epochs, with JSON."""
-    import numpy as np
-
-    from msgd.config import complete_experiment
-    from msgd.data.dataset import load_dataset
-    from msgd.models import load_model
-
-    dataset = load_dataset(MNIST)
-    settings = complete_experiment({"model": model})
-    parameters = load_model(model).initial_parameters(dataset, settings, np.float32)
-    competitor = COMPETITORS[name](dataset, settings, parameters)
+    competitor = COMPETITORS[name](*starting_point(model))
     is_warm = False
     for line in sys.stdin:
         if is_warm:  # the threads of the library before go to sleep, and ours wake up
@@ -192,8 +182,6 @@ def main():
     if options.serve:
         serve(*options.serve)
         return
-    from msgd.provenance import describe_code, describe_hardware
-
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if options.busy else None
     try:
         models = {model: measure(model, options.turns) for model in options.models}
@@ -204,13 +192,11 @@ def main():
         "models": models,
         "busy": options.busy,
         "load_before": os.getloadavg()[2],
-        "hardware": describe_hardware(),
         "versions": versions(),
-        "code": describe_code(),
     }
     summarise(results)
     name = "compare_busy" if options.busy else "compare"
-    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_report(results, RESULTS / f"{name}.json")
     if not options.busy:
         draw(results, PICTURE)
     for model, runs in models.items():

@@ -17,24 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-MNIST = ROOT / "results" / "data" / "mnist"
+from common import cpu_backend, write_report
+
 REPEATS = 3
 SPANS = {"logistic_regression": 83 * 20, "mlp": 2500, "lenet": 20}  # minibatches trained alone
 
 
 def train(model, started, n_minibatches):
     """Train the first minibatch and then ``n_minibatches``; print JSON."""
-    import numpy as np
-
-    from msgd.config import complete_experiment
-    from msgd.data.dataset import load_dataset
-    from msgd.models import load_backend, load_model
-
-    dataset = load_dataset(MNIST)
-    settings = complete_experiment({"model": model})
-    parameters = load_model(model).initial_parameters(dataset, settings, np.float32)
-    backend = load_backend(model, "cpu")(dataset, parameters, settings, np.float32)
+    backend = cpu_backend(model)
     backend.train(0, 1)
     first = time.time() - started
     begun = time.perf_counter()
@@ -91,17 +82,11 @@ def main():
         model, started, n_minibatches = options.train
         train(model, float(started), int(n_minibatches))
         return
-    from msgd.provenance import describe_code, describe_hardware
-
     models = {}
     for model in options.models:
         models[model] = measure(model)
         print(model, models[model], file=sys.stderr)
-    report = {"models": models, "hardware": describe_hardware(), "code": describe_code()}
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
+    write_report({"models": models}, options.output)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 Lays MNIST's training images end to end in a .npy file (6.4 GB for 8.1 million), trains an epoch of
 a model over it on the CPU, and prints nanoseconds per example and the peak of the process's
 resident memory beside those of the 50,000, as JSON. Listing the nonzero pixels, which comes once
-before the first epoch, is timed apart. The files, another 7.5 GB of lists among them, are removed
-again. Each run is a process of its own, and the sizes alternate, for the machine's speed drifts:
+before the first epoch, is timed apart. The files, with lists as large again, are removed at the
+end. Each run is a process of its own, and the sizes alternate, for the machine's speed drifts:
 small, large, small, large, small.
 """
 
@@ -20,9 +20,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import MNIST, cpu_backend, write_report
 
-ROOT = Path(__file__).resolve().parents[1]
-MNIST = ROOT / "results" / "data" / "mnist"
 N_MNIST = 50_000
 EPOCHS = {"logistic_regression": 40, "mlp": 2}  # of the 50,000 images
 
@@ -51,27 +50,20 @@ def peak_resident_megabytes():
 
 def measure(folder, model, n_epochs):
     """Train ``n_epochs`` and a first one; return seconds per example and peak memory."""
-    from msgd.config import complete_experiment
-    from msgd.data.dataset import load_dataset
-    from msgd.models import load_backend, load_model
-
-    dataset = load_dataset(folder)
-    settings = complete_experiment({"model": model})
-    parameters = load_model(model).initial_parameters(dataset, settings, np.float32)
-    backend = load_backend(model, "cpu")(dataset, parameters, settings, np.float32)
+    backend = cpu_backend(model, folder)
+    n_images, n_batches = len(backend.dataset.train_x), backend.n_train_batches
+    n_examples = n_batches * backend.batch_size
     backend.count_errors("valid")
-    n_batches = len(dataset.train_x) // settings["batch_size"]
-    n_examples = n_batches * settings["batch_size"]
     started = time.perf_counter()
     backend.train(0, 1)
     listed = time.perf_counter()
-    backend.train(0, min(n_batches, 50_000 // settings["batch_size"]))
+    backend.train(0, min(n_batches, N_MNIST // backend.batch_size))
     warm = time.perf_counter()
     backend.train(0, n_epochs * n_batches)
     ended = time.perf_counter()
     return {
         "model": model,
-        "images": len(dataset.train_x),
+        "images": n_images,
         "nanoseconds_per_example": round(1e9 * (ended - warm) / (n_epochs * n_examples), 1),
         "listing_nanoseconds_per_example": round(1e9 * (listed - started) / n_examples, 1),
         "peak_resident_megabytes": peak_resident_megabytes(),
@@ -99,8 +91,6 @@ def main():
         folder, model, n_epochs = options.measure
         print(json.dumps(measure(Path(folder), model, int(n_epochs))))
         return
-    from msgd.provenance import describe_code, describe_hardware
-
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         write_large(folder, options.images)
@@ -109,11 +99,7 @@ def main():
             small, large = (MNIST, model, EPOCHS[model]), (folder, model, 1)
             measure_in_process(*small)  # compiles
             runs += [measure_in_process(*run) for run in (small, large, small, large, small)]
-    report = {"runs": runs, "hardware": describe_hardware(), "code": describe_code()}
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n", encoding="utf-8")
+    write_report({"runs": runs}, options.output)
 
 
 if __name__ == "__main__":
