@@ -7,6 +7,7 @@ from numba import njit
 from msgd.kernels import patches
 from msgd.kernels.patches import CLASSES, PATCH, ROW
 from msgd.kernels.simd import LANES, aligned_zeros, store
+from msgd.kernels.sums import load_half
 
 FLOATS = [np.float32, np.float64]
 
@@ -56,12 +57,12 @@ def test_weights_and_columns_lie_as_the_module_says(n_classes):
 def run(stored, weights, factors, out):
     sums = patches.no_sums(weights)
     for k in range(2):
-        patch = patches.load_patch(weights, stored, 1 + k * PATCH)
+        patch = load_half(weights, stored, 1 + k * PATCH)
         sums = patches.add_row(patch, weights, 3 + k, sums)
     store(out, 0, patches.totals(sums))
     sums = patches.no_sums(weights)
     for k in range(2):
-        patch = patches.load_patch(weights, stored, 1 + k * PATCH)
+        patch = load_half(weights, stored, 1 + k * PATCH)
         sums = patches.add_products(patch, factors, 2 + k * CLASSES, sums)
     patches.move_row(factors[0], sums, out, LANES + 1)
 

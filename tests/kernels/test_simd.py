@@ -17,9 +17,12 @@ from msgd.kernels.simd import (
     lane_sum,
     load,
     load_as,
+    maximum,
+    multiply,
     multiply_add,
     splat,
     store,
+    store_equal,
 )
 
 
@@ -90,6 +93,25 @@ def test_conversion_and_maximum(float_x, stored, where):
     out = np.empty(LANES, float_x)
     assert run_lanes(a, pixels, out) == 9
     np.testing.assert_array_equal(out, pixels[3 : 3 + LANES])
+
+
+@njit
+def run_pairs(a, b, out, marks):
+    v, w = load(a, 0), load(b, 0)
+    store(out, 0, multiply(v, w))
+    store(out, LANES, maximum(v, w))
+    store_equal(marks, 1, v, w)
+
+
+@pytest.mark.parametrize("float_x", ["float32", "float64"])
+def test_products_maxima_and_marks(float_x):
+    random = np.random.RandomState(0)
+    a, b = random.randint(-2, 3, (2, LANES)).astype(float_x)
+    out, marks = np.empty(2 * LANES, float_x), np.full(LANES + 2, 7, np.uint8)
+    run_pairs(a, b, out, marks)
+    np.testing.assert_array_equal(out, [*(a * b), *np.maximum(a, b)])
+    assert 0 < (a == b).sum() < LANES
+    np.testing.assert_array_equal(marks, [7, *(a == b), 7])
 
 
 @njit

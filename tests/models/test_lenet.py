@@ -143,11 +143,14 @@ def test_an_image_too_small_for_the_layers_is_an_error(shape, changes, key):
 
 CPU_CASES = [
     # (batch_size, image shape, changes): tiles of 256, chunks of a tile's sixteenth, vectors of 16
+    # units, panels of two or three vectors of 8 maps; gradients over lists and, where the layer has
+    # many maps for its patches, over all pixels
     (1, (10, 10), SMALL),
     (7, (10, 13), {**SMALL, "l1": 0.01, "l2": 0.02, "lp": 0.01, "p": 3}),
     (16, (13, 10), {**SMALL, "maxpool_ties": "first"}),
     (17, (7, 9), {"nkerns": [17], "filter_size": 2, "pool_size": 3, "n_hidden": [16, 5]}),
     (33, (26, 28), {"nkerns": [16, 4, 3], "filter_size": 3, "n_hidden": 17}),
+    (9, (11, 10), {"nkerns": [25, 41], "filter_size": 2, "maxpool_ties": "first", "n_hidden": 3}),
     (5, (12, 12), {"nkerns": [3, 33], "filter_size": 1, "pool_size": 1, "n_hidden": 3}),
     (cpu.TILE - 1, (10, 10), {**SMALL, "activation": "sigmoid"}),
     (cpu.TILE + 1, (10, 10), {**SMALL, "n_hidden": [4, 15, 3]}),

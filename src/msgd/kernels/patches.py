@@ -9,10 +9,9 @@ fills up a patch at the edge of the images is zero, its weight is zero, and so i
 that fills up a block. What there is of each class, such as logits, is an array of W columns, LANES
 for each block, of which the first CLASSES are classes.
 
-Inside ``njit`` functions, with Vector and flat arrays as in ``kernels/simd.py``:
+Inside ``njit`` functions, as in ``kernels/sums.py``; patch is a vector of HALF numbers:
 
 - ``no_sums(like)``: the sums of a block, all 0, in the type of the array ``like``
-- ``load_patch(like, array, i)``: the vector array[i : i + PATCH] in the type of ``like``
 - ``add_row(patch, weights, i, sums)``: sums[c] + patch weights[i + c PATCH + (0..PATCH-1)]
 - ``add_products(patch, array, i, sums)``: sums[c] + patch array[i + c]
 - ``totals(sums)``: the vector of LANES whose lane c is the sum of the lanes of sums[c], or 0
@@ -22,7 +21,7 @@ Inside ``njit`` functions, with Vector and flat arrays as in ``kernels/simd.py``
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, models, register_jitable, register_model
+from numba.extending import intrinsic, register_jitable
 
 from msgd.kernels.simd import (
     LANES,
@@ -31,14 +30,14 @@ from msgd.kernels.simd import (
     build_address,
     build_fma,
     build_load,
-    build_load_as,
     build_shuffle,
     build_splat,
     build_store,
     llvm_vector,
 )
+from msgd.kernels.sums import HALF, Sums, build_places
 
-PATCH = 8  # pixels
+PATCH = HALF  # pixels
 CLASSES = 10  # of a block: their sums and what is added to them fit the sixteen registers of AVX2
 ROW = CLASSES * PATCH  # the weights of a patch and a block
 
@@ -120,46 +119,15 @@ def from_rows(flat, n_classes, image_shape):
     return from_patches(patches, image_shape, patch_shape(image_shape)).T.copy()
 
 
-class Sums(types.Type):
-    """The Numba type of the sums of a block of classes: CLASSES vectors of PATCH numbers."""
-
-    def __init__(self, scalar):
-        self.vector = Vector(scalar, PATCH)
-        super().__init__(name=f"Sums({scalar})")
-
-
-@register_model(Sums)
-class _SumsModel(models.PrimitiveModel):
-    def __init__(self, manager, sums):
-        super().__init__(manager, sums, ir.ArrayType(llvm_vector(sums.vector), CLASSES))
-
-
 @intrinsic
 def no_sums(typing_context, like):
     """Return sums of zeros, in the type of the array ``like``."""
-    sums = Sums(like.dtype)
+    sums = Sums(like.dtype, CLASSES)
 
     def build(context, builder, signature, args):
         return ir.Constant(context.get_value_type(sums), None)
 
     return sums(like), build
-
-
-@intrinsic
-def load_patch(typing_context, like, array, i):
-    """Return the vector array[i : i + PATCH] in the type of the array ``like``."""
-    vector = Vector(like.dtype, PATCH)
-
-    def build(context, builder, signature, args):
-        return build_load_as(context, builder, vector, signature.args[1:], args[1:])
-
-    return vector(like, array, i), build
-
-
-def _numbered(builder, address):
-    """Yield each class with the address of its vector, or number, from ``address`` on."""
-    for c in range(CLASSES):
-        yield c, builder.gep(address, [ir.Constant(ir.IntType(64), c)])
 
 
 @intrinsic
@@ -169,7 +137,7 @@ def add_row(typing_context, patch, weights, i, sums):
     def build(context, builder, signature, args):
         patch, *where, result = args
         address = build_address(context, builder, signature.args[1:3], where, patch.type)
-        for c, place in _numbered(builder, address):
+        for c, place in enumerate(build_places(builder, address, CLASSES)):
             term = builder.extract_value(result, c)
             term = build_fma(builder, patch, build_load(builder, place), term)
             result = builder.insert_value(result, term, c)
@@ -186,7 +154,7 @@ def add_products(typing_context, patch, array, i, sums):
         patch, *where, result = args
         number = patch.type.element
         address = build_address(context, builder, signature.args[1:3], where, number)
-        for c, place in _numbered(builder, address):
+        for c, place in enumerate(build_places(builder, address, CLASSES)):
             factor = build_splat(builder, patch.type, builder.load(place))
             term = build_fma(builder, patch, factor, builder.extract_value(result, c))
             result = builder.insert_value(result, term, c)
@@ -204,7 +172,7 @@ def move_row(typing_context, rate, sums, weights, i):
         llvm = llvm_vector(signature.args[1].vector)
         rate = build_splat(builder, llvm, rate)
         address = build_address(context, builder, signature.args[2:], where, llvm)
-        for c, place in _numbered(builder, address):
+        for c, place in enumerate(build_places(builder, address, CLASSES)):
             term = builder.extract_value(sums, c)
             build_store(builder, build_fma(builder, rate, term, build_load(builder, place)), place)
         return context.get_dummy_value()

@@ -13,8 +13,11 @@ the cache, so that their vectors at multiples of LANES fill whole lines.
 - ``store(array, i, v)``: array[i : i + LANES] = v
 - ``splat(array, x)``: x in every lane, in the type of ``array``
 - ``add(v, w)``: v + w
+- ``multiply(v, w)``: v w, lane by lane
 - ``fma(x, v, acc)``: acc + x v with one rounding; x is a scalar, v and acc are vectors
 - ``multiply_add(v, w, acc)``: acc + v w, lane by lane, with one rounding
+- ``maximum(v, w)``: the larger of v and w, lane by lane
+- ``store_equal(marks, i, v, w)``: marks[i : + lanes] = 1 where v = w and 0 elsewhere
 - ``exp(v)``: e^v, for v <= 0
 - ``lane_sum(v)``: the sum of the lanes, as the pairwise tree of halves
 - ``lane_max(v)``: the largest lane
@@ -181,6 +184,16 @@ def add(typing_context, left, right):
     return left(left, right), build
 
 
+@intrinsic
+def multiply(typing_context, left, right):
+    """Return left right, lane by lane."""
+
+    def build(context, builder, signature, args):
+        return builder.fmul(*args)
+
+    return left(left, right), build
+
+
 def build_fma(builder, x, y, z):
     """Return x y + z of vectors, rounded once."""
     name = f"llvm.fma.v{x.type.count}{'f32' if x.type.element == ir.FloatType() else 'f64'}"
@@ -208,6 +221,34 @@ def multiply_add(typing_context, left, right, accumulator):
         return build_fma(builder, *args)
 
     return left(left, right, accumulator), build
+
+
+def _build_maximum(builder, left, right):
+    return builder.select(builder.fcmp_ordered(">", left, right), left, right)
+
+
+@intrinsic
+def maximum(typing_context, left, right):
+    """Return the larger of ``left`` and ``right``, lane by lane."""
+
+    def build(context, builder, signature, args):
+        return _build_maximum(builder, *args)
+
+    return left(left, right), build
+
+
+@intrinsic
+def store_equal(typing_context, marks, i, left, right):
+    """Set the uint8 marks[i : + lanes] to 1 where ``left`` and ``right`` are equal, else to 0."""
+
+    def build(context, builder, signature, args):
+        marked = ir.VectorType(ir.IntType(8), left.lanes)
+        address = build_address(context, builder, signature.args[:2], args[:2], marked)
+        is_equal = builder.fcmp_ordered("==", *args[2:])
+        build_store(builder, builder.zext(is_equal, marked), address)
+        return context.get_dummy_value()
+
+    return types.void(marks, i, left, right), build
 
 
 # exp(r) = 1 + r + r^2 (E0 + E1 r + ...) for |r| <= ln(2) / 2: a least-squares fit in relative error
@@ -296,10 +337,7 @@ def lane_max(typing_context, vector):
     """Return the largest of the lanes, which are not NaN."""
 
     def build(context, builder, signature, args):
-        def larger(left, right):
-            return builder.select(builder.fcmp_ordered(">", left, right), left, right)
-
-        return _fold(builder, args[0], larger)
+        return _fold(builder, args[0], lambda left, right: _build_maximum(builder, left, right))
 
     return vector.scalar(vector), build
 

@@ -13,7 +13,8 @@ squares that pooling reduces. Arrays that vectors are loaded from are flat:
 - activations ``h`` and their ``error``: (T, row_step); an image of a convolution layer lies in the
   order (row, column, map), so that a row of a patch is one run of f M_in numbers. A row ends with
   padding, because vectors reach beyond the last number; what they read there is never used.
-- ``forward_weights``: panels of LANES units, (V, n_in, LANES), where n_in counts a patch's numbers
+- ``forward_weights`` of a convolution layer: (f run, width), a row for each number of a patch; of a
+  dense layer: panels of LANES units, (V, n_rows, LANES)
 - ``backward_weights`` of a convolution layer: (M, f, padded_run), a patch's rows, each padded with
   zeros to whole vectors; of a dense layer: panels of LANES inputs, (V, n_out, LANES)
 - filters are stored flipped, so that the true convolution becomes a sum over the patch in order
@@ -22,7 +23,8 @@ All layers' arrays lie in three flat buffers, and a table says where: so the ker
 once for any number of layers.
 
 Max-pooling's gradient goes to one pixel in four (p = 2, no ties), so backward convolutions walk
-over lists of those pixels instead of multiplying zeros.
+over lists of those pixels instead of multiplying zeros; but for the weights' gradient of a layer
+whose patches are short, as the first one's are (see _is_listed).
 """
 
 import itertools
@@ -41,16 +43,32 @@ from msgd.kernels.cpu import (
     ordered_sum,
     penalty,
     penalty_gradient,
+    set_element,
     softmax_cross_entropy,
 )
 from msgd.kernels.formulas import ACTIVATIONS
-from msgd.kernels.simd import CACHE_LINE, LANES, aligned, append_marked, fma, load, store
+from msgd.kernels.simd import (
+    CACHE_LINE,
+    LANES,
+    add,
+    aligned,
+    append_marked,
+    fma,
+    load,
+    maximum,
+    multiply,
+    splat,
+    store,
+    store_equal,
+)
+from msgd.kernels.sums import HALF, add_outer, load_half, load_sums, store_sums
 from msgd.models.cpu_backend import CpuBackend
 from msgd.models.lenet.model import conv_shapes, dense_sizes
 
 TILE = 256  # images; a multiple of GROUP
 CHUNKS = 16  # of a tile's images
 GROUP = 4  # rows of a product computed together
+TWO, THREE = (0, 0), (0, 0, 0)  # panels of so many vectors of HALF: kernels are compiled for each
 TAPS = 128  # of a patch whose weights pass at a time, so that they stay in the cache
 INPUT_BLOCK = 32  # inputs of a dense layer whose weights are one task; a multiple of LANES
 
@@ -70,7 +88,7 @@ class ConvLayer(NamedTuple):
     """What the kernels know of a convolution layer; the sizes and arrays have the order of CONV."""
 
     maps: int
-    width: int  # maps rounded up to whole vectors
+    width: int  # maps rounded up to whole vectors of HALF, two at least
     filter_size: int
     run: int  # numbers of a patch's row: f M_in
     padded_run: int  # run rounded up to whole vectors
@@ -81,25 +99,26 @@ class ConvLayer(NamedTuple):
     out_height: int
     out_width: int
     first_only: int  # 1 if of tied maxima only the first gets the gradient
-    strip_position: np.ndarray  # (pixels of p rows,) where their patches start
+    is_listed: int  # 1 if the weights' gradient goes over lists of pixels, see _is_listed
     position: np.ndarray  # (S p^2,) where all patches start, square by square
-    tap: np.ndarray  # (f run,) where a patch's numbers are
+    strip_position: np.ndarray  # (p^2 a row of squares, filled up to GROUP,) the same of one row
+    tap: np.ndarray  # (f run, filled up to GROUP,) where a patch's numbers are
     vector_tap: np.ndarray  # (f padded_run / LANES,) where its vectors start
     list_position: np.ndarray  # (P, S p^2), scratch: see _list_map
     unit: np.ndarray  # (P, S p^2 M + 8), scratch: see _list_units; not for the first layer
     unit_start: np.ndarray  # (P, S p^2 + 1), scratch
-    forward_weights: np.ndarray  # flat (V, f run, LANES)
+    forward_weights: np.ndarray  # flat (f run, width)
     backward_weights: np.ndarray  # flat (M, f, padded_run)
     bias: np.ndarray  # (width,)
-    weights_gradient: np.ndarray  # (P, M f padded_run), zeros between minibatches
-    bias_gradient: np.ndarray  # (P, M), zeros between minibatches
+    weights_gradient: np.ndarray  # (P, M f padded_run or f run width), zeros between minibatches
+    bias_gradient: np.ndarray  # (P, width), zeros between minibatches
     x: np.ndarray  # flat (T, in_row_step), h of the layer below or the pixels
     x_error: np.ndarray  # flat (T, in_row_step), the error of the layer below; empty for the first
     h: np.ndarray  # flat (T, row_step)
     error: np.ndarray  # flat (T, row_step)
-    strip: np.ndarray  # (P, pixels of p rows times width), scratch
+    strip: np.ndarray  # (P, pixels of a row of squares times width), scratch
     list_value: np.ndarray  # (P, S p^2), scratch
-    is_maximum: np.ndarray  # (T, S p^2 M) uint8
+    is_maximum: np.ndarray  # (T, S p^2 M + HALF) uint8
 
 
 class DenseLayer(NamedTuple):
@@ -285,36 +304,53 @@ def _add_conv(buffers, shape, first_only, below, float_x):
     in_maps, _, in_width, maps, f, p = shape
     in_row_step, x, x_error = below
     n_pixels = shape.out_height * shape.out_width * p * p
-    run, width, in_step = f * in_maps, _padded(maps), in_width * in_maps
+    run, width, in_step = f * in_maps, max(_padded(maps, HALF), LANES), in_width * in_maps
     row_step = _row_step(shape.out_height * shape.out_width * maps)
     # (out_height, out_width, p, p): where the patch of each pixel starts, square by square
     row, column, i, j = np.ogrid[: shape.out_height, : shape.out_width, :p, :p]
     position = (row * p + i) * in_step + (column * p + j) * in_maps
-    strip = position[0].transpose(1, 0, 2).ravel()  # pixels of p whole rows
-    strip = np.concatenate([strip, np.full(_padded(len(strip), GROUP) - len(strip), strip[-1])])
+    strip = _fill_up(position[0].ravel())
     rows = np.arange(f)[:, None] * in_step
-    taps = rows + np.arange(run), rows + np.arange(0, _padded(run), LANES)
+    taps = _fill_up((rows + np.arange(run)).ravel()), rows + np.arange(0, _padded(run), LANES)
     n_units = n_pixels * maps if x_error != (0, 0) else 0
+    is_listed = _is_listed(shape, run, width)
     weights = maps * f * _padded(run)
+    n_gradients = weights if is_listed else len(taps[0]) * width
     h, error = (buffers.zeros(TILE, row_step, dtype=float_x) for _ in range(2))
     places = [
-        *(buffers.add(table.astype(np.int64)) for table in (strip, position, *taps)),
+        *(buffers.add(table.astype(np.int64)) for table in (position, strip, *taps)),
         buffers.zeros(CHUNKS, n_pixels, dtype=np.int64),
         buffers.zeros(CHUNKS, n_units + 8, dtype=np.int64),
         buffers.zeros(CHUNKS, n_pixels + 1, dtype=np.int64),
         buffers.zeros(f * run * width, dtype=float_x),
         buffers.zeros(weights, dtype=float_x),
         buffers.zeros(width, dtype=float_x),
-        buffers.zeros(CHUNKS, weights, dtype=float_x),
-        buffers.zeros(CHUNKS, maps, dtype=float_x),
+        buffers.zeros(CHUNKS, n_gradients, dtype=float_x),
+        buffers.zeros(CHUNKS, width, dtype=float_x),
         *(x, x_error, h, error),
         buffers.zeros(CHUNKS, len(strip) * width, dtype=float_x),
         buffers.zeros(CHUNKS, n_pixels, dtype=float_x),
-        buffers.zeros(TILE, n_pixels * maps, dtype=np.uint8),
+        buffers.zeros(TILE, n_pixels * maps + HALF, dtype=np.uint8),
     ]
     sizes = [maps, width, f, run, _padded(run), in_step, in_row_step, row_step, p]
-    sizes += [shape.out_height, shape.out_width, int(first_only)]
+    sizes += [shape.out_height, shape.out_width, int(first_only), int(is_listed)]
     return [*sizes, *np.ravel(places)], (row_step, h, error)
+
+
+def _fill_up(positions):
+    """Return ``positions`` with the last one repeated up to whole groups."""
+    return np.pad(positions, (0, -len(positions) % GROUP), mode="edge")
+
+
+def _is_listed(shape, run, width):
+    """Return whether the gradient of a layer's weights goes over lists of pixels.
+
+    The gradient of a maximum goes to one pixel of a square. Products over all pixels multiply p^2
+    times as much, but patches and maps fill their vectors otherwise, and to list costs as much
+    again as to multiply. ``shape``: a ConvShape.
+    """
+    pixels = shape.pool_size**2
+    return pixels * run * width > 2 * shape.out_maps * _padded(run)
 
 
 def _add_dense(buffers, n_in, n_out, below, float_x):
@@ -353,25 +389,26 @@ def _conv_layer(conv_table, dense_table, numbers, indices, marks, layer):
         row[9],
         row[10],
         row[11],
-        indices[row[12] : row[13]],
-        indices[row[14] : row[15]],
-        indices[row[16] : row[17]],
-        indices[row[18] : row[19]],
-        indices[row[20] : row[21]].reshape(CHUNKS, -1),
-        indices[row[22] : row[23]].reshape(CHUNKS, -1),
-        indices[row[24] : row[25]].reshape(CHUNKS, -1),
-        numbers[row[26] : row[27]],
-        numbers[row[28] : row[29]],
-        numbers[row[30] : row[31]],
-        numbers[row[32] : row[33]].reshape(CHUNKS, -1),
-        numbers[row[34] : row[35]].reshape(CHUNKS, -1),
-        numbers[row[36] : row[37]],
-        numbers[row[38] : row[39]],
-        numbers[row[40] : row[41]],
-        numbers[row[42] : row[43]],
-        numbers[row[44] : row[45]].reshape(CHUNKS, -1),
-        numbers[row[46] : row[47]].reshape(CHUNKS, -1),
-        marks[row[48] : row[49]].reshape(TILE, -1),
+        row[12],
+        indices[row[13] : row[14]],
+        indices[row[15] : row[16]],
+        indices[row[17] : row[18]],
+        indices[row[19] : row[20]],
+        indices[row[21] : row[22]].reshape(CHUNKS, -1),
+        indices[row[23] : row[24]].reshape(CHUNKS, -1),
+        indices[row[25] : row[26]].reshape(CHUNKS, -1),
+        numbers[row[27] : row[28]],
+        numbers[row[29] : row[30]],
+        numbers[row[31] : row[32]],
+        numbers[row[33] : row[34]].reshape(CHUNKS, -1),
+        numbers[row[35] : row[36]].reshape(CHUNKS, -1),
+        numbers[row[37] : row[38]],
+        numbers[row[39] : row[40]],
+        numbers[row[41] : row[42]],
+        numbers[row[43] : row[44]],
+        numbers[row[45] : row[46]].reshape(CHUNKS, -1),
+        numbers[row[47] : row[48]].reshape(CHUNKS, -1),
+        marks[row[49] : row[50]].reshape(TILE, -1),
     )
 
 
@@ -437,7 +474,8 @@ def _set_filters(layer, filters):
     patches = filters[:, :, ::-1, ::-1].transpose(0, 2, 3, 1)  # (M, f, f, M_in)
     rows = layer.backward_weights.reshape(layer.maps, f, layer.padded_run)
     rows[:, :, : layer.run] = patches.reshape(layer.maps, f, layer.run)
-    layer.forward_weights[:] = _to_panels(patches.reshape(layer.maps, -1).T, f * layer.run)
+    forward = layer.forward_weights.reshape(f * layer.run, layer.width)
+    forward[:, : layer.maps] = patches.reshape(layer.maps, -1).T
 
 
 # Kernels.
@@ -622,36 +660,46 @@ def _copy_pixels(x, start, n, pixel_scale, pixels, row_step):
 
 @njit(**options.CPU)
 def _multiply(
-    x, x_start, position, first, last, tap, begin, end, w, w_start, w_step, out, to, step
+    x, x_start, position, first, last, tap, begin, end, w, w_start, w_step, out, to, step, panel
 ):
     """Add products of numbers with vectors, for GROUP rows of ``out`` at a time.
 
-    out[to + q step : + LANES] += sum_{begin <= t < end} x[x_start + position[q] + tap[t]] times
-    w[w_start + t w_step : + LANES], for q in first..last-1; last - first is a multiple of GROUP.
+    out[to + q step : + U] += sum_{begin <= t < end} x[x_start + position[q] + tap[t]] times
+    w[w_start + t w_step : + U], for q in first..last-1; last - first is a multiple of GROUP. U is
+    HALF for each entry of the tuple ``panel``.
     """
     for q in range(first, last, GROUP):
-        x0 = x_start + element(position, q)
-        x1 = x_start + element(position, q + 1)
-        x2 = x_start + element(position, q + 2)
-        x3 = x_start + element(position, q + 3)
-        at = to + q * step
-        a0 = load(out, at)
-        a1 = load(out, at + step)
-        a2 = load(out, at + 2 * step)
-        a3 = load(out, at + 3 * step)
-        here = w_start + begin * w_step
+        rows = (
+            x_start + element(position, q),
+            x_start + element(position, q + 1),
+            x_start + element(position, q + 2),
+            x_start + element(position, q + 3),
+        )
+        sums = load_sums(out, to + q * step, step, rows, panel)
         for t in range(begin, end):
-            d = element(tap, t)
-            v = load(w, here)
-            a0 = fma(element(x, x0 + d), v, a0)
-            a1 = fma(element(x, x1 + d), v, a1)
-            a2 = fma(element(x, x2 + d), v, a2)
-            a3 = fma(element(x, x3 + d), v, a3)
-            here += w_step
-        store(out, at, a0)
-        store(out, at + step, a1)
-        store(out, at + 2 * step, a2)
-        store(out, at + 3 * step, a3)
+            sums = add_outer(x, rows, element(tap, t), w, w_start + t * w_step, sums)
+        store_sums(out, to + q * step, step, rows, sums)
+
+
+@njit(**options.CPU)
+def _multiply_maps(x, x_start, position, n_rows, tap, n_taps, w, out, width):
+    """Add to out (n_rows, width) what _multiply says, with w (n_taps, width) in the order of tap.
+
+    The maps are taken in panels of three vectors, whose sums and weights fill the registers best,
+    and of two where threes do not go up.
+    """
+    start = 0
+    while start < width:
+        left = (width - start) // HALF
+        n_vectors = 2 if left in (2, 4) else 3
+        for begin in range(0, n_taps, TAPS):
+            end = min(begin + TAPS, n_taps)
+            where = (x, x_start, position, 0, n_rows, tap, begin, end)
+            if n_vectors == 3:
+                _multiply(*where, w, start, width, out, start, width, THREE)
+            else:
+                _multiply(*where, w, start, width, out, start, width, TWO)
+        start += n_vectors * HALF
 
 
 @njit(**options.CPU)
@@ -659,73 +707,47 @@ def _convolve_image(i, kind, layer, chunk):
     """Overwrite h and is_maximum of image i: convolve, pool, activate, p rows at a time."""
     strip = layer.strip[chunk]
     row_length = layer.out_width * layer.maps
-    maximum_length = row_length * layer.pool_size * layer.pool_size
     for row in range(layer.out_height):
-        start = i * layer.in_row_step + row * layer.pool_size * layer.in_step
-        _convolve_strip(start, layer, strip)
+        strip[:] = 0
+        _multiply_maps(
+            layer.x,
+            i * layer.in_row_step + row * layer.pool_size * layer.in_step,
+            layer.strip_position,
+            layer.strip_position.shape[0],
+            layer.tap,
+            layer.filter_size * layer.run,
+            layer.forward_weights,
+            strip,
+            layer.width,
+        )
+        _pool(i, row, strip, layer)
         at = i * layer.row_step + row * row_length
-        h = layer.h[at : at + row_length]
-        is_maximum = layer.is_maximum[i, row * maximum_length : (row + 1) * maximum_length]
-        _pool(strip, layer, h, is_maximum)
-        _activate_all(h, kind)
+        _activate_all(layer.h[at : at + row_length], kind)
 
 
 @njit(**options.CPU)
-def _convolve_strip(start, layer, strip):
-    """Overwrite strip (pixels, width) with the convolution of p rows; no bias."""
-    n_pixels, n_taps = layer.strip_position.shape[0], layer.tap.shape[0]
-    strip[:] = 0
-    for unit in range(0, layer.width, LANES):
-        for begin in range(0, n_taps, TAPS):
-            _multiply(
-                layer.x,
-                start,
-                layer.strip_position,
-                0,
-                n_pixels,
-                layer.tap,
-                begin,
-                min(begin + TAPS, n_taps),
-                layer.forward_weights,
-                unit * n_taps,
-                LANES,
-                strip,
-                unit,
-                layer.width,
-            )
+def _pool(i, row, strip, layer):
+    """Overwrite h with maximum + bias of every square of a row, image i, from its strip.
 
-
-@njit(**options.CPU)
-def _pool(strip, layer, h, is_maximum):
-    """Overwrite h (out_width, M) with maximum + bias of every square of a strip.
-
-    is_maximum: (out_width, p^2, M) flat, overwritten with 1 where the gradient goes.
+    is_maximum is overwritten with 1 where the gradient goes. A pixel's last vector of maps reaches
+    into the maps that come next; these are written later.
     """
-    p, maps = layer.pool_size, layer.maps
-    columns = layer.out_width * p
+    per_square = layer.pool_size * layer.pool_size
     for column in range(layer.out_width):
-        highest = h[column * maps : (column + 1) * maps]
-        first = column * p * layer.width
-        for m in range(maps):
-            highest[m] = strip[first + m]
-        for r in range(p):
-            for c in range(p):
-                at = first + (r * columns + c) * layer.width
-                pixel = strip[at : at + maps]
-                for m in range(maps):
-                    highest[m] = max(highest[m], pixel[m])
-        for r in range(p):
-            for c in range(p):
-                at = first + (r * columns + c) * layer.width
-                pixel = strip[at : at + maps]
-                at = ((column * p + r) * p + c) * maps
-                mark = is_maximum[at : at + maps]
-                for m in range(maps):
-                    mark[m] = pixel[m] == highest[m]
+        square = row * layer.out_width + column
+        to = square * per_square * layer.maps
+        for m in range((layer.maps - 1) // HALF * HALF, -1, -HALF):
+            highest = load_half(strip, strip, column * per_square * layer.width + m)
+            for pixel in range(column * per_square, (column + 1) * per_square):
+                highest = maximum(highest, load_half(strip, strip, pixel * layer.width + m))
+            for k in range(per_square):
+                pixel = column * per_square + k
+                here = load_half(strip, strip, pixel * layer.width + m)
+                store_equal(layer.is_maximum[i], to + k * layer.maps + m, here, highest)
+            at = i * layer.row_step + square * layer.maps + m
+            store(layer.h, at, add(highest, load_half(strip, layer.bias, m)))
         if layer.first_only:
-            _keep_first(is_maximum[column * p * p * maps : (column + 1) * p * p * maps], maps)
-        for m in range(maps):
-            highest[m] += layer.bias[m]
+            _keep_first(layer.is_maximum[i, to : to + per_square * layer.maps], layer.maps)
 
 
 @njit(**options.CPU)
@@ -762,6 +784,7 @@ def _forward_panel(unit, n, kind, is_hidden, layer):
         layer.h,
         unit,
         layer.row_step,
+        TWO,
     )
     if is_hidden:
         for i in range(n):
@@ -815,6 +838,7 @@ def _backward_panel(first, n, kind, layer):
         error,
         first,
         layer.in_row_step,
+        TWO,
     )
     for i in range(n):
         at = i * layer.in_row_step + first
@@ -846,6 +870,7 @@ def _block_gradient(first, n, layer):
             layer.weights_gradient,
             unit * layer.n_rows,
             LANES,
+            TWO,
         )
     if first == 0:
         for i in range(n):
@@ -856,22 +881,55 @@ def _block_gradient(first, n, layer):
 @njit(**options.CPU)
 def _image_gradient(i, layer, chunk):
     """Add image i's gradients to those of its chunk."""
-    position, value = layer.list_position[chunk], layer.list_value[chunk]
-    start, gradient = i * layer.in_row_step, layer.weights_gradient[chunk]
-    for m in range(layer.maps):
-        layer.bias_gradient[chunk, m] += _sum_of_map(i, m, layer)
-        count = _list_map(i, m, layer, position, value)
-        to = m * layer.vector_tap.shape[0] * LANES
-        _add_patches(layer.x, start, position, value, count, layer.vector_tap, gradient, to)
+    n_squares = layer.out_height * layer.out_width
+    for m in range(0, layer.maps, HALF):
+        total = load_half(layer.error, layer.error, i * layer.row_step + m)
+        for square in range(1, n_squares):
+            at = i * layer.row_step + square * layer.maps + m
+            total = add(total, load_half(layer.error, layer.error, at))
+        bias_gradient = layer.bias_gradient[chunk]
+        store(bias_gradient, m, add(load_half(bias_gradient, bias_gradient, m), total))
+    if layer.is_listed:
+        _add_listed(i, layer, chunk)
+    else:
+        for row in range(layer.out_height):
+            _unpool(i, row, layer.strip[chunk], layer)
+            _multiply_maps(
+                layer.x,
+                i * layer.in_row_step + row * layer.pool_size * layer.in_step,
+                layer.tap,
+                layer.tap.shape[0],
+                layer.strip_position,
+                layer.out_width * layer.pool_size * layer.pool_size,
+                layer.strip[chunk],
+                layer.weights_gradient[chunk],
+                layer.width,
+            )
 
 
 @njit(**options.CPU)
-def _sum_of_map(i, m, layer):
-    """Return the sum of the error over map m of image i."""
-    total = layer.error.dtype.type(0)
-    for square in range(layer.out_height * layer.out_width):
-        total += layer.error[i * layer.row_step + square * layer.maps + m]
-    return total
+def _unpool(i, row, strip, layer):
+    """Overwrite the strip of a row of squares, image i, with the error of its pixels."""
+    per_square, maps = layer.pool_size * layer.pool_size, layer.maps
+    for column in range(layer.out_width):
+        square = row * layer.out_width + column
+        for k in range(per_square):
+            to = (column * per_square + k) * layer.width
+            for m in range(0, maps, HALF):
+                mark = load_half(strip, layer.is_maximum[i], (square * per_square + k) * maps + m)
+                error = load_half(strip, layer.error, i * layer.row_step + square * maps + m)
+                store(strip, to + m, multiply(mark, error))
+
+
+@njit(**options.CPU)
+def _add_listed(i, layer, chunk):
+    """Add image i's gradient of the weights to that of its chunk, map by map."""
+    position, value = layer.list_position[chunk], layer.list_value[chunk]
+    start, gradient = i * layer.in_row_step, layer.weights_gradient[chunk]
+    for m in range(layer.maps):
+        count = _list_map(i, m, layer, position, value)
+        to = m * layer.vector_tap.shape[0] * LANES
+        _add_patches(layer.x, start, position, value, count, layer.vector_tap, gradient, to)
 
 
 @njit(**options.CPU)
@@ -1017,17 +1075,18 @@ def _spread_one(i, error, first, v, layer, unit, start):
 def _update_filter(m, learning_rate, penalties, layer):
     """Update map m, clear its gradients; return the penalty of the old weights."""
     total = layer.bias.dtype.type(0)
-    lane = m // LANES * layer.tap.shape[0] * LANES + m % LANES
     for i in range(layer.filter_size):
         row = (m * layer.filter_size + i) * layer.padded_run
         for k in range(layer.run):
             weight = layer.backward_weights[row + k]
             total += penalty(weight, penalties)
-            gradient = ordered_sum(layer.weights_gradient[:, row + k])
+            forward = (i * layer.run + k) * layer.width + m
+            at = row + k if layer.is_listed else forward
+            gradient = ordered_sum(layer.weights_gradient[:, at])
+            layer.weights_gradient[:, at] = 0
             weight -= learning_rate * (gradient + penalty_gradient(weight, penalties))
             layer.backward_weights[row + k] = weight
-            layer.forward_weights[lane + (i * layer.run + k) * LANES] = weight
-        layer.weights_gradient[:, row : row + layer.padded_run] = 0
+            layer.forward_weights[forward] = weight
     layer.bias[m] -= learning_rate * ordered_sum(layer.bias_gradient[:, m])
     layer.bias_gradient[:, m] = 0
     return total
@@ -1044,6 +1103,10 @@ def _update_block(first, learning_rate, penalties, layer):
         for unit in range(layer.n_out):
             layer.bias[unit] -= learning_rate * layer.bias_gradient[unit]
             layer.bias_gradient[unit] = 0
+    l1, l2, lp, _ = penalties
+    if l1 == 0 and l2 == 0 and lp == 0:
+        _step_block(first, last, learning_rate, layer)
+        return layer.bias.dtype.type(0)
     total = layer.bias.dtype.type(0)
     for unit in range(layer.n_out):
         panel = unit // LANES * layer.n_rows * LANES + unit % LANES
@@ -1057,3 +1120,19 @@ def _update_block(first, learning_rate, penalties, layer):
             layer.weights_gradient[at] = 0
             layer.backward_weights[(d // LANES * layer.n_out + unit) * LANES + d % LANES] = weight
     return total
+
+
+@njit(**options.CPU)
+def _step_block(first, last, learning_rate, layer):
+    """Update the weights of inputs first..last-1 and clear their gradients; no penalties."""
+    weights, gradient = layer.forward_weights, layer.weights_gradient
+    for unit in range(0, layer.width, LANES):
+        for d in range(first, last):
+            at = unit * layer.n_rows + d * LANES
+            store(weights, at, fma(-learning_rate, load(gradient, at), load(weights, at)))
+            store(gradient, at, splat(gradient, 0))
+    for unit in range(layer.n_out):
+        for d in range(first, last):
+            at = (unit // LANES * layer.n_rows + d) * LANES + unit % LANES
+            to = (d // LANES * layer.n_out + unit) * LANES + d % LANES
+            set_element(layer.backward_weights, to, element(weights, at))

@@ -31,7 +31,6 @@ from msgd.kernels.patches import (
     column_of,
     from_columns,
     from_rows,
-    load_patch,
     move_row,
     no_sums,
     patch_shape,
@@ -40,6 +39,7 @@ from msgd.kernels.patches import (
     totals,
 )
 from msgd.kernels.simd import LANES, add, aligned_empty, fma, load, splat, store
+from msgd.kernels.sums import load_half
 from msgd.models.cpu_backend import CpuBackend
 
 TASKS = 16  # parts that the images or the pixels of a minibatch are cut into
@@ -175,7 +175,7 @@ def _logits(pixels, i, pixel_scale, weights, bias, logits, at):
     for block in range(n_blocks):
         sums = no_sums(weights)
         for k in range(pixels.first[i], pixels.first[i + 1]):
-            patch = load_patch(weights, pixels.value, k * PATCH)
+            patch = load_half(weights, pixels.value, k * PATCH)
             row = block * n_patches + element(pixels.position, k)
             sums = add_row(patch, weights, row * ROW, sums)
         column = block * LANES
@@ -192,7 +192,7 @@ def _update(task, minibatch, lit, pixel_scale, learning_rate, error, width, weig
         for block in range(n_blocks):
             sums = no_sums(weights)
             for k in range(lit.entry[lit_row], lit.entry[lit_row + 1]):
-                patch = load_patch(weights, lit.value, k * PATCH)
+                patch = load_half(weights, lit.value, k * PATCH)
                 at = element(lit.image, k) * width + block * LANES
                 sums = add_products(patch, error, at, sums)
             row = block * n_patches + lit.pixel[lit_row]
