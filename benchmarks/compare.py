@@ -1,14 +1,15 @@
 """Epochs per second on the CPU, beside PyTorch, JAX and NumPy.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/compare.py [--models mlp] [--turns 5] [--busy]
+    python benchmarks/compare.py [--models mlp] [--turns 5] [--busy] [--name compare_2]
 
 Trains the tutorials' models in float32, every library in a process of its own that waits while
 another has its turn; an epoch is a pass over the training minibatches and one validation. First
 every library trains some epochs from the same parameters, and its validation errors are held
 against msgd's; compiling falls into them and is reported apart. Then they take turns. With --busy
 a process that only computes runs beside them all the time. Writes results/compare.json (or
-compare_busy.json) with hardware and versions, and its picture, docs/images/compare.png.
+compare_busy.json, or what --name says) with hardware and versions; compare.json has a picture,
+docs/images/compare.png.
 """
 
 import argparse
@@ -177,6 +178,7 @@ def main():
     parser.add_argument("--models", nargs="+", default=[*PLAN], choices=PLAN)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--busy", action="store_true", help="with a competing process")
+    parser.add_argument("--name", help="of the JSON file")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -195,9 +197,9 @@ def main():
         "versions": versions(),
     }
     summarise(results)
-    name = "compare_busy" if options.busy else "compare"
+    name = options.name or ("compare_busy" if options.busy else "compare")
     write_report(results, RESULTS / f"{name}.json")
-    if not options.busy:
+    if name == "compare":
         draw(results, PICTURE)
     for model, runs in models.items():
         ours = runs["msgd"]

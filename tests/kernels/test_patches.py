@@ -22,7 +22,7 @@ def test_images_are_cut_into_patches_and_filled_up():
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (3, 5), (1, 17), (2, 4), (7, 8), (8, 1)])
-@pytest.mark.parametrize("patch", [(1, 1), (2, 4), (1, 8)])
+@pytest.mark.parametrize("patch", [(1, 1), (2, 4), (1, 8), (8, 1)])
 def test_images_come_back_from_patches(shape, patch):
     images = np.random.RandomState(0).randint(0, 256, (3, shape[0] * shape[1])).astype(np.uint8)
     cut = patches.to_patches(images, shape, patch)
@@ -34,10 +34,10 @@ def test_images_come_back_from_patches(shape, patch):
 @pytest.mark.parametrize("n_classes", [2, CLASSES - 1, CLASSES, CLASSES + 1, 3 * CLASSES + 1])
 def test_weights_and_columns_lie_as_the_module_says(n_classes):
     weights = np.random.RandomState(0).normal(size=(15, n_classes))
-    rows = patches.to_rows(weights, (3, 5))
+    rows = patches.to_rows(weights, (3, 5), (2, 4))
     blocks = -(-n_classes // CLASSES)
     assert rows.size == blocks * 4 * ROW
-    np.testing.assert_array_equal(patches.from_rows(rows, n_classes, (3, 5)), weights)
+    np.testing.assert_array_equal(patches.from_rows(rows, n_classes, (3, 5), (2, 4)), weights)
     for pixel, (patch, j) in {0: (0, 0), 5: (0, 4), 4: (1, 0), 14: (3, 0)}.items():
         for c in range(n_classes):
             at = ((c // CLASSES * 4 + patch) * CLASSES + c % CLASSES) * PATCH + j

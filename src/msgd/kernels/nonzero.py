@@ -12,11 +12,12 @@ import numpy as np
 from numba import njit, prange
 
 from msgd.kernels import options
-from msgd.kernels.cpu import element
-from msgd.kernels.simd import LANES, add, fma, load, load_as, splat, store
+from msgd.kernels.simd import LANES, fma, load_as, splat, store
 
 TASKS = 64  # parts that the images are cut into
-SPARE = 2 * LANES  # places that lists and their scratch have beyond their entries, for vectors
+# Places that lists and their scratch have beyond their entries: vectors read and write whole
+# vectors, and a file of no entries at all could not be mapped.
+SPARE = 2 * LANES
 
 
 class NonzeroPixels(NamedTuple):
@@ -189,26 +190,9 @@ def share_of_rows(lit, minibatch, task, n_tasks):
 def scale(stored, first, count, pixel_scale, value):
     """Overwrite value[:count] with the pixels stored[first : first + count] as floatX.
 
-    ``value`` has SPARE places more, and what follows in it is zeros as far as weighted_rows reads.
+    ``value`` has SPARE places more; the LANES that follow its numbers are set to 0.
     """
     zero = splat(value, 0)
     for k in range(0, count, LANES):
         store(value, k, fma(pixel_scale, load_as(value, stored, first + k), zero))
     store(value, count, zero)
-
-
-@njit(**options.CPU_INLINE)
-def weighted_rows(row, first, count, value, array, width, column):
-    """Return the vector sum_k value[k] array[row[first + k], column : column + LANES], k < count.
-
-    array: flat, its rows ``width`` long. The entries are dealt out to four sums in turn, so that
-    one need not wait for another; the last round is filled up with zeros from ``value``.
-    """
-    s0 = s1 = s2 = s3 = splat(array, 0)
-    for k in range(0, count, 4):
-        at = first + k
-        s0 = fma(element(value, k), load(array, element(row, at) * width + column), s0)
-        s1 = fma(element(value, k + 1), load(array, element(row, at + 1) * width + column), s1)
-        s2 = fma(element(value, k + 2), load(array, element(row, at + 2) * width + column), s2)
-        s3 = fma(element(value, k + 3), load(array, element(row, at + 3) * width + column), s3)
-    return add(add(s0, s1), add(s2, s3))

@@ -44,7 +44,9 @@ ROW = CLASSES * PATCH  # the weights of a patch and a block
 
 def patch_shape(image_shape):
     """Return the (height, width) of patches of images of the given (height, width)."""
-    return (2, 4) if image_shape[0] > 1 else (1, 8)
+    if 1 in image_shape:
+        return (1, PATCH) if image_shape[0] == 1 else (PATCH, 1)
+    return 2, PATCH // 2
 
 
 def to_patches(images, image_shape, shape):
@@ -100,10 +102,10 @@ def from_columns(columns, n_classes):
     return columns.reshape(-1, LANES)[:, :CLASSES].ravel()[:n_classes].copy()
 
 
-def to_rows(weights, image_shape):
-    """Return ``weights`` (D, C) as the flat array of the module's layout."""
+def to_rows(weights, image_shape, shape):
+    """Return ``weights`` (D, C) as the flat array of the module's layout; shape: a patch's."""
     n_classes = weights.shape[1]
-    patches = to_patches(weights.T, image_shape, patch_shape(image_shape))
+    patches = to_patches(weights.T, image_shape, shape)
     padded = np.zeros((n_blocks(n_classes) * CLASSES, patches.shape[1]), weights.dtype)
     padded[:n_classes] = patches
     rows = padded.reshape(-1, CLASSES, patches.shape[1] // PATCH, PATCH).swapaxes(1, 2)
@@ -112,11 +114,11 @@ def to_rows(weights, image_shape):
     return flat
 
 
-def from_rows(flat, n_classes, image_shape):
+def from_rows(flat, n_classes, image_shape, shape):
     """Return the (D, C) weights that to_rows laid out as ``flat``."""
     rows = flat.reshape(n_blocks(n_classes), -1, CLASSES, PATCH).swapaxes(1, 2)
     patches = rows.reshape(n_blocks(n_classes) * CLASSES, -1)[:n_classes]
-    return from_patches(patches, image_shape, patch_shape(image_shape)).T.copy()
+    return from_patches(patches, image_shape, shape).T.copy()
 
 
 @intrinsic

@@ -1,4 +1,4 @@
-"""Explicit vectors for CPU kernels: 16 numbers of floatX in registers, and what one does with them.
+"""Explicit vectors for CPU kernels: numbers of floatX in registers, and what one does with them.
 
 Numba leaves vectorising to LLVM, which declines where it cannot exclude that arrays overlap or that
 an index wraps around. These vectors are LLVM's own, so their operations are vector instructions
@@ -8,9 +8,12 @@ The functions work on flat arrays (one dimension, C order) inside ``njit`` funct
 not checked and must not be negative. Arrays from ``aligned_empty`` begin at the start of a line of
 the cache, so that their vectors at multiples of LANES fill whole lines.
 
+A vector has LANES numbers; those of ``kernels/sums.py`` have half as many. Of both kinds take
+``store``, ``add``, ``multiply``, ``multiply_add``, ``fma``, ``maximum`` and ``store_equal``.
+
 - ``load(array, i)``: the vector array[i : i + LANES]
 - ``load_as(like, array, i)``: the same of an array of integers too, in the type of ``like``
-- ``store(array, i, v)``: array[i : i + LANES] = v
+- ``store(array, i, v)``: array[i : + lanes] = v
 - ``splat(array, x)``: x in every lane, in the type of ``array``
 - ``add(v, w)``: v + w
 - ``multiply(v, w)``: v w, lane by lane
@@ -79,8 +82,9 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def build_address(context, builder, array_and_index_types, array_and_index, llvm):
-    """Return the address of array[i] as a pointer to ``llvm``."""
+    """Return the address of array[i] as a pointer to ``llvm``, the array's numbers or vectors."""
     array_type, index_type = array_and_index_types
+    assert getattr(llvm, "element", llvm) == context.get_value_type(array_type.dtype), array_type
     array, index = array_and_index
     data = context.make_array(array_type)(context, builder, value=array).data
     index = context.cast(builder, index, index_type, types.intp)
@@ -106,7 +110,7 @@ def _element_bytes(llvm):
 
 
 def build_load_as(context, builder, vector, array_and_index_types, array_and_index):
-    """Return array[i] and what follows, of any number type, as a Vector of the type ``vector``."""
+    """Return array[i] and what follows, floats or unsigned, as a Vector of the type ``vector``."""
     stored = array_and_index_types[0].dtype
     llvm = ir.VectorType(context.get_value_type(stored), vector.lanes)
     address = build_address(context, builder, array_and_index_types, array_and_index, llvm)
@@ -139,7 +143,7 @@ def load_as(typing_context, like, array, i):
 
 @intrinsic
 def store(typing_context, array, i, vector):
-    """Set array[i : i + LANES] to ``vector``."""
+    """Set array[i : + lanes] to ``vector``, of the same type."""
 
     def build(context, builder, signature, args):
         address = build_address(context, builder, signature.args[:2], args[:2], args[2].type)
@@ -299,7 +303,7 @@ def _exp_float64(builder, x):
 
 @intrinsic
 def exp(typing_context, vector):
-    """Return e to the power of ``vector``, whose lanes are not positive (or are NaN).
+    """Return e to the power of ``vector``, LANES long, whose lanes are not positive (or are NaN).
 
     float32: within 1.2e-7 of it, relatively, and 0 below -87.7; float64: the C library's.
     """

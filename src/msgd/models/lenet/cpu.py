@@ -7,12 +7,12 @@ by chunks, each of which has gradients of its own. After the last tile the chunk
 added in order, and all parameters are updated. The number of tasks follows from sizes alone, so the
 bits are the same for any number of threads.
 
-Legend, beyond that of ``model.py``: T images of a tile, P chunks, V vectors of LANES numbers, S
+Legend, beyond that of ``model.py``: T images of a tile, K chunks, V vectors of LANES numbers, S
 squares that pooling reduces. Arrays that vectors are loaded from are flat:
 
 - activations ``h`` and their ``error``: (T, row_step); an image of a convolution layer lies in the
   order (row, column, map), so that a row of a patch is one run of f M_in numbers. A row ends with
-  padding, because vectors reach beyond the last number; what they read there is never used.
+  padding, because vectors reach beyond the last number; what they read or write there is not used.
 - ``forward_weights`` of a convolution layer: (f run, width), a row for each number of a patch; of a
   dense layer: panels of LANES units, (V, n_rows, LANES)
 - ``backward_weights`` of a convolution layer: (M, f, padded_run), a patch's rows, each padded with
@@ -85,7 +85,7 @@ DENSE_UPDATE = 8  # INPUT_BLOCK inputs
 
 
 class ConvLayer(NamedTuple):
-    """What the kernels know of a convolution layer; the sizes and arrays have the order of CONV."""
+    """What the kernels know of a convolution layer, in the order of a row of its table."""
 
     maps: int
     width: int  # maps rounded up to whole vectors of HALF, two at least
@@ -104,21 +104,22 @@ class ConvLayer(NamedTuple):
     strip_position: np.ndarray  # (p^2 a row of squares, filled up to GROUP,) the same of one row
     tap: np.ndarray  # (f run, filled up to GROUP,) where a patch's numbers are
     vector_tap: np.ndarray  # (f padded_run / LANES,) where its vectors start
-    list_position: np.ndarray  # (P, S p^2), scratch: see _list_map
-    unit: np.ndarray  # (P, S p^2 M + 8), scratch: see _list_units; not for the first layer
-    unit_start: np.ndarray  # (P, S p^2 + 1), scratch
+    list_position: np.ndarray  # (K, S p^2), scratch of listed layers, see _list_map
+    unit: np.ndarray  # (K, S p^2 M + 8), scratch: see _list_units; not for the first layer
+    unit_start: np.ndarray  # (K, S p^2 + 1), scratch
     forward_weights: np.ndarray  # flat (f run, width)
     backward_weights: np.ndarray  # flat (M, f, padded_run)
     bias: np.ndarray  # (width,)
-    weights_gradient: np.ndarray  # (P, M f padded_run or f run width), zeros between minibatches
-    bias_gradient: np.ndarray  # (P, width), zeros between minibatches
+    # Zeros between minibatches, but for taps and maps that fill up, which mean nothing:
+    weights_gradient: np.ndarray  # (K, M f padded_run) if listed, or (K, taps of ``tap``, width)
+    bias_gradient: np.ndarray  # (K, width)
     x: np.ndarray  # flat (T, in_row_step), h of the layer below or the pixels
     x_error: np.ndarray  # flat (T, in_row_step), the error of the layer below; empty for the first
     h: np.ndarray  # flat (T, row_step)
     error: np.ndarray  # flat (T, row_step)
-    strip: np.ndarray  # (P, pixels of a row of squares times width), scratch
-    list_value: np.ndarray  # (P, S p^2), scratch
-    is_maximum: np.ndarray  # (T, S p^2 M + HALF) uint8
+    strip: np.ndarray  # (K, pixels of a row of squares times width), scratch
+    list_value: np.ndarray  # (K, S p^2), the same
+    is_maximum: np.ndarray  # (T, S p^2 M + HALF) uint8, HALF more for vectors
 
 
 class DenseLayer(NamedTuple):
@@ -294,7 +295,6 @@ def _build(shapes, sizes, first_only, float_x):
     for n_in, n_out in itertools.pairwise(sizes):
         row, below = _add_dense(buffers, n_in, n_out, below, float_x)
         dense_rows.append(row)
-    buffers.zeros(8, dtype=np.uint8)  # marks are read eight at a time
     flat = [aligned(parts) for parts in buffers.parts.values()]
     return np.array(conv_rows), np.array(dense_rows), *flat
 
@@ -595,14 +595,13 @@ def _run(
 
 @njit(**options.CPU)
 def _count_tasks(phase, layer, conv_table, dense_table):
-    n_in, width, maps = dense_table[layer, 0], dense_table[layer, 3], conv_table[layer, 0]
     if phase == DENSE_FORWARD:
-        return width // LANES
+        return dense_table[layer, 3] // LANES
     if phase == DENSE_BACKWARD:
-        return (n_in + LANES - 1) // LANES
+        return (dense_table[layer, 0] + LANES - 1) // LANES
     if phase in (DENSE_GRADIENT, DENSE_UPDATE):
-        return (n_in + INPUT_BLOCK - 1) // INPUT_BLOCK
-    return maps if phase == CONV_UPDATE else CHUNKS
+        return (dense_table[layer, 0] + INPUT_BLOCK - 1) // INPUT_BLOCK
+    return conv_table[layer, 0] if phase == CONV_UPDATE else CHUNKS
 
 
 @njit(**options.CPU)
@@ -729,20 +728,21 @@ def _convolve_image(i, kind, layer, chunk):
 def _pool(i, row, strip, layer):
     """Overwrite h with maximum + bias of every square of a row, image i, from its strip.
 
-    is_maximum is overwritten with 1 where the gradient goes. A pixel's last vector of maps reaches
-    into the maps that come next; these are written later.
+    is_maximum is overwritten with 1 where the gradient goes. The last vector of a square's or a
+    pixel's maps reaches into the next one's first maps; so squares and pixels go first to last and
+    maps last to first, for these to be overwritten by what belongs there.
     """
     per_square = layer.pool_size * layer.pool_size
     for column in range(layer.out_width):
         square = row * layer.out_width + column
         to = square * per_square * layer.maps
         for m in range((layer.maps - 1) // HALF * HALF, -1, -HALF):
-            highest = load_half(strip, strip, column * per_square * layer.width + m)
-            for pixel in range(column * per_square, (column + 1) * per_square):
-                highest = maximum(highest, load_half(strip, strip, pixel * layer.width + m))
+            first = column * per_square * layer.width + m
+            highest = load_half(strip, strip, first)
+            for k in range(1, per_square):
+                highest = maximum(highest, load_half(strip, strip, first + k * layer.width))
             for k in range(per_square):
-                pixel = column * per_square + k
-                here = load_half(strip, strip, pixel * layer.width + m)
+                here = load_half(strip, strip, first + k * layer.width)
                 store_equal(layer.is_maximum[i], to + k * layer.maps + m, here, highest)
             at = i * layer.row_step + square * layer.maps + m
             store(layer.h, at, add(highest, load_half(strip, layer.bias, m)))

@@ -1,8 +1,9 @@
 """Logistic regression on the CPU: loops over the formulas of ``model.py``.
 
 A minibatch is two parallel loops: over images, whose errors do not depend on each other, and over
-pixels, each of which sums its row of the gradient over the images in which it is lit and updates
-its row of the weights. No sum is shared, so the bits are the same for any number of threads.
+patches of pixels, each of which sums its row of the gradient over the images in which it is lit and
+updates its row of the weights. No sum is shared, so the bits are the same for any number of
+threads.
 
 Images are taken in patches of eight pixels and classes in blocks of ten (``kernels/patches.py``).
 The columns of W that are no class's have bias -inf, so their softmax and error are 0, and they
@@ -42,16 +43,19 @@ from msgd.kernels.simd import LANES, add, aligned_empty, fma, load, splat, store
 from msgd.kernels.sums import load_half
 from msgd.models.cpu_backend import CpuBackend
 
-TASKS = 16  # parts that the images or the pixels of a minibatch are cut into
+TASKS = 16  # parts that the images or the lit patches of a minibatch are cut into
 PREDICTION_TASKS = 64  # of a split's images
 
 
 class Backend(CpuBackend):
     """The CPU twin; see msgd.models.interface.Backend."""
 
+    def __init__(self, dataset, *more, **other):
+        self.patch = patch_shape(dataset.image_shape)
+        super().__init__(dataset, *more, **other)
+
     def allocate(self):
-        """Choose the patches, and say whether there are penalties."""
-        self.patch = patch_shape(self.dataset.image_shape)
+        """Say whether there are penalties."""
         self.has_penalties = any(self.penalties[:3])
 
     def train_span(self, first, last, costs):
@@ -85,12 +89,12 @@ class Backend(CpuBackend):
     def _unpad(self, weights, bias):
         """Return flat ``weights`` and (W,) ``bias``, or gradients, as named parameters."""
         n_classes = self.dataset.n_classes
-        weights = from_rows(weights, n_classes, self.dataset.image_shape)
+        weights = from_rows(weights, n_classes, self.dataset.image_shape, self.patch)
         return {"weights": weights, "bias": from_columns(bias, n_classes)}
 
     def set_parameters(self, parameters):
         """See msgd.models.interface.Backend.set_parameters."""
-        self.weights = to_rows(parameters["weights"], self.dataset.image_shape)
+        self.weights = to_rows(parameters["weights"], self.dataset.image_shape, self.patch)
         self.bias = to_columns(parameters["bias"], -np.inf)
 
 
@@ -213,7 +217,7 @@ def _penalise(task, learning_rate, penalties, weights):
 
 @njit(**options.CPU)
 def _update_bias(learning_rate, error, bias):
-    """Update the bias (W,) by the sum of the images' errors, flat (B, W), in order."""
+    """Update the bias (W,) by the sum of the images' errors, flat (B, W), in a fixed order."""
     width = bias.shape[0]
     for column in range(0, width, LANES):
         s0 = s1 = s2 = s3 = splat(bias, 0)  # several sums, so that one need not wait for another
