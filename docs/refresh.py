@@ -42,9 +42,9 @@ def as_markdown(rows, results, more=""):
     return f"{table}\n\nMeasured on {where}commit {results['code']['commit'][:12]}.\n"
 
 
-def table_of_comparison(name):
-    """Return the Markdown table of epochs per second."""
-    results = read_measured(name)
+def table_of_comparison(name, *more):
+    """Return the Markdown table of epochs per second, with the ratios that ``more`` runs found."""
+    results, again = read_measured(name), [*map(read_measured, more)]
     libraries = [*dict.fromkeys(name for runs in results["models"].values() for name in runs)]
     rows = []
     for model, runs in results["models"].items():
@@ -58,6 +58,9 @@ def table_of_comparison(name):
                 row[library] = f"{run['median']:.3g}{spread}"
         ours = runs["msgd"]
         row["msgd / best other"] = f"{ours['ratio_to_best']:.2f} ({ours['best_competitor']})"
+        if again:
+            ratios = (run["models"][model]["msgd"]["ratio_to_best"] for run in again)
+            row["in other runs"] = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         rows.append(row)
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return as_markdown(rows, results, f"{versions}; ")
@@ -109,7 +112,7 @@ def main():
     check = parser.parse_args().check
     tables = [
         (README, "published", table_of_full_runs()),
-        (PERFORMANCE, "compare", table_of_comparison("compare")),
+        (PERFORMANCE, "compare", table_of_comparison("compare", "compare_2", "compare_3")),
         (PERFORMANCE, "compare_busy", table_of_comparison("compare_busy")),
         (PERFORMANCE, "scale", table_of_scale()),
         (PERFORMANCE, "processes", table_of_processes()),
