@@ -50,9 +50,9 @@ PREDICTION_TASKS = 64  # of a split's images
 class Backend(CpuBackend):
     """The CPU twin; see msgd.models.interface.Backend."""
 
-    def __init__(self, dataset, *more, **other):
+    def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
         self.patch = patch_shape(dataset.image_shape)
-        super().__init__(dataset, *more, **other)
+        super().__init__(dataset, parameters, settings, float_x, chunk_batches)
 
     def allocate(self):
         """Say whether there are penalties."""
