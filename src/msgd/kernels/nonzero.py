@@ -78,16 +78,15 @@ def _is_lit(x, i, start, size):
     return is_lit
 
 
-@njit(**options.CPU_PARALLEL)
+@njit(**options.CPU_ENTRY)  # on one thread: a parallel loop takes longer to compile than this
 def _count(x, size, counts):
     """Overwrite counts (n,) with the number of entries of every image of x (n, D)."""
     n_images, n_features = x.shape
-    for task in prange(TASKS):
-        for i in range(task * n_images // TASKS, (task + 1) * n_images // TASKS):
-            count = 0
-            for p in range(n_features // size):
-                count += _is_lit(x, i, p * size, size)
-            counts[i] = count
+    for i in range(n_images):
+        count = 0
+        for p in range(n_features // size):
+            count += _is_lit(x, i, p * size, size)
+        counts[i] = count
 
 
 @njit(**options.CPU_PARALLEL)
@@ -131,10 +130,10 @@ def list_lit(pixels, batch_size, n_positions, size=1):
     return lit
 
 
-@njit(**options.CPU_PARALLEL)
+@njit(**options.CPU_ENTRY)
 def _count_lit(pixels, batch_size, n_positions, counts):
     """Overwrite counts (M,) with the number of pixels that are lit in each minibatch."""
-    for minibatch in prange(counts.shape[0]):
+    for minibatch in range(counts.shape[0]):
         is_lit = np.zeros(n_positions, np.uint8)
         start = minibatch * batch_size
         for entry in range(pixels.first[start], pixels.first[start + batch_size]):
