@@ -54,6 +54,17 @@ def test_every_operation(float_x):
 
 
 @njit
+def copy(a, out):
+    store(out, 0, load(a, 0))
+
+
+def test_a_vector_is_not_stored_in_an_array_of_another_type():
+    """It would be written past the end."""
+    with pytest.raises(Exception, match="array\\(float32"):
+        copy(np.zeros(LANES), np.zeros(LANES, np.float32))
+
+
+@njit
 def run_exp(x, out):
     for i in range(0, len(x), LANES):
         store(out, i, exp(load(x, i)))

@@ -132,18 +132,23 @@ def no_sums(typing_context, like):
     return sums(like), build
 
 
+def _build_products(builder, patch, factors, sums):
+    """Return ``sums`` with ``patch`` times each class's factor, a vector, added."""
+    for c, factor in enumerate(factors):
+        term = build_fma(builder, patch, factor, builder.extract_value(sums, c))
+        sums = builder.insert_value(sums, term, c)
+    return sums
+
+
 @intrinsic
 def add_row(typing_context, patch, weights, i, sums):
     """Return the sums with the products of ``patch`` and a row of weights added."""
 
     def build(context, builder, signature, args):
-        patch, *where, result = args
+        patch, *where, sums = args
         address = build_address(context, builder, signature.args[1:3], where, patch.type)
-        for c, place in enumerate(build_places(builder, address, CLASSES)):
-            term = builder.extract_value(result, c)
-            term = build_fma(builder, patch, build_load(builder, place), term)
-            result = builder.insert_value(result, term, c)
-        return result
+        factors = (build_load(builder, at) for at in build_places(builder, address, CLASSES))
+        return _build_products(builder, patch, factors, sums)
 
     return sums(patch, weights, i, sums), build
 
@@ -153,14 +158,12 @@ def add_products(typing_context, patch, array, i, sums):
     """Return the sums with the products of ``patch`` and a number for each class added."""
 
     def build(context, builder, signature, args):
-        patch, *where, result = args
+        patch, *where, sums = args
         number = patch.type.element
         address = build_address(context, builder, signature.args[1:3], where, number)
-        for c, place in enumerate(build_places(builder, address, CLASSES)):
-            factor = build_splat(builder, patch.type, builder.load(place))
-            term = build_fma(builder, patch, factor, builder.extract_value(result, c))
-            result = builder.insert_value(result, term, c)
-        return result
+        places = build_places(builder, address, CLASSES)
+        factors = (build_splat(builder, patch.type, builder.load(at)) for at in places)
+        return _build_products(builder, patch, factors, sums)
 
     return sums(patch, array, i, sums), build
 

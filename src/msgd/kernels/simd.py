@@ -372,9 +372,9 @@ def _store_bytes(typing_context, numbers, i, packed, base):
     def build(context, builder, signature, args):
         eight = ir.VectorType(ir.IntType(64), 8)
         bytes_ = builder.bitcast(args[2], ir.VectorType(ir.IntType(8), 8))
-        numbers = builder.add(builder.zext(bytes_, eight), build_splat(builder, eight, args[3]))
+        sums = builder.add(builder.zext(bytes_, eight), build_splat(builder, eight, args[3]))
         address = build_address(context, builder, signature.args[:2], args[:2], eight)
-        build_store(builder, numbers, address)
+        build_store(builder, sums, address)
         return context.get_dummy_value()
 
     return types.void(numbers, i, packed, base), build

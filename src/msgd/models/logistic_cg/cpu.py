@@ -51,9 +51,9 @@ def _add_minibatches(
     batch_size,
     first,  # the minibatches added are first..last-1 of M
     last,
-    weights,  # flat
+    weights,  # flat (blocks, P, CLASSES, PATCH), see kernels/patches.py
     bias,  # (W,)
-    weights_gradient,  # flat, added to
+    weights_gradient,  # as weights, added to
     bias_gradient,  # (W,), added to
     minibatch_nll,  # (M,), theirs overwritten: 1/M of their mean negative log-likelihoods
 ):

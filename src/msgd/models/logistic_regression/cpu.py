@@ -110,7 +110,7 @@ def _train(
     penalties,  # (l1, l2, lp, p)
     first,  # the iteration of the span's beginning
     n_train_batches,
-    weights,  # flat, changed
+    weights,  # flat (blocks, P, CLASSES, PATCH), see kernels/patches.py; changed
     bias,  # (W,), changed
     costs,  # one for each minibatch of the span, overwritten
 ):
