@@ -5,6 +5,7 @@ MSGD_PLAIN_SIMULATOR=1, on the simulator as it is.
 """
 
 import ctypes
+import dataclasses
 import gzip
 import os
 import shutil
@@ -46,7 +47,10 @@ from msgd.data.download import download_mnist  # noqa: E402
 
 
 def make_dataset(n_train=40, n_valid=20, n_test=20, shape=(3, 3), n_classes=3, pixels="uint8"):
-    """Return a small Dataset in memory: noise around one prototype image per class."""
+    """Return a small Dataset in memory: noise around one prototype image per class.
+
+    Its arrays are read-only, as those of files are: so kernels are compiled for one kind of array.
+    """
     random = np.random.RandomState(20100114)
     prototypes = random.randint(0, 256, (n_classes, shape[0] * shape[1]))
 
@@ -57,7 +61,7 @@ def make_dataset(n_train=40, n_valid=20, n_test=20, shape=(3, 3), n_classes=3, p
         x = x.astype(np.uint8)
         if pixels != "uint8":  # off the bytes' grid
             x = (x / 300).astype(pixels)
-        return x, y.astype(np.int32)
+        return _read_only(x), _read_only(y.astype(np.int32))
 
     return Dataset(
         *split(n_train),
@@ -69,6 +73,18 @@ def make_dataset(n_train=40, n_valid=20, n_test=20, shape=(3, 3), n_classes=3, p
         sha256={},
         folder=None,
     )
+
+
+def _read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+def darkened(dataset, where):
+    """Return ``dataset`` with the training pixels train_x[where] set to 0."""
+    x = dataset.train_x.copy()
+    x[where] = 0
+    return dataclasses.replace(dataset, train_x=_read_only(x))
 
 
 class MemoryCheckpoint:

@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import oracle_lenet
 import pytest
-from conftest import make_dataset
+from conftest import darkened, make_dataset
 
 from msgd.config import complete_experiment
 from msgd.errors import UserError
@@ -236,8 +236,7 @@ def test_the_gradient_of_tied_maxima_goes_where_the_setting_says(device, ties):
 
     Its weights' gradient is then as many times that of ``first`` as a square has pixels.
     """
-    dataset = make_dataset(n_train=6, shape=(10, 10))
-    dataset.train_x[:] = 0
+    dataset = darkened(make_dataset(n_train=6, shape=(10, 10)), slice(None))
     settings = settings_of(batch_size=6, learning_rate=1.0, maxpool_ties=ties, **SMALL)
     parameters = random_parameters(dataset, settings, np.float64)
     backend = make_backend(device, dataset, settings, np.float64, parameters)

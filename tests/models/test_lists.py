@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_dataset
+from conftest import darkened, make_dataset
 
 from msgd.errors import UserError
 from msgd.models.lists import Lists
@@ -19,7 +19,7 @@ def test_lists_in_files_are_those_in_memory(tmp_path, piece_images, share_of_zer
     """22 images in minibatches of 4: the pieces end with a tail."""
     dataset = dataclasses.replace(make_dataset(n_train=22, shape=(5, 5)), folder=tmp_path)
     dark = np.random.RandomState(0).uniform(size=dataset.train_x.shape) < share_of_zeros
-    dataset.train_x[dark] = 0
+    dataset = darkened(dataset, dark)
     whole = Lists(dataset, "train", 4, dataset.train_x.nbytes, True, patch)
     pieces = Lists(dataset, "train", 4, piece_images * 25, True, patch)
     assert not whole.maps

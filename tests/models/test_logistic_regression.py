@@ -3,7 +3,7 @@
 import numpy as np
 import oracle
 import pytest
-from conftest import make_dataset
+from conftest import darkened, make_dataset
 
 from msgd.config import complete_experiment
 from msgd.kernels.patches import CLASSES, PATCH
@@ -127,8 +127,8 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_gradient_of_l1_is_zero_at_zero(device):
-    dataset = make_dataset(n_train=8)
-    dataset.train_x[:, 0] = 0  # a pixel that is never lit gets no other gradient
+    every_image_first_pixel = np.s_[:, 0]  # one that is never lit gets no other gradient
+    dataset = darkened(make_dataset(n_train=8), every_image_first_pixel)
     settings = settings_of(batch_size=8, l1=0.7)
     zeros = model.initial_parameters(dataset, settings, np.float32)
     _, after = one_step(device, dataset, settings, np.float32, zeros)
