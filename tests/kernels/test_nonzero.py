@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from numba import njit
 
-from msgd.kernels.nonzero import SPARE, TASKS, list_lit, list_nonzero, share_of_rows
+from msgd.kernels.nonzero import (
+    SPARE,
+    TASKS,
+    list_lit,
+    list_nonzero,
+    list_products,
+    share_of_rows,
+)
 
 
 def images(n, d, dtype, share_of_zeros=0.8):
@@ -41,25 +48,23 @@ def test_patches_by_image_are_those_with_a_nonzero_pixel(n, share_of_zeros):
 
 
 @pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize(("n", "batch_size"), [(20, 20), (41, 20), (7, 1), (30, 7), (600, 300)])
+@pytest.mark.parametrize(("n", "group_size"), [(20, 20), (41, 20), (7, 1), (30, 7), (600, 300)])
 @pytest.mark.parametrize("skipped", [0, 3])
 @pytest.mark.parametrize("share_of_zeros", [0, 0.8, 1])
-def test_lists_by_pixel_are_those_of_each_whole_minibatch(
-    n, batch_size, skipped, share_of_zeros, size
-):
+def test_lists_by_pixel_are_those_of_each_group(n, group_size, skipped, share_of_zeros, size):
     """Also of images that begin in the midst of the lists, as those of a piece do."""
     x = images(n + skipped, 11 * size, "uint8", share_of_zeros)
-    lit = list_lit(list_nonzero(x, size).rows(skipped, n + skipped), batch_size, 11, size)
+    lit = list_lit(list_nonzero(x, size).rows(skipped, n + skipped), group_size, 11, size)
     pixel, entry, image, value, rows = [], [0], [], [], []
-    for minibatch in range(n // batch_size):
-        batch = x[skipped + minibatch * batch_size :][:batch_size].reshape(-1, 11, size)
+    for start in range(skipped, n + skipped, group_size):
+        group = x[start : start + group_size].reshape(-1, 11, size)
         rows.append(0)
         for d in range(11):
-            numbers = np.flatnonzero(batch[:, d].any(axis=1))[:: 1 - d % 2 * 2]
+            numbers = np.flatnonzero(group[:, d].any(axis=1))[:: 1 - d % 2 * 2]
             if len(numbers):
                 pixel.append(d)
                 image += [*numbers]
-                value += [*batch[numbers, d].flat]
+                value += [*group[numbers, d].flat]
                 entry.append(len(image))
                 rows[-1] += 1
     zeros = [0] * SPARE
@@ -68,6 +73,30 @@ def test_lists_by_pixel_are_those_of_each_whole_minibatch(
     np.testing.assert_array_equal(lit.entry, entry)
     np.testing.assert_array_equal(lit.image, [*image, *zeros])
     np.testing.assert_array_equal(lit.value, [*value, *zeros])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("float_x", [np.float32, np.float64])
+@pytest.mark.parametrize("skipped", [0, 3])
+@pytest.mark.parametrize(
+    ("n", "batch_size", "group_size"), [(1, 1, 4), (8, 1, 4), (12, 2, 6), (10, 2, 6), (20, 5, 5)]
+)
+def test_products_are_those_of_the_images_of_a_group(
+    n, batch_size, group_size, skipped, float_x, dtype
+):
+    x = images(n + skipped, 784, dtype)
+    scale = float_x(1 / 256)
+    pixels = list_nonzero(x).rows(skipped, n + skipped)
+    (product,) = list_products(pixels, batch_size, group_size, 784, scale)
+    assert product.dtype == float_x
+    product = product.reshape(n, group_size)
+    gram = x[skipped:].astype(np.float64) @ x[skipped:].T.astype(np.float64) / 256**2
+    for i in range(n):
+        start, stop = i // group_size * group_size, i // batch_size * batch_size + batch_size
+        found, expected = product[i, : stop - start], gram[i, start:stop].astype(float_x)
+        if dtype == "uint8":  # summed in whole numbers
+            np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @njit

@@ -1,6 +1,7 @@
 """Both twins of the multilayer perceptron against the oracle, at sizes around block edges."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import oracle
@@ -10,7 +11,7 @@ from conftest import make_dataset
 from msgd.config import complete_experiment
 from msgd.kernels.dense import BLOCK, PANEL, from_panels, to_panels
 from msgd.models import load_backend
-from msgd.models.mlp import model
+from msgd.models.mlp import cpu, model
 
 FLOATS = {"float32": (np.float32, 5e-6), "float64": (np.float64, 1e-12)}
 
@@ -196,6 +197,45 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name):
         assert np.linalg.norm(found - array) <= 10 * tolerance * np.linalg.norm(array)
 
 
+@pytest.mark.parametrize("group_images", [1, 3, 6, 12, 80])
+@pytest.mark.parametrize("l2", [0, 0.002, 0.6])
+@pytest.mark.parametrize(("float_name", "pixels"), [("float32", "uint8"), ("float64", "float64")])
+def test_groups_of_minibatches_follow_the_oracle(monkeypatch, group_images, l2, float_name, pixels):
+    """Seven minibatches of 3 an epoch: whole groups and smaller ones, and calls that cut them."""
+    float_x, tolerance = FLOATS[float_name]
+    monkeypatch.setattr(cpu, "GROUP_IMAGES", group_images)
+    dataset = make_dataset(n_train=22, n_classes=3, pixels=pixels)
+    settings = settings_of(batch_size=3, n_hidden=BLOCK + 1, learning_rate=0.2, l2=l2)
+    parameters = random_parameters(dataset, settings, float_x)
+    backend = make_backend("cpu", dataset, parameters, settings, float_x)
+    costs = np.concatenate([backend.train(0, 2), backend.train(2, 3), backend.train(3, 17)])
+
+    x, y = oracle.pixels(dataset.train_x), dataset.train_y
+    expected = [array.astype(np.float64) for array in parameters.values()]
+    for step, cost in enumerate(costs):
+        rows = slice(step % 7 * 3, step % 7 * 3 + 3)
+        expected_cost = oracle.mlp_cost(expected, x[rows], y[rows], l2=l2)
+        assert abs(cost - expected_cost) <= 10 * tolerance * max(1, expected_cost)
+        gradients = oracle.mlp_gradients(expected, x[rows], y[rows], l2=l2)
+        for array, gradient in zip(expected, gradients, strict=True):
+            array -= 0.2 * gradient
+    for found, array in zip(backend.get_parameters().values(), expected, strict=True):
+        assert np.linalg.norm(found - array) <= 10 * tolerance * np.linalg.norm(array)
+
+
+def test_calls_that_end_with_groups_do_not_change_a_bit():
+    dataset = make_dataset(n_train=130, n_classes=3)  # 13 minibatches in groups of 8 and 5
+    settings = settings_of(batch_size=10, n_hidden=5)
+    parameters = random_parameters(dataset, settings, np.float32)
+    results = []
+    for ends in ([26], [8, 13, 21, 26]):
+        backend = make_backend("cpu", dataset, parameters, settings, np.float32)
+        costs = [backend.train(*span) for span in itertools.pairwise([0, *ends])]
+        results.append([np.concatenate(costs), *backend.get_parameters().values()])
+    for one, many in zip(*results, strict=True):
+        assert one.tobytes() == many.tobytes()
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("n_hidden", [5, [6, 3]])
 def test_predictions_and_error_counts(device, n_hidden):
@@ -231,14 +271,15 @@ def test_parameters_are_copied_in_and_out(device, n_hidden):
     assert backend.get_parameters()["weights_2"].tobytes() == kept["weights_2"].tobytes()
 
 
-def test_bits_do_not_depend_on_the_number_of_threads():
+@pytest.mark.parametrize("l1", [0.0, 0.001])
+def test_bits_do_not_depend_on_the_number_of_threads(l1):
     import numba
 
     available = numba.config.NUMBA_NUM_THREADS
     if available == 1:
         pytest.skip("this machine has one core: there is no second number of threads to compare")
     dataset = make_dataset(100, 10, 10, (28, 28), 10)
-    settings = settings_of(n_hidden=[130, 70], l1=0.001)
+    settings = settings_of(n_hidden=[130, 70], l1=l1)
     results = []
     for threads in (1, available):
         numba.set_num_threads(threads)

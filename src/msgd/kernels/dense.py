@@ -103,6 +103,26 @@ def store_block(array, at, block):
 
 
 @njit(**options.CPU_INLINE)
+def add_block(block, factor, array, at):
+    """Return the four vectors ``block`` + factor * array[at : at + BLOCK]."""
+    return (
+        fma(factor, load(array, at), block[0]),
+        fma(factor, load(array, at + LANES), block[1]),
+        fma(factor, load(array, at + 2 * LANES), block[2]),
+        fma(factor, load(array, at + 3 * LANES), block[3]),
+    )
+
+
+@njit(**options.CPU_INLINE)
+def multiply_block(block, array, at, total):
+    """Return the vector ``total`` + the products of ``block`` and array[at : at + BLOCK]."""
+    total = multiply_add(block[0], load(array, at), total)
+    total = multiply_add(block[1], load(array, at + LANES), total)
+    total = multiply_add(block[2], load(array, at + 2 * LANES), total)
+    return multiply_add(block[3], load(array, at + 3 * LANES), total)
+
+
+@njit(**options.CPU_INLINE)
 def dot_block(left, at_left, right, at_right):
     """Return the sum over u < BLOCK of left[at_left + u] right[at_right + u]."""
     total = splat(left, 0)
@@ -124,14 +144,12 @@ def scaled_block(factor, block, array):
 
 
 @njit(**options.CPU_INLINE)
-def update_block(weights, left, right, step, rates):
+def update_block(weights, left, right, step, shrink):
     """Update a block of weights; return a vector that sums to their squares before it.
 
-    left, right: where its two panels lie; step: four vectors, -rate gradient; rates: (learning
-    rate, l2): w becomes (1 - 2 rate l2) w + step.
+    left, right: where its two panels lie; step: four vectors, -rate gradient: w becomes
+    shrink w + step, where shrink is 1 - 2 rate l2.
     """
-    rate, l2 = rates
-    shrink = weights.dtype.type(1) - (rate + rate) * l2
     w0 = load(weights, left)
     w1 = load(weights, left + LANES)
     w2 = load(weights, right)

@@ -38,13 +38,15 @@ class NonzeroPixels(NamedTuple):
 
 
 class LitImages(NamedTuple):
-    """The images of each minibatch in which a pixel is not zero, pixel after pixel.
+    """The images of each group in which a pixel is not zero, pixel after pixel.
 
-    first: (M + 1,) int64, minibatch m has the rows first[m] to first[m+1] - 1, one for each pixel
+    A group is a minibatch or several that follow each other.
+
+    first: (groups + 1,) int64, group g has the rows first[g] to first[g+1] - 1, one for each pixel
     that is lit in one of its images; pixel: (R,) uint16 or uint32, which, ascending; entry:
     (R + 1,) int64, row r has the entries entry[r] to entry[r+1] - 1; image: (E,) uint16 or uint32,
-    its number within the minibatch; value: (E size,) as in NonzeroPixels. Pixel, image and value
-    have SPARE zeros more.
+    its number within the group; value: (E size,) as in NonzeroPixels. Pixel, image and value have
+    SPARE zeros more.
 
     The images of even pixels ascend and those of odd pixels descend: going through one pixel after
     the other, one comes upon what belongs to an image again while it is in the cache.
@@ -55,6 +57,16 @@ class LitImages(NamedTuple):
     entry: np.ndarray
     image: np.ndarray
     value: np.ndarray
+
+
+class Products(NamedTuple):
+    """The products of each image with images of its group: rows of their Gram matrices.
+
+    product: (n group_size,) floatX; product[i group_size + j] is the sum over pixels of image i
+    times image j of its group, up to the last image of i's own minibatch, and of no meaning beyond.
+    """
+
+    product: np.ndarray
 
 
 def list_nonzero(x, size=1):
@@ -109,50 +121,54 @@ def _index_type(n):
     return np.uint16 if n <= 2**16 else np.uint32
 
 
-def list_lit(pixels, batch_size, n_positions, size=1):
-    """Return the LitImages of the minibatches that ``pixels`` (NonzeroPixels) make, no tail.
+def list_lit(pixels, group_size, n_positions, size=1):
+    """Return the LitImages of ``pixels`` (NonzeroPixels); the last group may be a smaller one.
 
     n_positions: how many pixels an image has, or patches of ``size`` pixels.
     """
-    n_minibatches = (len(pixels.first) - 1) // batch_size
-    first = np.zeros(n_minibatches + 1, np.int64)
-    _count_lit(pixels, batch_size, n_positions, first[1:])
+    n_groups = -(-(len(pixels.first) - 1) // group_size)
+    first = np.zeros(n_groups + 1, np.int64)
+    _count_lit(pixels, group_size, n_positions, first[1:])
     np.cumsum(first, out=first)
-    n_entries = pixels.first[n_minibatches * batch_size] - pixels.first[0]
+    n_entries = pixels.first[-1] - pixels.first[0]
     lit = LitImages(
         first,
         np.zeros(first[-1] + SPARE, _index_type(n_positions)),
         np.zeros(first[-1] + 1, np.int64),
-        np.zeros(n_entries + SPARE, _index_type(batch_size)),
+        np.zeros(n_entries + SPARE, _index_type(group_size)),
         np.zeros(n_entries * size + SPARE, pixels.value.dtype),
     )
-    _fill_lit(pixels, batch_size, n_positions, size, *lit)
+    _fill_lit(pixels, group_size, n_positions, size, *lit)
     return lit
 
 
 @njit(**options.CPU_ENTRY)
-def _count_lit(pixels, batch_size, n_positions, counts):
-    """Overwrite counts (M,) with the number of pixels that are lit in each minibatch."""
-    for minibatch in range(counts.shape[0]):
+def _count_lit(pixels, group_size, n_positions, counts):
+    """Overwrite counts (groups,) with the number of pixels that are lit in each group."""
+    n_images = pixels.first.shape[0] - 1
+    for group in range(counts.shape[0]):
         is_lit = np.zeros(n_positions, np.uint8)
-        start = minibatch * batch_size
-        for entry in range(pixels.first[start], pixels.first[start + batch_size]):
+        start = group * group_size
+        stop = min(start + group_size, n_images)
+        for entry in range(pixels.first[start], pixels.first[stop]):
             is_lit[pixels.position[entry]] = 1
-        counts[minibatch] = np.count_nonzero(is_lit)
+        counts[group] = np.count_nonzero(is_lit)
 
 
 @njit(**options.CPU_PARALLEL)
-def _fill_lit(pixels, batch_size, n_positions, size, first, pixel, entry, image, value):
+def _fill_lit(pixels, group_size, n_positions, size, first, pixel, entry, image, value):
     """Overwrite the arrays of LitImages after first.
 
     As arrays, not as one LitImages: Numba drops what is written to a tuple's in a parallel loop.
     """
-    for minibatch in prange(first.shape[0] - 1):
-        start = minibatch * batch_size
+    n_images = pixels.first.shape[0] - 1
+    for group in prange(first.shape[0] - 1):
+        start = group * group_size
+        stop = min(start + group_size, n_images)
         count = np.zeros(n_positions, np.int64)
-        for k in range(pixels.first[start], pixels.first[start + batch_size]):
+        for k in range(pixels.first[start], pixels.first[stop]):
             count[pixels.position[k]] += 1
-        row = first[minibatch]
+        row = first[group]
         at = pixels.first[start] - pixels.first[0]
         next_entry = np.empty(n_positions, np.int64)
         for d in range(n_positions):
@@ -162,22 +178,51 @@ def _fill_lit(pixels, batch_size, n_positions, size, first, pixel, entry, image,
                 pixel[row] = d
                 entry[row + 1] = at
                 row += 1
-        for i in range(batch_size):
-            for k in range(pixels.first[start + i], pixels.first[start + i + 1]):
+        for i in range(start, stop):
+            for k in range(pixels.first[i], pixels.first[i + 1]):
                 d = pixels.position[k]
-                image[next_entry[d]] = i
+                image[next_entry[d]] = i - start
                 for j in range(size):
                     value[next_entry[d] * size + j] = pixels.value[k * size + j]
                 next_entry[d] += 1 if d % 2 == 0 else -1
 
 
+def list_products(pixels, batch_size, group_size, n_positions, pixel_scale):
+    """Return the Products of ``pixels`` (NonzeroPixels, of single pixels), in pixel_scale's type.
+
+    Of bytes they are exact before they are rounded.
+    """
+    n_images = len(pixels.first) - 1
+    exact = np.int64 if pixels.value.dtype == np.uint8 else pixels.value.dtype
+    product = np.zeros(n_images * group_size, pixel_scale.dtype)
+    image = np.zeros(n_positions, exact)
+    _fill_products(pixels, batch_size, group_size, pixel_scale * pixel_scale, image, product)
+    return Products(product)
+
+
+@njit(**options.CPU_ENTRY)
+def _fill_products(pixels, batch_size, group_size, scale, image, product):
+    """Overwrite product of Products; image: (D,), zeros before and after, sums are of its type."""
+    for i in range(pixels.first.shape[0] - 1):
+        for k in range(pixels.first[i], pixels.first[i + 1]):
+            image[pixels.position[k]] = pixels.value[k]
+        start = i // group_size * group_size
+        for j in range(start, (i // batch_size + 1) * batch_size):
+            total = image.dtype.type(0)
+            for k in range(pixels.first[j], pixels.first[j + 1]):
+                total += image[pixels.position[k]] * pixels.value[k]
+            product[i * group_size + j - start] = scale * product.dtype.type(total)
+        for k in range(pixels.first[i], pixels.first[i + 1]):
+            image[pixels.position[k]] = 0
+
+
 @njit(**options.CPU)
-def share_of_rows(lit, minibatch, task, n_tasks):
-    """Return (start, stop): a task's rows of a minibatch, such that all have about as many entries.
+def share_of_rows(lit, group, task, n_tasks):
+    """Return (start, stop): a task's rows of a group, such that all have about as many entries.
 
     Rows belong to the task in whose share of the entries they begin.
     """
-    first, last = lit.first[minibatch], lit.first[minibatch + 1]
+    first, last = lit.first[group], lit.first[group + 1]
     begins = lit.entry[first:last]
     before, n_entries = lit.entry[first], lit.entry[last] - lit.entry[first]
     start = np.searchsorted(begins, before + task * n_entries // n_tasks)

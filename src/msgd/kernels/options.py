@@ -50,6 +50,9 @@ def use_threads(threads):
 
 
 CPU_ENTRY = {"error_model": "numpy", "fastmath": False, "cache": True}  # for calls from Python
+# The index of a prange is signed where Numba infers types and unsigned where it compiles the loop's
+# body, and a literal number is a type of its own: functions that take one are compiled for each.
+# np.int64(index), and np.int64(0) for 0, halve that.
 CPU_PARALLEL = {**CPU_ENTRY, "parallel": True}
 # For calls from kernels alone: entries that unpack Python's objects take long to compile.
 CPU = {**CPU_ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}

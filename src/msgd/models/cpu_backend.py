@@ -16,10 +16,13 @@ class CpuBackend:
     A model's room adds set_parameters, get_parameters, ``allocate()``, which makes its scratch
     arrays, ``train_span(first, last, costs)``, which trains minibatches of one piece and writes
     their costs, and ``predict_rows(split, start, stop, predicted)``, which writes the classes of
-    images start..stop-1. ``patch`` is the shape of the patches that the room's lists are made of.
+    images start..stop-1. ``patch`` is the shape of the patches that the room's lists are made of,
+    ``group_batches`` how many minibatches of an epoch belong together there: calls of train_span
+    end where a group ends, or where the caller wants to stop.
     """
 
     patch = (1, 1)
+    group_batches = 1
 
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
         self.dataset = dataset
@@ -63,10 +66,15 @@ class CpuBackend:
     def _lists(self, split):
         """Return the msgd.models.lists.Lists of ``split``, made when first asked for."""
         if split not in self.lists:
-            self.lists[split] = Lists(
-                self.dataset, split, self.batch_size, PIECE_BYTES, split == "train", self.patch
-            )
+            group_size = self.group_batches * self.batch_size
+            self.lists[split] = Lists(self.dataset, split, group_size, PIECE_BYTES, self.patch)
+            if split == "train":
+                self.list_for_training(self.lists[split])
         return self.lists[split]
+
+    def list_for_training(self, lists):
+        """Add to ``lists``, a Lists of the training images, what training needs."""
+        lists.add_lit(self.n_train_batches * self.batch_size)
 
     def _release_pages(self, split):
         """Give the memory of a split larger than a piece back, and that of its lists."""
@@ -82,6 +90,10 @@ class CpuBackend:
         """Return the minibatch before which the piece that begins with ``first`` ends."""
         if self._is_resident("train"):
             return np.inf
-        batch_bytes = self.batch_size * self.dataset.train_x[0].nbytes
-        end_of_epoch = (first // self.n_train_batches + 1) * self.n_train_batches
-        return min(first + max(1, PIECE_BYTES // batch_bytes), end_of_epoch)
+        batches_of_piece = self.group_batches * max(
+            1,
+            PIECE_BYTES // (self.group_batches * self.batch_size * self.dataset.train_x[0].nbytes),
+        )
+        in_epoch = first % self.n_train_batches
+        begin_of_group = in_epoch // self.group_batches * self.group_batches
+        return first - in_epoch + min(begin_of_group + batches_of_piece, self.n_train_batches)

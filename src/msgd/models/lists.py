@@ -13,69 +13,98 @@ import numpy as np
 from tqdm import tqdm
 
 from msgd.errors import UserError
-from msgd.kernels.nonzero import SPARE, LitImages, NonzeroPixels, list_lit, list_nonzero
+from msgd.kernels.nonzero import (
+    SPARE,
+    LitImages,
+    NonzeroPixels,
+    Products,
+    list_lit,
+    list_nonzero,
+    list_products,
+)
 from msgd.kernels.patches import to_patches
 
 # Which fields of a list count places in another, and so go on counting from piece to piece.
-PLACES_IN = {NonzeroPixels: {"first": "position"}, LitImages: {"first": "pixel", "entry": "image"}}
+PLACES_IN = {
+    NonzeroPixels: {"first": "position"},
+    LitImages: {"first": "pixel", "entry": "image"},
+    Products: {},
+}
 PADDED = {"position", "pixel", "image", "value"}  # these have SPARE zeros after their last entry
 
 
 class Lists:
     """The lists of one split.
 
-    pixels: NonzeroPixels of all images; lit: LitImages of the whole minibatches, or None. Their
-    entries are patches of the shape ``patch``.
+    pixels: NonzeroPixels of all images; their entries, and those of the other lists, are patches of
+    the shape ``patch``. A split of more than piece_bytes is listed in pieces of whole groups of
+    group_size images. Of the training images, once asked for: lit, LitImages; products, Products.
     """
 
-    def __init__(self, dataset, split, batch_size, piece_bytes, with_lit, patch=(1, 1)):
+    def __init__(self, dataset, split, group_size, piece_bytes, patch=(1, 1)):
         x, _ = dataset.split(split)
-        n_images = len(x)
-        size = patch[0] * patch[1]
-        n_positions = to_patches(x[:1], dataset.image_shape, patch).shape[1] // size
+        self.dataset, self.split = dataset, split
+        self.group_size = group_size
+        self.size = patch[0] * patch[1]
+        self.n_positions = to_patches(x[:1], dataset.image_shape, patch).shape[1] // self.size
+        self.piece = max(1, piece_bytes // (group_size * x[0].nbytes)) * group_size
+        if x.nbytes <= piece_bytes:
+            self.piece = len(x)
         self.maps = []
-        # Pieces of whole minibatches: a minibatch's LitImages come from one of them.
-        n = max(1, piece_bytes // (batch_size * x[0].nbytes)) * batch_size
-        starts = [0] if x.nbytes <= piece_bytes else range(0, n_images, n)
 
-        def progress(what):
-            title = f"listing {what} of {split}"
-            return tqdm(starts, title, unit="piece", disable=True if len(starts) == 1 else None)
+        def list_piece(start, stop):
+            piece = x if self.piece == len(x) else x[start:stop]
+            return list_nonzero(to_patches(piece, dataset.image_shape, patch), self.size)
 
-        def pieces_of_pixels():
-            for start in progress("nonzero pixels"):
-                piece = x[start : start + n] if len(starts) > 1 else x
-                yield list_nonzero(to_patches(piece, dataset.image_shape, patch), size)
-                dataset.release_pages(split)
+        self.pixels = self._list("nonzero pixels", list_piece, len(x))
 
-        def pieces_of_lit():
-            for start in progress("lit images"):
-                rows = self.pixels.rows(start, min(start + n, n_images))
-                rows = rows if len(starts) > 1 else self.pixels
-                yield list_lit(rows, batch_size, n_positions, size)
+    def add_lit(self, n_images):
+        """Set ``lit`` to the LitImages of the first ``n_images``."""
+
+        def list_piece(start, stop):
+            rows = self.pixels.rows(start, stop)
+            return list_lit(rows, self.group_size, self.n_positions, self.size)
+
+        self.lit = self._list("lit images", list_piece, n_images)
+
+    def add_products(self, n_images, batch_size, pixel_scale):
+        """Set ``products`` to the Products of the first ``n_images``, in pixel_scale's type."""
+
+        def list_piece(start, stop):
+            rows = self.pixels.rows(start, stop)
+            return list_products(rows, batch_size, self.group_size, self.n_positions, pixel_scale)
+
+        self.products = self._list("products of images", list_piece, n_images)
+
+    def _list(self, what, list_piece, n_images):
+        """Return the lists that ``list_piece(start, stop)`` makes of all pieces, joined."""
+        starts = range(0, n_images, self.piece)
+
+        def pieces():
+            title = f"listing {what} of {self.split}"
+            for start in tqdm(starts, title, unit="piece", disable=None):
+                yield list_piece(start, min(start + self.piece, n_images))
                 self.release_pages()
+                self.dataset.release_pages(self.split)
 
-        self.pixels = self._join(pieces_of_pixels(), len(starts), dataset.folder)
-        self.lit = self._join(pieces_of_lit(), len(starts), dataset.folder) if with_lit else None
+        if len(starts) <= 1:  # as they are, in memory
+            return list_piece(0, n_images)
+        try:
+            return self._join(pieces(), self.dataset.folder)
+        except OSError as error:
+            raise UserError(
+                f"{self.dataset.folder}: no room for files of the lists of nonzero pixels "
+                f"({error}); they take about as much as the images if four of five pixels are "
+                "zero, six times if none is"
+            ) from error
 
     def release_pages(self):
         """Give the memory of lists in files back; they are read again when needed."""
         for mapped in self.maps:
             mapped._mmap.madvise(mmap.MADV_DONTNEED)
 
-    def _join(self, pieces, n_pieces, folder):
-        """Return ``pieces``, lists of one kind, one after the other; a single one as it is."""
-        if n_pieces == 1:
-            return next(pieces)
-        try:
-            return self._join_in_files(pieces, folder)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: no room for files of the lists of nonzero pixels ({error}); they take "
-                "about as much as the images if four of five pixels are zero, six times if none is"
-            ) from error
-
-    def _join_in_files(self, pieces, folder):
+    def _join(self, pieces, folder):
+        """Return ``pieces``, lists of one kind, end to end in files in ``folder``."""
         with contextlib.ExitStack() as stack:
             files = counts = None
             for piece in pieces:

@@ -81,7 +81,8 @@ def _add_minibatches(
             )
         # A step of rate -1 adds the gradient.
         for task in prange(TASKS):
-            _update(task, minibatch, lit, pixel_scale, -one, error, width, weights_gradient)
+            share = np.int64(task)
+            _update(share, minibatch, lit, pixel_scale, -one, error, width, weights_gradient)
         _update_bias(-one, error, bias_gradient)
         minibatch_nll[minibatch] = ordered_sum(nll) * inverse
 
@@ -91,7 +92,7 @@ def _add_penalties(penalties, weights, weights_gradient):
     """Add the gradient of the penalties, (l1, l2, lp, p); return the penalty of all weights."""
     task_penalty = np.empty(TASKS, weights.dtype)
     for task in prange(TASKS):
-        task_penalty[task] = _add_penalty(task, penalties, weights, weights_gradient)
+        task_penalty[task] = _add_penalty(np.int64(task), penalties, weights, weights_gradient)
     return ordered_sum(task_penalty)
 
 

@@ -138,9 +138,10 @@ def _train(
             )
         if has_penalties:
             for task in prange(TASKS):
-                task_penalty[task] = _penalise(task, learning_rate, penalties, weights)
+                task_penalty[task] = _penalise(np.int64(task), learning_rate, penalties, weights)
         for task in prange(TASKS):
-            _update(task, minibatch, lit, pixel_scale, learning_rate, error, width, weights)
+            share = np.int64(task)
+            _update(share, minibatch, lit, pixel_scale, learning_rate, error, width, weights)
         _update_bias(learning_rate, error, bias)
         costs[step] = ordered_sum(nll) * inverse_batch_size + ordered_sum(task_penalty)
 
@@ -243,5 +244,5 @@ def _predict(pixels, pixel_scale, weights, bias, predicted):
         start = task * n_examples // PREDICTION_TASKS
         stop = (task + 1) * n_examples // PREDICTION_TASKS
         for i in range(start, stop):
-            _logits(pixels, i, pixel_scale, weights, bias, logits, 0)
+            _logits(pixels, i, pixel_scale, weights, bias, logits, np.int64(0))
             predicted[i] = class_of(first_argmax(logits))
