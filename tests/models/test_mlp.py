@@ -198,14 +198,16 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name):
 
 
 @pytest.mark.parametrize("group_images", [1, 3, 6, 12, 80])
-@pytest.mark.parametrize("l2", [0, 0.002, 0.6])
+@pytest.mark.parametrize(("l1", "l2"), [(0, 0), (0, 0.002), (0, 0.6), (0.001, 0.002)])
 @pytest.mark.parametrize(("float_name", "pixels"), [("float32", "uint8"), ("float64", "float64")])
-def test_groups_of_minibatches_follow_the_oracle(monkeypatch, group_images, l2, float_name, pixels):
+def test_groups_of_minibatches_follow_the_oracle(
+    monkeypatch, group_images, l1, l2, float_name, pixels
+):
     """Seven minibatches of 3 an epoch: whole groups and smaller ones, and calls that cut them."""
     float_x, tolerance = FLOATS[float_name]
     monkeypatch.setattr(cpu, "GROUP_IMAGES", group_images)
     dataset = make_dataset(n_train=22, n_classes=3, pixels=pixels)
-    settings = settings_of(batch_size=3, n_hidden=BLOCK + 1, learning_rate=0.2, l2=l2)
+    settings = settings_of(batch_size=3, n_hidden=BLOCK + 1, learning_rate=0.2, l1=l1, l2=l2)
     parameters = random_parameters(dataset, settings, float_x)
     backend = make_backend("cpu", dataset, parameters, settings, float_x)
     costs = np.concatenate([backend.train(0, 2), backend.train(2, 3), backend.train(3, 17)])
@@ -214,9 +216,9 @@ def test_groups_of_minibatches_follow_the_oracle(monkeypatch, group_images, l2, 
     expected = [array.astype(np.float64) for array in parameters.values()]
     for step, cost in enumerate(costs):
         rows = slice(step % 7 * 3, step % 7 * 3 + 3)
-        expected_cost = oracle.mlp_cost(expected, x[rows], y[rows], l2=l2)
+        expected_cost = oracle.mlp_cost(expected, x[rows], y[rows], l1=l1, l2=l2)
         assert abs(cost - expected_cost) <= 10 * tolerance * max(1, expected_cost)
-        gradients = oracle.mlp_gradients(expected, x[rows], y[rows], l2=l2)
+        gradients = oracle.mlp_gradients(expected, x[rows], y[rows], l1=l1, l2=l2)
         for array, gradient in zip(expected, gradients, strict=True):
             array -= 0.2 * gradient
     for found, array in zip(backend.get_parameters().values(), expected, strict=True):
