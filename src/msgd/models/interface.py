@@ -26,7 +26,8 @@ class Backend(Protocol):
         """Train minibatches first..last-1; return the cost of each, (last - first,) floatX.
 
         Minibatch i is rows [jB, (j+1)B) of train with j = i mod n_train_batches: no shuffling.
-        Changes the parameters.
+        Changes the parameters. Where calls end may change how sums are rounded; the training loop
+        ends them where the settings say, so that runs repeat bit for bit.
         """
 
     def count_errors(self, split):
