@@ -2,17 +2,17 @@
 
     python benchmarks/scale.py [--images 8100000] [--models ...] [--folder DIR] [--output FILE]
 
-Lays MNIST's training images end to end in a .npy file (6.4 GB for 8.1 million), trains an epoch of
-a model over it on the CPU, and prints nanoseconds per example and the peak of the process's
-resident memory beside those of the 50,000, as JSON. Listing the nonzero pixels, which comes once
-before the first epoch, is timed apart. The files, with lists as large again, are removed at the
-end. Each run is a process of its own, and the sizes alternate, for the machine's speed drifts:
-small, large, small, large, small.
+Lays MNIST's training images end to end in a .npy file (6.4 GB for 8.1 million), trains epochs of a
+model over the 50,000 and over it on the CPU, by turns in one process, for the machine's speed
+drifts, and prints nanoseconds per example and the peak of the process's resident memory as JSON.
+Listing the nonzero pixels, which comes once before the first epoch, is timed apart. The files, with
+lists as large again, are removed at the end.
 """
 
 import argparse
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +23,8 @@ import numpy as np
 from common import MNIST, cpu_backend, write_report
 
 N_MNIST = 50_000
-EPOCHS = {"logistic_regression": 40, "mlp": 2}  # of the 50,000 images
+EPOCHS = {"logistic_regression": 160, "mlp": 20}  # over the 50,000 images, a turn
+TURNS = 5
 
 
 def write_large(folder, n_images):
@@ -48,57 +49,66 @@ def peak_resident_megabytes():
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
 
 
-def measure(folder, model, n_epochs):
-    """Train ``n_epochs`` and a first one; return seconds per example and peak memory."""
+def prepare(folder, model):
+    """List the images of ``folder`` and train an epoch; return the backend and what that took."""
     backend = cpu_backend(model, folder)
-    n_images, n_batches = len(backend.dataset.train_x), backend.n_train_batches
-    n_examples = n_batches * backend.batch_size
-    backend.count_errors("valid")
+    n_images = len(backend.dataset.train_x)
     started = time.perf_counter()
     backend.train(0, 1)
     listed = time.perf_counter()
-    backend.train(0, min(n_batches, N_MNIST // backend.batch_size))
-    warm = time.perf_counter()
-    backend.train(0, n_epochs * n_batches)
-    ended = time.perf_counter()
-    return {
+    backend.train(0, backend.n_train_batches)
+    return backend, {
         "model": model,
         "images": n_images,
-        "nanoseconds_per_example": round(1e9 * (ended - warm) / (n_epochs * n_examples), 1),
-        "listing_nanoseconds_per_example": round(1e9 * (listed - started) / n_examples, 1),
+        "listing_nanoseconds_per_example": round(1e9 * (listed - started) / n_images, 1),
         "peak_resident_megabytes": peak_resident_megabytes(),
+        "nanoseconds_per_example": [],
     }
 
 
-def measure_in_process(folder, model, n_epochs):
+def measure(folder, model):
+    """Train over MNIST's images and over those of ``folder`` by turns; return what each took."""
+    cpu_backend(model).train(0, 1)  # compiles
+    prepared = [(*prepare(MNIST, model), EPOCHS[model]), (*prepare(folder, model), 1)]
+    for _ in range(TURNS):
+        for backend, result, n_epochs in prepared:
+            n_batches = n_epochs * backend.n_train_batches
+            started = time.perf_counter()
+            backend.train(0, n_batches)
+            seconds = time.perf_counter() - started
+            nanoseconds = 1e9 * seconds / (n_batches * backend.batch_size)
+            result["nanoseconds_per_example"].append(round(nanoseconds, 1))
+    for _, result, _ in prepared:
+        result["median"] = statistics.median(result["nanoseconds_per_example"])
+    return [result for _, result, _ in prepared]
+
+
+def measure_in_process(folder, model):
     """Run measure in a fresh process; return its result."""
-    command = [sys.executable, __file__, "--measure", str(folder), model, str(n_epochs)]
-    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    print(result, file=sys.stderr)
-    return result
+    command = [sys.executable, __file__, "--measure", str(folder), model]
+    runs = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    for run in runs:
+        print(run, file=sys.stderr)
+    return runs
 
 
 def main():
-    """Measure both sizes and print the JSON."""
+    """Measure both sizes of every model and print the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8_100_000)
     parser.add_argument("--folder", type=Path, help="where the large file may lie for a while")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--models", nargs="+", default=[*EPOCHS], choices=EPOCHS)
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        folder, model, n_epochs = options.measure
-        print(json.dumps(measure(Path(folder), model, int(n_epochs))))
+        folder, model = options.measure
+        print(json.dumps(measure(Path(folder), model)))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         write_large(folder, options.images)
-        runs = []
-        for model in options.models:
-            small, large = (MNIST, model, EPOCHS[model]), (folder, model, 1)
-            measure_in_process(*small)  # compiles
-            runs += [measure_in_process(*run) for run in (small, large, small, large, small)]
+        runs = [run for model in options.models for run in measure_in_process(folder, model)]
     write_report({"runs": runs}, options.output)
 
 

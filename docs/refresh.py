@@ -66,14 +66,21 @@ def table_of_comparison(name, *more):
     return as_markdown(rows, results, f"{versions}; ")
 
 
+def range_of(numbers, median):
+    """Return the median of ``numbers`` and, in brackets, the least and the greatest of them."""
+    return f"{median:.0f} ({min(numbers):.0f}–{max(numbers):.0f})"
+
+
 def table_of_scale():
     """Return the Markdown table of cost per example and memory by size."""
     results = read_measured("scale")
+    smallest = {run["model"]: run["median"] for run in reversed(results["runs"])}
     rows = [
         {
             "model": run["model"],
             "images": f"{run['images']:,}",
-            "ns per example": f"{run['nanoseconds_per_example']:.0f}",
+            "ns per example": range_of(run["nanoseconds_per_example"], run["median"]),
+            "beside 50,000": f"{run['median'] / smallest[run['model']]:.2f}",
             "listing, ns per example": f"{run['listing_nanoseconds_per_example']:.0f}",
             "peak memory, MB": str(run["peak_resident_megabytes"]),
         }

@@ -1,8 +1,8 @@
 """Lists of nonzero pixels of splits of any size: in memory, or in files beside the data.
 
-They take about the room of the images if four of five pixels are zero, as in MNIST, and six times
-that if none is. Those of a split that is larger than a piece go,
-piece by piece, to files without a name, which vanish with the process, and are memory-mapped.
+They take once or twice the room of the images if four of five pixels are zero, as in MNIST, and six
+times that if none is. Those of a split that is larger than a piece go, piece by piece, to files
+without a name, which vanish with the process, and are memory-mapped.
 """
 
 import contextlib
@@ -94,8 +94,8 @@ class Lists:
         except OSError as error:
             raise UserError(
                 f"{self.dataset.folder}: no room for files of the lists of nonzero pixels "
-                f"({error}); they take about as much as the images if four of five pixels are "
-                "zero, six times if none is"
+                f"({error}); they take once or twice what the images do if four of five pixels are "
+                "zero, six times that if none is"
             ) from error
 
     def release_pages(self):
