@@ -8,6 +8,7 @@ compared, and the exit code is 1 if one is out of date.
 import argparse
 import json
 import shutil
+import statistics
 import sys
 from pathlib import Path
 
@@ -71,16 +72,24 @@ def range_of(numbers, median):
     return f"{median:.0f} ({min(numbers):.0f}–{max(numbers):.0f})"
 
 
+def ratio_by_turns(run, smallest):
+    """Return the median over turns of what an example of ``run`` costs beside its ``smallest``."""
+    pairs = zip(run["nanoseconds_per_example"], smallest[run["model"]], strict=True)
+    return statistics.median(nanoseconds / fewest for nanoseconds, fewest in pairs)
+
+
 def table_of_scale():
     """Return the Markdown table of cost per example and memory by size."""
     results = read_measured("scale")
-    smallest = {run["model"]: run["median"] for run in reversed(results["runs"])}
+    smallest = {}  # each model's run over the fewest images, which comes first
+    for run in results["runs"]:
+        smallest.setdefault(run["model"], run["nanoseconds_per_example"])
     rows = [
         {
             "model": run["model"],
             "images": f"{run['images']:,}",
             "ns per example": range_of(run["nanoseconds_per_example"], run["median"]),
-            "beside 50,000": f"{run['median'] / smallest[run['model']]:.2f}",
+            "turn by turn": f"{ratio_by_turns(run, smallest):.2f}",
             "listing, ns per example": f"{run['listing_nanoseconds_per_example']:.0f}",
             "peak memory, MB": str(run["peak_resident_megabytes"]),
         }
