@@ -12,12 +12,23 @@ import numpy as np
 from numba import njit, prange
 
 from msgd.kernels import options
-from msgd.kernels.simd import LANES, fma, load_as, splat, store
+from msgd.kernels.simd import (
+    LANES,
+    aligned_zeros,
+    fma,
+    lane_sum,
+    load,
+    load_as,
+    multiply_add,
+    splat,
+    store,
+)
 
 TASKS = 64  # parts that the images are cut into
 # Places that lists and their scratch have beyond their entries: vectors read and write whole
 # vectors, and a file of no entries at all could not be mapped.
 SPARE = 2 * LANES
+AT_ONCE = 4  # dot products, so that one sum need not wait for the other
 
 
 class NonzeroPixels(NamedTuple):
@@ -188,32 +199,44 @@ def _fill_lit(pixels, group_size, n_positions, size, first, pixel, entry, image,
 
 
 def list_products(pixels, batch_size, group_size, n_positions, pixel_scale):
-    """Return the Products of ``pixels`` (NonzeroPixels, of single pixels), in pixel_scale's type.
-
-    Of bytes they are exact before they are rounded.
-    """
+    """Return the Products of ``pixels`` (NonzeroPixels, no patches), in pixel_scale's type."""
+    width = -(-n_positions // LANES) * LANES
     n_images = len(pixels.first) - 1
-    exact = np.int64 if pixels.value.dtype == np.uint8 else pixels.value.dtype
+    images = aligned_zeros((group_size + AT_ONCE) * width, pixel_scale.dtype)
     product = np.zeros(n_images * group_size, pixel_scale.dtype)
-    image = np.zeros(n_positions, exact)
-    _fill_products(pixels, batch_size, group_size, pixel_scale * pixel_scale, image, product)
+    _fill_products(pixels, batch_size, group_size, pixel_scale, width, images, product)
     return Products(product)
 
 
 @njit(**options.CPU_ENTRY)
-def _fill_products(pixels, batch_size, group_size, scale, image, product):
-    """Overwrite product of Products; image: (D,), zeros before and after, sums are of its type."""
-    for i in range(pixels.first.shape[0] - 1):
-        for k in range(pixels.first[i], pixels.first[i + 1]):
-            image[pixels.position[k]] = pixels.value[k]
-        start = i // group_size * group_size
-        for j in range(start, (i // batch_size + 1) * batch_size):
-            total = image.dtype.type(0)
-            for k in range(pixels.first[j], pixels.first[j + 1]):
-                total += image[pixels.position[k]] * pixels.value[k]
-            product[i * group_size + j - start] = scale * product.dtype.type(total)
-        for k in range(pixels.first[i], pixels.first[i + 1]):
-            image[pixels.position[k]] = 0
+def _fill_products(pixels, batch_size, group_size, pixel_scale, width, images, product):
+    """Overwrite product of Products; images: for a group's, (group_size + AT_ONCE, width)."""
+    n_images = pixels.first.shape[0] - 1
+    for start in range(0, n_images, group_size):
+        images[:] = 0
+        for i in range(start, min(start + group_size, n_images)):
+            for k in range(pixels.first[i], pixels.first[i + 1]):
+                at = (i - start) * width + pixels.position[k]
+                images[at] = pixel_scale * pixels.value[k]
+        for i in range(start, min(start + group_size, n_images)):
+            n_products = (i // batch_size + 1) * batch_size - start
+            for j in range(0, n_products, AT_ONCE):
+                products = _dot_rows(images, (i - start) * width, j * width, width)
+                for q in range(min(AT_ONCE, n_products - j)):
+                    product[i * group_size + j + q] = products[q]
+
+
+@njit(**options.CPU_INLINE)
+def _dot_rows(images, left, right, width):
+    """Return the dot products of images[left : left + width] with AT_ONCE rows from ``right``."""
+    s0 = s1 = s2 = s3 = splat(images, 0)
+    for d in range(0, width, LANES):
+        x = load(images, left + d)
+        s0 = multiply_add(x, load(images, right + d), s0)
+        s1 = multiply_add(x, load(images, right + width + d), s1)
+        s2 = multiply_add(x, load(images, right + 2 * width + d), s2)
+        s3 = multiply_add(x, load(images, right + 3 * width + d), s3)
+    return lane_sum(s0), lane_sum(s1), lane_sum(s2), lane_sum(s3)
 
 
 @njit(**options.CPU)
