@@ -8,6 +8,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+PARTIAL = ".partial-"  # how the names of files begin that are not whole yet
+
 
 @contextmanager
 def atomic_path(path):
@@ -18,7 +20,7 @@ def atomic_path(path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The real suffix comes last: writers such as matplotlib choose the format by it.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -30,6 +32,12 @@ def atomic_path(path):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_partial(folder):
+    """Remove what processes that were killed have left of files in ``folder``."""
+    for path in Path(folder).glob(PARTIAL + "*"):
+        path.unlink(missing_ok=True)
 
 
 def _umask():

@@ -146,6 +146,15 @@ def test_a_killed_process_goes_on(data, tmp_path, model):
         shutil.rmtree(folder)
 
 
+def test_what_a_kill_left_of_a_file_is_removed(data, tmp_path):
+    train(data, tmp_path)
+    expected = files(tmp_path)
+    (tmp_path / "run" / ".partial-killed.npz").write_bytes(b"half")
+    assert files(tmp_path) != expected
+    train(data, tmp_path)
+    assert files(tmp_path) == expected
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_torn_state_gives_way_to_the_one_before(data, tmp_path, damage, caplog):
     train(data, tmp_path)

@@ -69,10 +69,10 @@ class CpuBackend:
             group_size = self.group_batches * self.batch_size
             self.lists[split] = Lists(self.dataset, split, group_size, PIECE_BYTES, self.patch)
             if split == "train":
-                self.list_for_training(self.lists[split])
+                self._list_for_training(self.lists[split])
         return self.lists[split]
 
-    def list_for_training(self, lists):
+    def _list_for_training(self, lists):
         """Add to ``lists``, a Lists of the training images, what training needs."""
         lists.add_lit(self.n_train_batches * self.batch_size)
 

@@ -19,7 +19,7 @@ import pandas as pd
 from msgd.backends import choose_device
 from msgd.config import check_split_sizes, resolve_batch_size
 from msgd.data.dataset import load_dataset
-from msgd.files import atomic_path, empty_folder, write_json
+from msgd.files import atomic_path, empty_folder, remove_partial, write_json
 from msgd.models import load_backend, load_model, load_trainer
 from msgd.provenance import describe_run
 from msgd.training.checkpoint import Checkpoint, state_folder
@@ -67,6 +67,7 @@ def run_training(
     parameters = model.initial_parameters(dataset, settings, np.dtype(float_x).type)
     machine = build_backend(dataset, parameters, resolved, device, float_x, threads, chunk_batches)
 
+    remove_partial(run_folder)
     snapshots = empty_folder(run_folder / "snapshots")
     states_of_run = states and state_folder(states, settings, device, float_x, dataset)
     checkpoint = Checkpoint(snapshots, states_of_run, seconds_between_states)

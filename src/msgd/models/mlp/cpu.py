@@ -102,9 +102,9 @@ class Backend(CpuBackend):
         # The penalties that take the long way change the weights by other than their own multiple.
         self.group_batches = 1 if self.has_penalties else max(1, GROUP_IMAGES // self.batch_size)
 
-    def list_for_training(self, lists):
-        """See CpuBackend.list_for_training."""
-        super().list_for_training(lists)
+    def _list_for_training(self, lists):
+        """See CpuBackend._list_for_training."""
+        super()._list_for_training(lists)
         n_images = self.n_train_batches * self.batch_size if self.group_batches > 1 else 0
         lists.add_products(n_images, self.batch_size, self.pixel_scale)
 
