@@ -6,7 +6,7 @@ Lays MNIST's training images end to end in a .npy file (6.4 GB for 8.1 million),
 model over the 50,000 and over it on the CPU, by turns in one process, for the machine's speed
 drifts, and prints nanoseconds per example and the peak of the process's resident memory as JSON.
 Listing the nonzero pixels, which comes once before the first epoch, is timed apart. The files, with
-lists as large again, are removed at the end.
+lists that take up to twice their room, are removed at the end.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Lists of nonzero pixels of splits of any size: in memory, or in files beside the data.
 
 They take once or twice the room of the images if four of five pixels are zero, as in MNIST, and six
-times that if none is. Those of a split that is larger than a piece go, piece by piece, to files
-without a name, which vanish with the process, and are memory-mapped.
+times that if none is; Products, where there are any, take group_size numbers more for each image.
+Those of a split that is larger than a piece go, piece by piece, to files without a name, which
+vanish with the process, and are memory-mapped.
 """
 
 import contextlib

@@ -312,7 +312,7 @@ def _train(
                 image = following * batch_size
                 _forward_first(pixels, image, pixel_scale, block, n_images, layers, weights, z, at)
             if is_forward:
-                _take(
+                _update_sums(
                     block,
                     place_after,
                     following * batch_size,
@@ -367,7 +367,7 @@ def _forward_first(pixels, first_image, pixel_scale, block, n_images, layers, we
 
 
 @njit(**options.CPU)
-def _take(
+def _update_sums(
     block,
     place,  # of the minibatch in its group
     first_image,
@@ -592,8 +592,8 @@ def _predict(pixels, pixel_scale, activation, layers, weights, bias, predicted):
     n_layers = layers.shape[0]
     n_classes, width, first_unit = layers[-1, N_OUT], layers[-1, WIDTH], layers[-1, UNITS]
     n_sums = _n_sums(layers)
-    one = weights.dtype.type(1)
-    every = np.empty(0, np.int64)
+    # There are no minibatches before these images, so neither products nor steps.
+    zero, one, none, every = np.int64(0), weights.dtype.type(1), bias[:0], np.empty(0, np.int64)
     for index in prange((n_examples + PREDICTION_IMAGES - 1) // PREDICTION_IMAGES):
         start = np.int64(index) * PREDICTION_IMAGES
         n = min(PREDICTION_IMAGES, n_examples - start)
@@ -608,8 +608,9 @@ def _predict(pixels, pixel_scale, activation, layers, weights, bias, predicted):
                     if layer == 0:
                         at = block * n * BLOCK
                         _forward_first(pixels, start, pixel_scale, block, n, layers, weights, z, at)
-                        none = bias[:0]  # neither products nor steps
-                        _take(block, layer, layer, n, n, one, every, layers, none, bias, none, z, h)
+                        _update_sums(
+                            block, zero, zero, n, n, one, every, layers, none, bias, none, z, h
+                        )
                     _finish(layer, block, n, activation, layers, weights, h, sums)
         for i in range(n):
             at = first_unit * n + i * width
