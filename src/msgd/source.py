@@ -1,11 +1,23 @@
-"""The package's own source: the files that shape a result, and their hash."""
+"""The package's own source: the files that a result depends on, found by their imports, and hashes.
 
+Snakemake sees the command of a rule and not the code behind it. Here the modules that a command
+imports are followed from file to file, so that a rule can depend on the hash of exactly these.
+"""
+
+import ast
 import hashlib
-import re
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+
+# Training imports these, but no number it computes comes from them: their outcome is part of what
+# names a run's states (its settings, its device), or only describes it. So a run is repeated after
+# an edit of them, but from its last state, not from its first minibatch.
+SHAPES_NO_NUMBER = (
+    *("config.py", "models/__init__.py", "backends.py"),
+    *("errors.py", "provenance.py", "source.py"),
+)
 
 
 def source_files(*rooms):
@@ -21,27 +33,58 @@ def source_files(*rooms):
     return sorted(set(found))
 
 
-def model_rooms(model):
-    """Return the rooms ``models/<name>`` of ``model`` and of every model it is built on."""
-    rooms, waiting = set(), {model}
+def closure(*rooms):
+    """Return the sorted files of ``rooms`` and of every module of the package they import.
+
+    A module is imported wherever in a file the import stands, in a function too. Modules that are
+    chosen by name at run time are not seen: name them among ``rooms``.
+    """
+    found, waiting = set(), set(source_files(*rooms))
     while waiting:
-        name = waiting.pop()
-        rooms.add(f"models/{name}")
-        for file in source_files(f"models/{name}"):
-            imported = set(re.findall(r"from msgd\.models\.(\w+)", file.read_text()))
-            folders = {n for n in imported if (PACKAGE / "models" / n).is_dir()}
-            waiting |= {n for n in folders if f"models/{n}" not in rooms}
-    return sorted(rooms)
+        file = waiting.pop()
+        found.add(file)
+        if file.suffix == ".py":
+            waiting |= _imported_files(file) - found
+    return sorted(found)
+
+
+@cache
+def _imported_files(file):
+    """Return the files of the package (set) that importing ``file`` reads, its packages' first."""
+    names = {file.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # ``from package import name``: the name may be a module of the package.
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    parts = [name.split(".") for name in names if name.split(".")[0] == PACKAGE.name]
+    prefixes = {tuple(part[1:end]) for part in parts for end in range(1, len(part) + 1)}
+    return {path for prefix in prefixes if (path := _module_file(prefix))} - {file}
+
+
+def _module_file(prefix):
+    """Return the file of the module ``msgd.<prefix>`` (tuple of names), None if there is none."""
+    path = PACKAGE.joinpath(*prefix)
+    candidates = (path / "__init__.py", path.with_suffix(".py"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def run_source(model):
+    """Return all files that a training of ``model`` imports, on whichever device."""
+    from msgd.models import MODELS
+
+    room = f"models/{model}"
+    return closure(
+        *("training/run.py", f"training/{MODELS[model]}.py"),
+        *(f"{room}/model.py", f"{room}/cpu.py", f"{room}/cuda.py"),
+    )
 
 
 def training_source(model):
-    """Return the source files that shape what a training of ``model`` computes."""
-    shared = ("__init__.py", "interface.py", "cpu_backend.py")
-    return source_files(
-        *("kernels", "training", "data/dataset.py"),
-        *(f"models/{name}" for name in shared),
-        *model_rooms(model),
-    )
+    """Return the files that shape the numbers a training of ``model`` computes."""
+    ignored = {PACKAGE / name for name in SHAPES_NO_NUMBER}
+    return [file for file in run_source(model) if file not in ignored]
 
 
 def sha256_of_source(files):

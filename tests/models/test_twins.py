@@ -5,7 +5,6 @@ import inspect
 import pytest
 
 from msgd.models import MODELS, interface, load_backend, load_model, load_trainer
-from msgd.source import model_rooms
 
 
 def public_methods(backend):
@@ -36,11 +35,6 @@ def test_a_model_room_offers_its_functions(name):
         assert inspect.getdoc(getattr(model, function))
     assert "Source:" in model.__doc__
     assert "Deviations" in model.__doc__
-
-
-def test_a_model_built_on_another_is_shaped_by_its_room_too():
-    assert model_rooms("logistic_regression") == ["models/logistic_regression"]
-    assert model_rooms("logistic_cg") == ["models/logistic_cg", "models/logistic_regression"]
 
 
 @pytest.mark.parametrize("name", MODELS)

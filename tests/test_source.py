@@ -1,0 +1,95 @@
+"""The source a result depends on is what Python imports to compute it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import as_triple, environment, make_dataset, save_npz
+
+from msgd.config import complete_experiment, hyperparameter_words
+from msgd.data.unpickle import unpickle
+from msgd.models import MODELS
+from msgd.source import PACKAGE, SHAPES_NO_NUMBER, closure, run_source, training_source
+
+SMALL = {
+    "logistic_regression": {},
+    "logistic_cg": {},
+    "mlp": {"n_hidden": [5]},
+    "lenet": {"nkerns": [2], "filter_size": 3, "n_hidden": 4},
+}
+# Trains, then prints the files of the package's modules that were imported.
+TRAIN_AND_LIST = """
+import json, sys
+from msgd.cli import main
+code = main(sys.argv[1:])
+files = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "msgd"]
+print(json.dumps(files))
+sys.exit(code)
+"""
+
+
+def names(files):
+    return {file.relative_to(PACKAGE).as_posix() for file in files}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    save_npz(folder / "toy.npz", as_triple(make_dataset(40, 20, 20, (8, 8), 3)))
+    unpickle(folder / "toy.npz", folder / "arrays", "float32")
+    return folder / "arrays"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_source_of_a_run_is_what_a_training_imports(model, data, tmp_path):
+    """On the CPU and on the simulator together, the program and its command line left out."""
+    program = tmp_path / "train_and_list.py"
+    program.write_text(TRAIN_AND_LIST)
+    settings = {"model": model, "batch_size": 20, "n_epochs": 1, **SMALL[model]}
+    words = hyperparameter_words(complete_experiment(settings))
+    imported = set()
+    for device, simulator in (("cpu", "0"), ("cuda", "1")):
+        options = ("--data", data, "--run", tmp_path / device, "--backend", device)
+        done = run_program(program, "train", *options, *words, NUMBA_ENABLE_CUDASIM=simulator)
+        assert done.returncode == 0, done.stderr
+        imported |= set(json.loads(done.stdout.splitlines()[-1]))
+    files = names(PACKAGE / file for file in imported) - {"cli.py"}
+    assert files == names(run_source(model))
+    assert names(training_source(model)) == files - {*SHAPES_NO_NUMBER}
+
+
+def run_program(*words, **changes):
+    """Run a Python file with arguments in a process of its own, the environment changed."""
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment(**changes)
+    )
+
+
+@pytest.mark.parametrize("model", ["logistic_regression", "mlp", "lenet"])
+def test_what_the_lists_are_made_by_shapes_a_training(model):
+    assert "models/lists.py" in names(training_source(model))
+
+
+def test_a_model_built_on_another_is_shaped_by_its_room_too():
+    assert "models/logistic_regression/cpu.py" in names(training_source("logistic_cg"))
+    assert "models/logistic_cg/cpu.py" not in names(training_source("logistic_regression"))
+
+
+def test_data_is_read_by_no_training():
+    """An edit of a reader must not train anew: what it read is compared by content."""
+    for model in MODELS:
+        assert not {"data/readers.py", "data/download.py"} & names(run_source(model))
+
+
+def test_imports_are_found_wherever_they_stand():
+    """In a function, of a name that is a module, of a package's parent, through other files."""
+    assert "kernels/cuda.py" in names(closure("training/run.py"))
+    assert "kernels/__init__.py" in names(closure("training/run.py"))
+    assert "files.py" in names(closure("plots/learning_curve.py"))
+    assert "cli.py" not in names(closure("training/run.py"))
+
+
+def test_a_file_that_is_named_is_in_its_closure_whatever_its_kind():
+    assert names(closure("evaluation/published.yaml")) == {"evaluation/published.yaml"}
