@@ -90,6 +90,8 @@ def darkened(dataset, where):
 class MemoryCheckpoint:
     """The iterations of a training's snapshots; keeps no states."""
 
+    title = "toy"
+
     def __init__(self):
         self.snapshots = []
 

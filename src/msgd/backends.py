@@ -3,13 +3,20 @@
 import ctypes
 import logging
 import os
+from functools import cache
+from pathlib import Path
+
+import yaml
 
 from msgd.errors import UserError
 
 log = logging.getLogger(__name__)
 
+SPEEDS_FILE = Path(__file__).with_name("measured_speeds.yaml")
+ON_SIMULATOR = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
 
-def choose_device(backend):
+
+def choose_device(backend, model):
     """Return "cpu" or "cuda" for config key ``backend`` ("auto", "cpu", "cuda"), and log why.
 
     Raises UserError for "cuda" with neither a GPU nor the simulator: the device is what was asked
@@ -26,24 +33,62 @@ def choose_device(backend):
         return "cuda"
     if backend != "auto":
         raise UserError(f"backend is {backend!r}; allowed: auto or cpu or cuda")
-    reason = _why_not_cuda()
+    reason = _why_not_cuda(model)
     if reason:
         log.info("backend auto takes cpu: %s", reason)
         return "cpu"
-    from msgd.kernels.cuda import describe_device
-
-    log.info("backend auto takes cuda: %s", describe_device())
+    speed = measured_speed(model, gpu_name())
+    log.info(
+        "backend auto takes cuda: on %s %s ran %.3g epochs/s, and %.3g on the CPU beside it",
+        *(gpu_name(), model, speed["cuda"], speed["cpu"]),
+    )
     return "cuda"
 
 
-def _why_not_cuda():
-    """Return why ``auto`` does not take CUDA, or "" if it does."""
-    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1":
-        return "the CUDA simulator runs only where backend is cuda"
-    try:  # asks before Numba's CUDA half is imported: most machines have no driver
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no CUDA driver is installed"
-    from numba import cuda
+def asks_for_gpu(backend, model):
+    """Return whether a run takes up a GPU of this machine: what Snakemake counts as ``gpu``."""
+    if backend == "cuda":
+        return not ON_SIMULATOR
+    return backend == "auto" and not _why_not_cuda(model)
 
-    return "" if cuda.is_available() else "the CUDA driver finds no usable device"
+
+def measured_speed(model, gpu):
+    """Return the row of measured_speeds.yaml for ``model`` on the GPU of that name, or None.
+
+    A row is a dict: model, gpu, cuda and cpu (epochs per second, validation included), commit.
+    """
+    rows = yaml.safe_load(SPEEDS_FILE.read_text(encoding="utf-8")) or []
+    return next((row for row in rows if (row["model"], row["gpu"]) == (model, gpu)), None)
+
+
+@cache
+def gpu_name():
+    """Return the name of the first GPU, "" without one; makes no context on it."""
+    try:  # not through Numba, whose CUDA half takes a second to import
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ""
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    calls = (
+        lambda: driver.cuInit(0),
+        lambda: driver.cuDeviceGet(ctypes.byref(device), 0),
+        lambda: driver.cuDeviceGetName(name, len(name), device),
+    )
+    return name.value.decode() if all(call() == 0 for call in calls) else ""
+
+
+def _why_not_cuda(model):
+    """Return why ``auto`` does not take CUDA for ``model``, or "" if it does."""
+    if ON_SIMULATOR:
+        return "the CUDA simulator runs only where backend is cuda"
+    gpu = gpu_name()
+    if not gpu:
+        return "there is no CUDA driver with a GPU"
+    speed = measured_speed(model, gpu)
+    if speed is None:
+        return f"{model} was never measured on {gpu}; backend: cuda runs it there"
+    if speed["cuda"] <= speed["cpu"]:
+        return f"{model} was measured to be slower on {gpu}; backend: cuda runs it there"
+    from msgd.kernels.cuda import why_no_device
+
+    return why_no_device()

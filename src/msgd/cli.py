@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from msgd.config import load_schema
-from msgd.errors import UserError
+from msgd.errors import RESULT, UserError
 
 log = logging.getLogger("msgd")
 
@@ -135,9 +135,13 @@ def _positive(text):
 
 
 def _set_up_logging(path):
-    """Send warnings and errors to standard error and, if ``path`` is given, everything to it."""
+    """Send results, warnings and errors to standard error; if ``path`` is given, everything to it.
+
+    Without ``path`` everything goes to standard error.
+    """
+    logging.addLevelName(RESULT, "RESULT")
     terminal = logging.StreamHandler(sys.stderr)
-    terminal.setLevel(logging.WARNING if path else logging.INFO)
+    terminal.setLevel(RESULT if path else logging.INFO)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("msgd")
     logger.handlers[:] = [terminal]

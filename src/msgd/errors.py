@@ -1,4 +1,6 @@
-"""The one exception a user is meant to read."""
+"""What a user is meant to read: the one exception, and the level of log messages on results."""
+
+RESULT = 25  # above INFO, below WARNING: shown on the terminal, one line for what a command came to
 
 
 class UserError(Exception):

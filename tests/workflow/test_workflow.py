@@ -127,6 +127,51 @@ def test_a_second_run_has_nothing_to_do(folder):
     assert would_run(folder) == {}
 
 
+def replace_by_other_data(path, modified=None):
+    """Put another toy data set at ``path``, of the date ``modified`` (seconds) if given."""
+    save_npz(path, as_triple(make_dataset(80, 40, 48, (4, 4), 3)))
+    if modified is not None:
+        os.utime(path, (modified, modified))
+
+
+def test_a_data_set_only_touched_reruns_nothing(folder):
+    for date in (None, (0, 0), (2e9, 2e9)):
+        os.utime(folder / "toy.npz", date)
+        assert would_run(folder) == {}
+
+
+@pytest.mark.parametrize("modified", [0, None, 2e9])
+def test_a_data_set_replaced_reruns_all_it_shapes_whatever_its_date(folder, modified):
+    replace_by_other_data(folder / "toy.npz", modified)
+    per_run = dict.fromkeys(PER_RUN, 2)
+    assert would_run(folder) == {"unpickle": 1, **per_run, **dict.fromkeys(AFTER, 1)}
+
+
+def test_results_only_touched_rerun_nothing(folder):
+    paths = [*folder.glob("results/data/**/*"), *folder.glob("results/runs/*/*/*")]
+    for path in paths:
+        path.touch()
+    assert would_run(folder) == {}
+
+
+def test_the_downloaded_pickle_is_compared_by_content(tmp_path, mnist_file):
+    settings = {"model": "logistic_regression"}
+    write_config(tmp_path, {"experiments": {"a": settings}})
+    pickle = tmp_path / "results" / "downloads" / "mnist.pkl.gz"
+    pickle.parent.mkdir(parents=True)
+    shutil.copyfile(mnist_file, pickle)
+    arrays = "results/data/mnist/dataset.json"
+    done = snakemake(tmp_path, "--cores", "1", arrays)
+    assert done.returncode == 0, done.stderr
+    for date in (None, (0, 0), (2e9, 2e9)):
+        os.utime(pickle, date)
+        assert would_run(tmp_path, arrays) == {}
+    with pickle.open("ab") as stream:
+        stream.write(b"more")
+    os.utime(pickle, (0, 0))
+    assert would_run(tmp_path, arrays) == {"unpickle": 1}
+
+
 def test_a_comment_reruns_nothing(folder):
     path = folder / "config.yaml"
     path.write_text("# a remark\n" + path.read_text())
@@ -351,8 +396,25 @@ def test_an_edited_file_of_an_idx_folder_is_read_again(tmp_path):
     assert done.returncode == 0, done.stderr
     assert would_run(folder, arrays) == {}
     labels = folder / "digits" / "t10k-labels-idx1-ubyte"
-    labels.write_bytes(labels.read_bytes()[:-1] + b"\x00")
+    content = labels.read_bytes()
+    for date in (None, (0, 0), (2e9, 2e9)):
+        os.utime(labels, date)
+        assert would_run(folder, arrays) == {}
+    labels.write_bytes(content[:-1] + b"\x00")
+    os.utime(labels, (0, 0))
     assert would_run(folder, arrays) == {"unpickle": 1}
+    labels.write_bytes(content)
+    assert would_run(folder, arrays) == {}
+
+    more = folder / "digits" / "notes.txt"
+    more.write_text("a file more")
+    os.utime(more, (0, 0))
+    assert would_run(folder, arrays) == {"unpickle": 1}
+    more.unlink()
+    assert would_run(folder, arrays) == {}
+    (folder / "digits" / "valid-labels-idx1-ubyte").unlink()
+    done = snakemake(folder, "-n", arrays)
+    assert done.returncode != 0, "the folder is not whole any more"
 
 
 def test_the_number_of_cores_does_not_change_a_byte(finished, tmp_path):

@@ -1,11 +1,13 @@
-# What the rules share: the checked configuration, the list of runs, and the source files that shape
-# a result. Snakemake does not see imported code, so rules name it as input.
+# What the rules share: the checked configuration, the list of runs, and what decides on a rerun
+# beside the inputs that Snakemake compares itself. It does not see imported code, and compares large
+# files by date alone, so rules take hashes of both as parameters.
 
 import glob
 import os
 
 from snakemake.exceptions import WorkflowError
 
+from msgd.backends import asks_for_gpu
 from msgd.config import (
     check_split_sizes,
     compared_hyperparameters,
@@ -14,9 +16,12 @@ from msgd.config import (
     hyperparameter_words,
     yaml_scalar,
 )
+from msgd.data.content import sha256_of_files
+from msgd.data.download import load_sources
 from msgd.data.unpickle import count_training_examples
 from msgd.errors import UserError
-from msgd.source import source_files, training_source
+from msgd.evaluation.outcome import describe_outcome
+from msgd.source import closure, run_source, sha256_of_source
 
 try:
     config = complete_config(config)
@@ -53,12 +58,12 @@ DATASET_FILE = (
     if IS_MNIST
     else os.path.normpath(config["dataset"])
 )
-# Of a folder the files are the input: its own date does not tell that one was edited.
 DATASET_FILES = (
-    sorted(glob.glob(f"{glob.escape(DATASET_FILE)}/*"))
+    sorted(filter(os.path.isfile, glob.glob(f"{glob.escape(DATASET_FILE)}/*")))
     if os.path.isdir(DATASET_FILE)
-    else DATASET_FILE
+    else [DATASET_FILE]
 )
+CONTENTS = ".snakemake/msgd/contents.json"  # hashes of files once computed
 DATA = f"results/data/{os.path.basename(DATASET_FILE).split('.')[0]}"
 ARRAYS = [
     f"{DATA}/{split}_{part}.npy"
@@ -92,9 +97,26 @@ def compared_runs(wildcards):
     return [run for run in RUNS if run.startswith(f"{experiment}/")]
 
 
+def code_of(*rooms):
+    """The hash of the files or folders ``rooms`` of the package and of all they import."""
+    return sha256_of_source(closure(*rooms))
+
+
 def training_code(wildcards):
-    """The source that shapes what this run computes."""
-    return training_source(settings_of(wildcards)["model"])
+    """The hash of the source that a training of this run's model imports."""
+    return sha256_of_source(run_source(settings_of(wildcards)["model"]))
+
+
+def dataset_content(wildcards):
+    """The hash of what the data set holds; of MNIST before its download, the published one."""
+    if IS_MNIST and not os.path.exists(DATASET_FILE):
+        return load_sources()["sha256"]
+    return sha256_of_files(DATASET_FILES, CONTENTS)
+
+
+def gpus(wildcards):
+    """How many GPUs this run asks for: out of the profile's limit, or of Slurm as --gpus."""
+    return int(asks_for_gpu(config["backend"], settings_of(wildcards)["model"]))
 
 
 def dataset_source(wildcards, input):

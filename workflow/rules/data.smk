@@ -14,14 +14,15 @@ rule download:
         "results/benchmarks/download.tsv"
     conda:
         "../envs/msgd.yaml"
+    message:
+        "fetch mnist.pkl.gz"
     shell:
         "msgd download --log {log} {output}"
 
 
 rule unpickle:
     input:
-        files=DATASET_FILES,
-        code=source_files("data"),
+        files=ancient(DATASET_FILES),  # their content decides: params.content
     output:
         arrays=ARRAYS,
         summary=f"{DATA}/dataset.json",
@@ -32,10 +33,14 @@ rule unpickle:
     conda:
         "../envs/msgd.yaml"
     params:
+        code=code_of("data/unpickle.py", "data/sources.yaml"),
+        content=dataset_content,
         source=dataset_source,
         folder=run_folder,
         floatX=config["floatX"],
         expect="--expect-mnist" if IS_MNIST else "",
+    message:
+        "read and check {params.source}"
     shell:
         "msgd unpickle --log {log} {params.source:q} --output {params.folder:q}"
         " --floatX {params.floatX} {params.expect}"

@@ -11,7 +11,6 @@ rule plot_learning_curve:
         history="results/runs/{experiment}/{run}/history.csv",
         training="results/runs/{experiment}/{run}/training.json",
         provenance="results/runs/{experiment}/{run}/provenance.json",
-        code=source_files("plots/style.py", "plots/learning_curve.py"),
     output:
         report(
             "results/plots/{experiment}/{run}/learning_curve.png",
@@ -27,8 +26,11 @@ rule plot_learning_curve:
     conda:
         "../envs/msgd.yaml"
     params:
+        code=code_of("plots/learning_curve.py"),
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],
+    message:
+        "learning curve of {wildcards.experiment}/{wildcards.run}"
     shell:
         "msgd plot learning_curve --log {log} --run {params.folder:q}"
         " --output {output:q} --dpi {params.dpi}"
@@ -39,7 +41,6 @@ rule plot_weights:
         snapshots="results/runs/{experiment}/{run}/snapshots",
         training="results/runs/{experiment}/{run}/training.json",
         dataset=f"{DATA}/dataset.json",
-        code=source_files("plots/style.py", "plots/weights.py"),
     output:
         report(
             "results/plots/{experiment}/{run}/weights.png",
@@ -55,10 +56,13 @@ rule plot_weights:
     conda:
         "../envs/msgd.yaml"
     params:
+        code=code_of("plots/weights.py"),
         data=data_folder,
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],
         colormap=config["plots"]["colormap"],
+    message:
+        "weight images of {wildcards.experiment}/{wildcards.run}"
     shell:
         "msgd plot weights --log {log} --run {params.folder:q} --data {params.data:q}"
         " --output {output:q} --dpi {params.dpi} --colormap {params.colormap:q}"
@@ -69,7 +73,6 @@ rule animate_weights:
         snapshots="results/runs/{experiment}/{run}/snapshots",
         training="results/runs/{experiment}/{run}/training.json",
         dataset=f"{DATA}/dataset.json",
-        code=source_files("plots/style.py", "plots/weights.py"),
     output:
         report(
             "results/plots/{experiment}/{run}/weights.gif",
@@ -85,11 +88,14 @@ rule animate_weights:
     conda:
         "../envs/msgd.yaml"
     params:
+        code=code_of("plots/weights.py"),
         data=data_folder,
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],
         colormap=config["plots"]["colormap"],
         frames_per_second=config["plots"]["frames_per_second"],
+    message:
+        "weight images of {wildcards.experiment}/{wildcards.run}, growing"
     shell:
         "msgd plot weights_animation --log {log} --run {params.folder:q} --data {params.data:q}"
         " --output {output:q} --dpi {params.dpi} --colormap {params.colormap:q}"
@@ -100,7 +106,6 @@ rule plot_confusion:
     input:
         predictions="results/runs/{experiment}/{run}/test_predictions.npz",
         dataset=f"{DATA}/dataset.json",
-        code=source_files("plots/style.py", "plots/mistakes.py"),
     output:
         report(
             "results/plots/{experiment}/{run}/confusion.png",
@@ -116,9 +121,12 @@ rule plot_confusion:
     conda:
         "../envs/msgd.yaml"
     params:
+        code=code_of("plots/mistakes.py"),
         data=data_folder,
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],
+    message:
+        "confusion matrix of {wildcards.experiment}/{wildcards.run}"
     shell:
         "msgd plot confusion --log {log} --run {params.folder:q} --data {params.data:q}"
         " --output {output:q} --dpi {params.dpi}"
@@ -130,7 +138,6 @@ rule plot_mistakes:
         best="results/runs/{experiment}/{run}/best_parameters.npz",
         provenance="results/runs/{experiment}/{run}/provenance.json",
         dataset=f"{DATA}/dataset.json",
-        code=source_files("plots/style.py", "plots/mistakes.py"),
     output:
         report(
             "results/plots/{experiment}/{run}/mistakes.png",
@@ -146,10 +153,13 @@ rule plot_mistakes:
     conda:
         "../envs/msgd.yaml"
     params:
+        code=code_of("plots/mistakes.py"),
         data=data_folder,
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],
         n_mistakes=config["plots"]["n_mistakes"],
+    message:
+        "worst mistakes of {wildcards.experiment}/{wildcards.run}"
     shell:
         "msgd plot mistakes --log {log} --run {params.folder:q} --data {params.data:q}"
         " --output {output:q} --dpi {params.dpi} --n-mistakes {params.n_mistakes}"
@@ -159,9 +169,6 @@ rule plot_validation_error_over:
     input:
         training=expand("results/runs/{run}/training.json", run=compared_runs),
         provenance=expand("results/runs/{run}/provenance.json", run=compared_runs),
-        code=source_files(
-            "plots/style.py", "plots/comparison.py", "evaluation/selection.py"
-        ),
     output:
         report(
             "results/plots/{experiment}/validation_error_over_{hyperparameter}.png",
@@ -177,8 +184,11 @@ rule plot_validation_error_over:
     conda:
         "../envs/msgd.yaml"
     params:
+        code=code_of("plots/comparison.py"),
         runs=tabulated_run_folders,
         dpi=config["plots"]["dpi"],
+    message:
+        "validation error of {wildcards.experiment} over {wildcards.hyperparameter}"
     shell:
         "msgd plot validation_error_over --log {log} --over {wildcards.hyperparameter:q}"
         " --output {output:q} --dpi {params.dpi} --runs {params.runs:q}"

@@ -7,12 +7,10 @@
 
 rule score:
     input:
-        arrays=ancient(ARRAYS),
+        arrays=ancient(ARRAYS),  # their hashes are in dataset.json
         dataset=f"{DATA}/dataset.json",
         best="results/runs/{experiment}/{run}/best_parameters.npz",
         provenance="results/runs/{experiment}/{run}/provenance.json",
-        code=training_code,
-        scoring=source_files("evaluation/score.py"),
     output:
         score="results/runs/{experiment}/{run}/score.json",
         predictions="results/runs/{experiment}/{run}/test_predictions.npz",
@@ -24,12 +22,16 @@ rule score:
         "../envs/msgd.yaml"
     threads: config["threads"]
     resources:
-        gpu=0 if config["backend"] == "cpu" else 1,
+        gpu=gpus,
     params:
+        code=training_code,
+        scoring=code_of("evaluation/score.py"),
         data=data_folder,
         folder=run_folder,
         backend=config["backend"],
         chunk_batches=yaml_scalar(config["device_chunk_batches"]),
+    message:
+        "score {wildcards.experiment}/{wildcards.run} on the test set"
     shell:
         "msgd score --log {log} --data {params.data:q} --run {params.folder:q} --threads {threads}"
         " --backend {params.backend} --device-chunk-batches {params.chunk_batches}"
@@ -39,7 +41,6 @@ rule tabulate:
     input:
         training=expand("results/runs/{run}/training.json", run=RUNS),
         scores=expand("results/runs/{run}/score.json", run=RUNS),
-        code=source_files("evaluation/selection.py", "evaluation/tables.py"),
     output:
         csv="results/test_scores.csv",
         md="results/test_scores.md",
@@ -56,7 +57,10 @@ rule tabulate:
     conda:
         "../envs/msgd.yaml"
     params:
+        code=code_of("evaluation/tables.py"),
         runs=tabulated_run_folders,
+    message:
+        "table of scores"
     shell:
         "msgd tabulate --log {log} --output results {params.runs:q}"
 
@@ -66,11 +70,6 @@ rule compare_published:
         training=expand("results/runs/{run}/training.json", run=RUNS),
         provenance=expand("results/runs/{run}/provenance.json", run=RUNS),
         scores=expand("results/runs/{run}/score.json", run=RUNS),
-        code=source_files(
-            "evaluation/selection.py",
-            "evaluation/tables.py",
-            "evaluation/published.yaml",
-        ),
     output:
         csv="results/published.csv",
         md="results/published.md",
@@ -87,6 +86,9 @@ rule compare_published:
     conda:
         "../envs/msgd.yaml"
     params:
+        code=code_of("evaluation/tables.py", "evaluation/published.yaml"),
         runs=tabulated_run_folders,
+    message:
+        "table of published and reproduced figures"
     shell:
         "msgd compare-published --log {log} --output results {params.runs:q}"

@@ -12,11 +12,6 @@ rule select:
         best=expand("results/runs/{run}/best_parameters.npz", run=RUNS),
         scores=expand("results/runs/{run}/score.json", run=RUNS),
         dataset=f"{DATA}/dataset.json",
-        code=source_files(
-            "evaluation/selection.py",
-            "evaluation/tables.py",
-            "evaluation/model_card.py",
-        ),
     output:
         best="results/best_model.npz",
         md="results/model_card.md",
@@ -33,7 +28,10 @@ rule select:
     conda:
         "../envs/msgd.yaml"
     params:
+        code=code_of("evaluation/model_card.py"),
         data=data_folder,
         runs=tabulated_run_folders,
+    message:
+        "best model and its card"
     shell:
         "msgd select --log {log} --data {params.data:q} --output results {params.runs:q}"

@@ -9,9 +9,8 @@
 
 rule train:
     input:
-        arrays=ancient(ARRAYS),
+        arrays=ancient(ARRAYS),  # their hashes are in dataset.json
         dataset=f"{DATA}/dataset.json",
-        code=training_code,
     output:
         history="results/runs/{experiment}/{run}/history.csv",
         timings="results/runs/{experiment}/{run}/timings.csv",
@@ -26,16 +25,18 @@ rule train:
     conda:
         "../envs/msgd.yaml"
     threads: config["threads"]
-    # Locally out of the profile's gpu: 1; on Slurm it becomes --gpus.
     resources:
-        gpu=0 if config["backend"] == "cpu" else 1,
+        gpu=gpus,
     params:
+        code=training_code,
         data=data_folder,
         folder=run_folder,
         backend=config["backend"],
         chunk_batches=yaml_scalar(config["device_chunk_batches"]),
         floatX=config["floatX"],
         hyperparameters=hyperparameters,
+    message:
+        "train {wildcards.experiment}/{wildcards.run}"
     shell:
         "msgd train --log {log} --data {params.data:q} --run {params.folder:q} --threads {threads}"
         " --states results/states --backend {params.backend} --floatX {params.floatX}"

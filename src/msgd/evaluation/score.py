@@ -32,7 +32,7 @@ def score_run(data_folder, run_folder, backend, threads, chunk_batches=None):
         dataset,
         parameters,
         settings,
-        choose_device(backend),
+        choose_device(backend, settings["model"]),
         record["floatX"],
         threads,
         chunk_batches,

@@ -88,10 +88,12 @@ class Checkpoint:
     """The snapshots and states of one training.
 
     snapshots: the run's folder of snapshots; folder: where its states are kept, None for nowhere;
-    seconds_between: how long the latest state must be old before another is written.
+    seconds_between: how long the latest state must be old before another is written; title: names
+    the run to people.
     """
 
-    def __init__(self, snapshots, folder=None, seconds_between=0.0):
+    def __init__(self, snapshots, folder=None, seconds_between=0.0, title=""):
+        self.title = title
         self.snapshots = Path(snapshots)
         self.folder = folder and Path(folder)
         self.seconds_between = seconds_between

@@ -10,12 +10,12 @@ import time
 
 import numpy as np
 from scipy.optimize import minimize
-from tqdm import tqdm
 
 from msgd.errors import UserError
 from msgd.models.interface import n_evaluated
 from msgd.training.checkpoint import State
 from msgd.training.loop import Training
+from msgd.training.progress import progress_bar
 from msgd.training.snapshots import is_due
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def train(backend, dataset, settings, checkpoint):
         if checkpoint.is_state_due():
             save(theta)
 
-    with tqdm(total=settings["n_epochs"], unit="iteration", disable=None) as bar:
+    with progress_bar(checkpoint.title, total=settings["n_epochs"], unit="iteration") as bar:
         outcome = minimize(
             cost,
             _flatten(template),

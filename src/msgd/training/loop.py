@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from msgd.errors import UserError
 from msgd.models.interface import n_evaluated
 from msgd.training.checkpoint import State
 from msgd.training.early_stopping import EarlyStopping, default_validation_frequency
+from msgd.training.progress import progress_bar
 from msgd.training.snapshots import is_due
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,16 @@ class Training:
             "n_train_batches": self.n_train_batches,
         }
 
+    def describe(self):
+        """Return the outcome in a line for people."""
+        outcome = self.summary()
+        errors, examples = outcome["validation_errors"], outcome["validation_examples"]
+        return (
+            f"validation error {100 * errors / examples:.2f} % ({errors:,} of {examples:,}) "
+            f"in epoch {outcome['best_epoch']} of {outcome['epochs_run']}; "
+            f"stopped by {self.stopped_by}"
+        )
+
 
 def train(backend, dataset, settings, checkpoint):
     """Train the model in ``backend`` until patience or epochs are exhausted; return a Training.
@@ -97,7 +107,7 @@ def train(backend, dataset, settings, checkpoint):
     if not done:
         checkpoint.save_snapshot(0, backend.get_parameters())
     started = time.perf_counter() - (result.seconds[-1] if done else 0)
-    with tqdm(total=cap, initial=done, unit="minibatch", disable=None, dynamic_ncols=True) as bar:
+    with progress_bar(checkpoint.title, total=cap, initial=done, unit="minibatch") as bar:
         while done < cap and not early_stopping.is_exhausted(done - 1):
             next_validation = (done // frequency + 1) * frequency
             last = min(next_validation, early_stopping.patience + 1, cap)

@@ -19,6 +19,7 @@ import pandas as pd
 from msgd.backends import choose_device
 from msgd.config import check_split_sizes, resolve_batch_size
 from msgd.data.dataset import load_dataset
+from msgd.errors import RESULT
 from msgd.files import atomic_path, empty_folder, remove_partial, write_json
 from msgd.models import load_backend, load_model, load_trainer
 from msgd.provenance import describe_run
@@ -62,7 +63,7 @@ def run_training(
     dataset = load_dataset(data_folder)
     check_split_sizes({"": settings}, len(dataset.train_x))
     resolved = resolve_batch_size(settings, len(dataset.train_x))
-    device = choose_device(backend)
+    device = choose_device(backend, settings["model"])
     model = load_model(settings["model"])
     parameters = model.initial_parameters(dataset, settings, np.dtype(float_x).type)
     machine = build_backend(dataset, parameters, resolved, device, float_x, threads, chunk_batches)
@@ -70,7 +71,8 @@ def run_training(
     remove_partial(run_folder)
     snapshots = empty_folder(run_folder / "snapshots")
     states_of_run = states and state_folder(states, settings, device, float_x, dataset)
-    checkpoint = Checkpoint(snapshots, states_of_run, seconds_between_states)
+    title = run_name(run_folder)
+    checkpoint = Checkpoint(snapshots, states_of_run, seconds_between_states, title)
     try:
         result = load_trainer(settings["model"])(machine, dataset, resolved, checkpoint)
     except BaseException:
@@ -92,6 +94,12 @@ def run_training(
     summary = {"model": settings["model"], "backend": device, "floatX": float_x}
     write_json(run_folder / "training.json", {**summary, "n_params": n_params, **result.summary()})
     save_parameters(run_folder / "best_parameters.npz", result.best_parameters)
+    log.log(RESULT, "%s: %s", title, result.describe())
+
+
+def run_name(run_folder):
+    """Return the name of a run, experiment/run, from its folder (``.../experiment/run``)."""
+    return "/".join(Path(run_folder).resolve().parts[-2:])
 
 
 def describe_device(device):

@@ -1,0 +1,60 @@
+"""What files hold, as one hash: content decides whether a data set is read again, never a date."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from msgd.files import read_json, sha256_of_file, write_json
+
+
+def sha256_of_files(paths, memory):
+    """Return one SHA-256, 64 hexadecimal digits, of the names and contents of the files ``paths``.
+
+    ``memory``: JSON file that keeps the hashes of single files, so that gigabytes are read once. A
+    hash is taken from there while the file's size, dates, inode and device are what they were: the
+    dates are those of the last write and of the last change of any kind, which no program can set
+    back. A memory that cannot be read or written only costs time.
+    """
+    known = _recall(memory)
+    found = {str(path): _hash_of(Path(path), known) for path in paths}
+    if any(known.get(name) != entry for name, entry in found.items()):
+        _remember(memory, {**known, **found})
+    hashes = [(Path(name).name, entry["sha256"]) for name, entry in found.items()]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+
+def _hash_of(path, known):
+    """Return what is remembered of ``path`` (dict): what tells whether it changed, and its hash."""
+    before = _state(path)
+    entry = known.get(str(path), {})
+    if entry.get("state") == before:
+        return entry
+    sha256 = sha256_of_file(path)
+    # A file written while it was read is hashed anew next time.
+    return {"state": before if _state(path) == before else None, "sha256": sha256}
+
+
+def _state(path):
+    """Return what tells whether a file changed (list): size, two dates in ns, inode, device."""
+    status = path.stat()
+    return [
+        *(status.st_size, status.st_mtime_ns, status.st_ctime_ns),
+        *(status.st_ino, status.st_dev),
+    ]
+
+
+def _recall(memory):
+    try:
+        known = read_json(memory)
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {name: entry for name, entry in known.items() if isinstance(entry, dict)}
+
+
+def _remember(memory, known):
+    try:
+        write_json(memory, known)
+    except OSError:
+        return

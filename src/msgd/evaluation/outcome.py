@@ -1,0 +1,43 @@
+"""What a workflow came to, as text for the terminal it ran in."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from msgd.evaluation.tables import error_rate
+
+MAX_ROWS = 12  # of a larger sweep the best ones are shown
+
+
+def describe_outcome(folder):
+    """Return the table of scores in ``folder`` (test_scores.csv) and where to look for more."""
+    folder = Path(folder)
+    frame = pd.read_csv(folder / "test_scores.csv")
+    shown = frame
+    if len(frame) > MAX_ROWS:
+        shown = frame.sort_values("validation_error_percent", kind="stable").head(MAX_ROWS)
+    rows = [
+        {
+            "": "*" if row["selected"] else "",
+            "run": f"{row['experiment']}/{row['run']}",
+            "validation error": error_rate(row["validation_errors"], row["validation_examples"]),
+            "test error": error_rate(row["test_errors"], row["test_examples"]),
+            "best epoch / run": f"{row['best_epoch']} / {row['epochs_run']}",
+        }
+        for row in shown.to_dict("records")
+    ]
+    table = pd.DataFrame(rows).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
+    hidden = len(frame) - len(shown)
+    note = "* selected: of the lowest validation error"
+    note += f"; {hidden} more runs are in {folder / 'test_scores.md'}" if hidden else ""
+    return "\n".join(["", table, note, "", *_where_to_look(folder)])
+
+
+def _where_to_look(folder):
+    """Return lines on what lies where in ``folder``."""
+    return [
+        f"figures of every run         {folder / 'plots'}",
+        f"the selected model, its card {folder / 'best_model.npz'}, {folder / 'model_card.html'}",
+        f"beside the published figures {folder / 'published.html'}",
+        f"all of it on one page        snakemake --report {folder / 'report.html'}",
+    ]

@@ -1,0 +1,105 @@
+"""What people see in the terminal while the workflow runs, and what it tells them at the end."""
+
+import re
+
+import pandas as pd
+import pytest
+from conftest import snakemake
+from test_workflow import TOY, make_folder, write_config
+
+from msgd.evaluation.outcome import MAX_ROWS, describe_outcome
+
+TARGET = "results/test_scores.csv"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("terminal"))
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """The first run of all, and what it wrote."""
+    return snakemake(folder, "--cores", "2")
+
+
+def test_a_job_takes_two_lines(finished, folder):
+    assert finished.returncode == 0, finished.stderr
+    lines = finished.stderr.splitlines()
+    ended = [line for line in lines if re.match(r"\[ ?\d+ of 19\] ", line)]
+    assert [int(line[1:3]) for line in ended] == [*range(1, 20)]
+    assert any(re.fullmatch(r"\[ ?\d+ of 19\] train fast/default, \d+ s", line) for line in ended)
+    for name in TOY["experiments"]:
+        assert f"  train {name}/default" in lines
+        (result,) = [line for line in lines if line.startswith(f"{name}/default: ")]
+        assert re.search(r"validation error [\d.]+ % \(\d+ of 32\) in epoch \d of 3", result)
+    # Two lines a job, the result of each training, and a few about the whole run.
+    assert len(lines) <= 2 * 19 + 2 + 5
+    assert not [line for line in lines if ".py" in line], "paths of source files"
+
+
+def test_the_end_tells_what_came_of_it(finished):
+    told = finished.stdout
+    (selected,) = [line for line in told.splitlines() if line.startswith("*   ")]
+    assert re.search(r"fast/default|slow/default", selected)
+    for place in ("results/plots", "model_card.html", "snakemake --report"):
+        assert place in told
+
+
+def test_the_log_file_says_why_each_job_ran(finished, folder):
+    (log, *_) = sorted(folder.glob(".snakemake/log/*.log"))
+    text = log.read_text()
+    assert re.search(r"Job \d+: train fast/default\nReason: Missing output files", text)
+    assert "Provided cores: 2" in text
+
+
+@pytest.mark.parametrize(
+    ("switch", "told"),
+    [
+        ("-p", "msgd tabulate --log"),
+        ("--verbose", "wildcards: experiment=fast, run=default"),
+        ("--verbose", "command: msgd score --log"),
+        ("-n", "train fast/default\n    Forced execution"),
+    ],
+)
+def test_more_is_told_on_request(finished, folder, switch, told):
+    target = "results/runs/fast/default/score.json" if switch == "--verbose" else TARGET
+    force = ("--forceall",) if switch == "-n" else ("--force",)
+    done = snakemake(folder, "--cores", "1", switch, *force, target)
+    assert done.returncode == 0, done.stderr
+    assert told in done.stderr + done.stdout
+    if switch == "-n":
+        assert "Job stats:" in done.stdout
+
+
+def test_a_single_target_ends_without_the_table_of_all(finished, folder):
+    done = snakemake(folder, "--cores", "1", "--force", TARGET)
+    assert "selected" not in done.stdout
+    assert "[1 of 1] table of scores" in done.stderr
+
+
+def test_a_failure_tells_which_job_and_where_its_words_are(tmp_path):
+    folder = make_folder(tmp_path / "diverges")
+    settings = {"model": "logistic_regression", "batch_size": 32, "l2": 1e30}
+    write_config(folder, {**TOY, "experiments": {"a": {**settings, "validation_frequency": 50}}})
+    done = snakemake(folder, "--cores", "1")
+    assert done.returncode != 0
+    told = done.stderr
+    assert "diverged before its first validation" in told
+    assert "FAILED: train a/default" in told
+    assert "what it said: results/logs/train/a/default.log" in told
+
+
+def test_a_large_sweep_shows_the_best_runs(tmp_path):
+    n = 3 * MAX_ROWS
+    frame = pd.DataFrame({"run": [f"seed={i}" for i in range(n)], "experiment": "wide"})
+    frame["selected"] = frame.index == n - 1
+    frame["validation_errors"], frame["validation_examples"] = 100 - frame.index, 1000
+    frame["validation_error_percent"] = frame["validation_errors"] / 10
+    frame["test_errors"], frame["test_examples"] = 90, 1000
+    frame["best_epoch"], frame["epochs_run"] = 1, 2
+    frame.to_csv(tmp_path / "test_scores.csv", index=False)
+    text = describe_outcome(tmp_path)
+    assert text.count("wide/seed=") == MAX_ROWS
+    assert f"*   wide/seed={n - 1}" in text
+    assert f"{n - MAX_ROWS} more runs" in text
