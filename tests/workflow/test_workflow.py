@@ -249,6 +249,25 @@ def test_threads_are_given_to_the_job_and_rerun_nothing(folder):
     assert done.stdout.count(" --threads 2 ") == 4
 
 
+def test_runs_of_one_thread_train_side_by_side(tmp_path):
+    """Four runs on two cores, with the default backend: two trainings at a time."""
+    folder = make_folder(tmp_path / "grid")
+    # A validation after each minibatch, so that a training takes longer than to start the next.
+    long = {"model": "logistic_regression", "batch_size": 4, "n_epochs": 40, "patience": 10**6}
+    grid = {**long, "validation_frequency": 1, "seed": [1, 2, 3, 4]}
+    config = {key: value for key, value in TOY.items() if key != "backend"}
+    write_config(folder, {**config, "threads": 1, "experiments": {"grid": grid}})
+    done = snakemake(folder, "--cores", "2", "results/test_scores.csv")
+    assert done.returncode == 0, done.stderr
+    running, most = 0, 0
+    for line in done.stderr.splitlines():
+        running += line.startswith("  train grid/")
+        running -= bool(re.match(r"\[ *\d+ of \d+\] train grid/", line))
+        most = max(most, running)
+    assert running == 0
+    assert most == 2
+
+
 def test_the_selected_model_follows_the_grid(tmp_path):
     folder = make_folder(tmp_path / "grid")
     grid = {"model": "logistic_regression", "batch_size": 20, "n_epochs": 2}
