@@ -1,12 +1,12 @@
 """Bring the README's picture and table and the page on performance up to date.
 
 The README's table holds the runs in full: those of results/, after `snakemake --cores all`, and the
-committed ones of docs/published; the page's are of benchmarks/results. With --check files are only
-compared, and the exit code is 1 if one is out of date.
+committed ones of docs/published, with a word on whether today's source made them; the page's are of
+benchmarks/results. With --check files are only compared, the committed runs and golden trajectories
+that another source made are named, and the exit code is 1 if a page is out of date.
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -14,25 +14,57 @@ from pathlib import Path
 
 import pandas as pd
 
+from msgd.files import read_json
+from msgd.provenance import device_of, is_made_by_this_source
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PICTURE = "logistic_regression/default/weights.png"
-SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "source"]
+SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "made by", "source"]
 PERFORMANCE = ROOT / "docs" / "performance.md"
 MEASURED = ROOT / "benchmarks" / "results"
+PUBLISHED = ROOT / "docs" / "published"
 
 
 def table_of_full_runs():
     """Return the Markdown table of published figures and those of runs that were not cut."""
-    files = (ROOT / folder / "published.csv" for folder in ("results", "docs/published"))
-    frame = pd.concat([pd.read_csv(file, dtype=str) for file in files])
+    frames = []
+    for folder, runs in ((ROOT / "results", ROOT / "results" / "runs"), (PUBLISHED, PUBLISHED)):
+        frame = pd.read_csv(folder / "published.csv", dtype=str)
+        names = frame["experiment"] + "/" + frame["run"]
+        frame["made by"] = [made_by(runs / name / "provenance.json") for name in names]
+        frames.append(frame)
+    frame = pd.concat(frames)
     shown = frame.loc[frame["epochs"] == "in full", SHOWN]
     return shown.to_markdown(index=False, disable_numparse=True) + "\n"
 
 
+def made_by(path):
+    """Return in a few words which source made the run whose provenance.json is at ``path``."""
+    record = read_json(path)
+    model, device = record["settings"]["model"], device_of(record["device"])
+    if is_made_by_this_source(record["code"], model, device):
+        return "this source"
+    return f"an earlier source, {record['code']['commit'][:12]}"
+
+
+def outdated():
+    """Return what is committed and was made by another source than today's: a line for each."""
+    lines = []
+    for path in sorted(PUBLISHED.glob("*/*/provenance.json")):
+        if (words := made_by(path)) != "this source":
+            lines.append(f"{path.parent.relative_to(ROOT)} was made by {words}; train it anew")
+    for path in sorted((ROOT / "tests" / "golden").glob("*.json")):
+        record = read_json(path)
+        if not is_made_by_this_source(record["code"], record["model"]):
+            name = path.relative_to(ROOT)
+            lines.append(f"{name} was made by an earlier source; see make.py there")
+    return lines
+
+
 def read_measured(name):
     """Return what a benchmark found: benchmarks/results/``name``.json."""
-    return json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
+    return read_json(MEASURED / f"{name}.json")
 
 
 def as_markdown(rows, results, more=""):
@@ -142,6 +174,8 @@ def main():
                 print(f"{path.relative_to(ROOT)} is out of date; run python docs/refresh.py")
             else:
                 path.write_text(new, encoding="utf-8")
+    for line in outdated():
+        print(line)
     if check:
         return out_of_date
     shutil.copyfile(ROOT / "results" / "plots" / PICTURE, ROOT / "docs" / "images" / "weights.png")

@@ -1,4 +1,4 @@
-"""Which device ``backend`` comes to: auto takes a GPU only where a measurement says it is faster."""
+"""Which device ``backend`` comes to: auto takes a GPU only where it was measured to be faster."""
 
 import logging
 

@@ -69,6 +69,11 @@ def sha256_of_file(path):
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256_of_hashes(hashes):
+    """Return one SHA-256 for files of these ``hashes``: dict of name -> SHA-256, in order."""
+    return hashlib.sha256(json.dumps([*hashes.items()]).encode()).hexdigest()
+
+
 def empty_folder(path):
     """Make ``path`` an empty folder, removing whatever an earlier run left there."""
     path = Path(path)

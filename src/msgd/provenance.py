@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import msgd
-from msgd.source import PACKAGE, source_sha256
+from msgd.source import PACKAGE, sha256_of_source, source_sha256, training_source
 
 PACKAGES = ("numpy", "numba", "llvmlite", "numba-cuda", "pandas", "matplotlib", "snakemake")
 
@@ -15,8 +15,8 @@ PACKAGES = ("numpy", "numba", "llvmlite", "numba-cuda", "pandas", "matplotlib", 
 def describe_run(settings, backend, device, float_x, threads, dataset):
     """Return the record kept beside a run (dict, for JSON).
 
-    settings: completed hyperparameters; backend: what was configured; device: what it came to, with
-    its name; dataset: msgd.data.dataset.Dataset.
+    settings: completed hyperparameters; backend: what was configured; device: what it came to,
+    "cpu" or "cuda" and a name; dataset: msgd.data.dataset.Dataset.
     """
     return {
         "settings": settings,
@@ -26,21 +26,38 @@ def describe_run(settings, backend, device, float_x, threads, dataset):
         "floatX": float_x,
         "threads": threads,
         "data": {"is_mnist": dataset.is_mnist, "sha256": dataset.sha256},
-        "code": describe_code(),
+        "code": describe_code(settings["model"], device_of(device)),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "hardware": describe_hardware(),
     }
 
 
-def describe_code():
-    """Return the package's version, a SHA-256 of its source, and the commit if it is a clone's."""
-    return {
+def device_of(description):
+    """Return "cpu" or "cuda" from the description of a device, "cuda: NVIDIA H100", say."""
+    return description.partition(":")[0]
+
+
+def describe_code(model=None, device="cpu"):
+    """Return the package's version, a SHA-256 of its source, and the commit if it is a clone's.
+
+    With ``model`` also ``training_sha256``, of the source that shapes its training on ``device``:
+    while that is today's (``is_made_by_this_source``), a training gives the same numbers.
+    """
+    code = {
         "version": msgd.__version__,
         "sha256": source_sha256(),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".")),
     }
+    if model:
+        code["training_sha256"] = sha256_of_source(training_source(model, device))
+    return code
+
+
+def is_made_by_this_source(code, model, device="cpu"):
+    """Return whether ``code``, as describe_code returned it, is that of a training today."""
+    return code.get("training_sha256") == sha256_of_source(training_source(model, device))
 
 
 def describe_hardware():

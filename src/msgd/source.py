@@ -81,10 +81,15 @@ def run_source(model):
     )
 
 
-def training_source(model):
-    """Return the files that shape the numbers a training of ``model`` computes."""
+def training_source(model, device):
+    """Return the files that shape the numbers a training of ``model`` computes on ``device``.
+
+    device: "cpu" or "cuda"; each has its kernels in files of its name.
+    """
     ignored = {PACKAGE / name for name in SHAPES_NO_NUMBER}
-    return [file for file in run_source(model) if file not in ignored]
+    foreign = {"cpu": "cuda.py", "cuda": "cpu.py"}[device]
+    files = run_source(model)
+    return [file for file in files if file not in ignored and file.name != foreign]
 
 
 def sha256_of_source(files):

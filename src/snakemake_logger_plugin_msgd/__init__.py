@@ -1,8 +1,7 @@
 """What Snakemake writes on the terminal while this workflow runs: a line or two for each job.
 
 Snakemake finds log handlers by the names of packages that begin like this one; the default profile
-asks for it with ``logger: msgd``. ``-p`` shows the commands as well, ``--verbose`` all that is known
-of a job.
+asks for it with ``logger: msgd``. ``-p`` shows the commands as well, ``--verbose`` all of a job.
 """
 
 import logging

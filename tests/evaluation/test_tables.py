@@ -128,7 +128,7 @@ def test_the_published_row_is_compared_to_its_decimals(tmp_path):
     assert [row["equal"] for row in rows] == ["yes"] * 4
     assert rows[0]["published"] == rows[0]["reproduced"] == "7.500000"
     rows = tables.compare_with_published([make_run(tmp_path, "lr", validation_errors=721)])
-    assert [row["equal"] for row in rows] == ["no", "yes", "yes", "yes"]
+    assert [row["equal"] for row in rows] == ["no: 1 example more", "yes", "yes", "yes"]
     assert rows[0]["reproduced"] == "7.510417"
 
 
@@ -143,12 +143,14 @@ def published_mlp(tmp_path, n_epochs=1000, **changes):
 
 def test_a_tolerance_is_named_where_it_is_used(tmp_path):
     rows = published_mlp(tmp_path, validation_errors=168)
-    assert [row["equal"] for row in rows] == ["within 0.05", "within 20", "yes"]
+    told = ["within 0.05: 1 example less", "within 20: 8 epochs less", "yes"]
+    assert [row["equal"] for row in rows] == told
     assert {row["epochs"] for row in rows} == {"in full"}
     rows = published_mlp(tmp_path, validation_errors=174, best_epoch=849)
-    assert [row["equal"] for row in rows] == ["within 0.05", "no", "yes"]
+    told = ["within 0.05: 5 examples more", "no: 21 epochs more", "yes"]
+    assert [row["equal"] for row in rows] == told
     rows = published_mlp(tmp_path, validation_errors=175)
-    assert rows[0]["equal"] == "no"
+    assert rows[0]["equal"] == "no: 6 examples more"
 
 
 def test_a_run_of_fewer_epochs_is_said_to_be_cut(tmp_path):

@@ -44,7 +44,7 @@ def main(name, n_epochs):
         "model": name,
         "floatX": "float64",
         "epochs": rows,
-        "code": describe_code(),
+        "code": describe_code(name),
         "hardware": describe_hardware(),
     }
     (HERE / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

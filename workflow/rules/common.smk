@@ -1,6 +1,7 @@
 # What the rules share: the checked configuration, the list of runs, and what decides on a rerun
 # beside the inputs that Snakemake compares itself. It does not see imported code, and compares large
-# files by date alone, so rules take hashes of both as parameters.
+# files by date alone, so rules take hashes of both as parameters. What training saves is `ancient`
+# where it is read: training.json has its hashes, and decides.
 
 import glob
 import os
@@ -21,6 +22,7 @@ from msgd.data.download import load_sources
 from msgd.data.unpickle import count_training_examples
 from msgd.errors import UserError
 from msgd.evaluation.outcome import describe_outcome
+from msgd.files import sha256_of_hashes
 from msgd.source import closure, run_source, sha256_of_source
 
 try:
@@ -110,7 +112,7 @@ def training_code(wildcards):
 def dataset_content(wildcards):
     """The hash of what the data set holds; of MNIST before its download, the published one."""
     if IS_MNIST and not os.path.exists(DATASET_FILE):
-        return load_sources()["sha256"]
+        return sha256_of_hashes({"mnist.pkl.gz": load_sources()["sha256"]})
     return sha256_of_files(DATASET_FILES, CONTENTS)
 
 

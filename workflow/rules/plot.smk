@@ -38,7 +38,7 @@ rule plot_learning_curve:
 
 rule plot_weights:
     input:
-        snapshots="results/runs/{experiment}/{run}/snapshots",
+        snapshots=ancient("results/runs/{experiment}/{run}/snapshots"),
         training="results/runs/{experiment}/{run}/training.json",
         dataset=f"{DATA}/dataset.json",
     output:
@@ -70,7 +70,7 @@ rule plot_weights:
 
 rule animate_weights:
     input:
-        snapshots="results/runs/{experiment}/{run}/snapshots",
+        snapshots=ancient("results/runs/{experiment}/{run}/snapshots"),
         training="results/runs/{experiment}/{run}/training.json",
         dataset=f"{DATA}/dataset.json",
     output:
@@ -135,7 +135,8 @@ rule plot_confusion:
 rule plot_mistakes:
     input:
         predictions="results/runs/{experiment}/{run}/test_predictions.npz",
-        best="results/runs/{experiment}/{run}/best_parameters.npz",
+        best=ancient("results/runs/{experiment}/{run}/best_parameters.npz"),
+        training="results/runs/{experiment}/{run}/training.json",
         provenance="results/runs/{experiment}/{run}/provenance.json",
         dataset=f"{DATA}/dataset.json",
     output:

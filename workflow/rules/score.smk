@@ -9,7 +9,8 @@ rule score:
     input:
         arrays=ancient(ARRAYS),  # their hashes are in dataset.json
         dataset=f"{DATA}/dataset.json",
-        best="results/runs/{experiment}/{run}/best_parameters.npz",
+        best=ancient("results/runs/{experiment}/{run}/best_parameters.npz"),
+        training="results/runs/{experiment}/{run}/training.json",
         provenance="results/runs/{experiment}/{run}/provenance.json",
     output:
         score="results/runs/{experiment}/{run}/score.json",

@@ -9,7 +9,7 @@ rule select:
     input:
         training=expand("results/runs/{run}/training.json", run=RUNS),
         provenance=expand("results/runs/{run}/provenance.json", run=RUNS),
-        best=expand("results/runs/{run}/best_parameters.npz", run=RUNS),
+        best=ancient(expand("results/runs/{run}/best_parameters.npz", run=RUNS)),
         scores=expand("results/runs/{run}/score.json", run=RUNS),
         dataset=f"{DATA}/dataset.json",
     output:

@@ -1,10 +1,8 @@
 """What files hold, as one hash: content decides whether a data set is read again, never a date."""
 
-import hashlib
-import json
 from pathlib import Path
 
-from msgd.files import read_json, sha256_of_file, write_json
+from msgd.files import read_json, sha256_of_file, sha256_of_hashes, write_json
 
 
 def sha256_of_files(paths, memory):
@@ -19,8 +17,7 @@ def sha256_of_files(paths, memory):
     found = {str(path): _hash_of(Path(path), known) for path in paths}
     if any(known.get(name) != entry for name, entry in found.items()):
         _remember(memory, {**known, **found})
-    hashes = [(Path(name).name, entry["sha256"]) for name, entry in found.items()]
-    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+    return sha256_of_hashes({Path(name).name: entry["sha256"] for name, entry in found.items()})
 
 
 def _hash_of(path, known):

@@ -113,10 +113,23 @@ def _compare(row, settings, published):
         else:
             is_close = distance <= Fraction(str(tolerance))
             equal = f"within {tolerance}" if is_close else "no"
+            equal += f": {_difference(row, quantity, text)}"
         figures = (quantity, text, reproduced, equal, published["source"])
         values = (row["experiment"], row["run"], epochs, *figures)
         comparisons.append(dict(zip(PUBLISHED_COLUMNS, values, strict=True)))
     return comparisons
+
+
+def _difference(row, quantity, published):
+    """Return by how many examples or epochs a run's figure differs from the ``published`` text."""
+    if quantity.endswith("_error_percent"):
+        split = quantity.removesuffix("_error_percent")
+        unit, ours = "example", row[f"{split}_errors"]
+        theirs = round(Fraction(published) * row[f"{split}_examples"] / 100)
+    else:
+        unit, ours, theirs = "epoch", row[quantity], int(published)
+    n = abs(ours - theirs)
+    return f"{n:,} {unit}{'' if n == 1 else 's'} {'more' if ours > theirs else 'less'}"
 
 
 def write_published_table(run_folders, folder):

@@ -168,7 +168,7 @@ def state_folder(states, settings, device, float_x, dataset):
         "device": device,
         "floatX": float_x,
         "data": dataset.sha256,
-        "code": sha256_of_source(training_source(settings["model"])),
+        "code": sha256_of_source(training_source(settings["model"], device)),
         "packages": {package.__name__: package.__version__ for package in PACKAGES},
     }
     text = json.dumps(shapes_the_result, sort_keys=True)

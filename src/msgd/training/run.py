@@ -6,7 +6,8 @@ In the run's folder:
 - ``timings.csv``: the seconds of each validation since the start of training
 - ``best_parameters.npz``: of the fewest validation errors
 - ``snapshots/iteration_*.npz``: the parameters on their way, from before the first minibatch
-- ``training.json``: the outcome; ``provenance.json``: where it comes from
+- ``training.json``: the outcome, with hashes of the saved parameters; ``provenance.json``: where it
+  comes from
 """
 
 import logging
@@ -20,11 +21,18 @@ from msgd.backends import choose_device
 from msgd.config import check_split_sizes, resolve_batch_size
 from msgd.data.dataset import load_dataset
 from msgd.errors import RESULT
-from msgd.files import atomic_path, empty_folder, remove_partial, write_json
+from msgd.files import (
+    atomic_path,
+    empty_folder,
+    remove_partial,
+    sha256_of_file,
+    sha256_of_hashes,
+    write_json,
+)
 from msgd.models import load_backend, load_model, load_trainer
 from msgd.provenance import describe_run
 from msgd.training.checkpoint import Checkpoint, state_folder
-from msgd.training.snapshots import save_parameters
+from msgd.training.snapshots import list_snapshots, save_parameters
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +98,26 @@ def run_training(
             for iteration, seconds in zip(iterations, result.seconds, strict=True)
         ],
     )
-    n_params = sum(array.size for array in parameters.values())
-    summary = {"model": settings["model"], "backend": device, "floatX": float_x}
-    write_json(run_folder / "training.json", {**summary, "n_params": n_params, **result.summary()})
     save_parameters(run_folder / "best_parameters.npz", result.best_parameters)
+    summary = {
+        "model": settings["model"],
+        "backend": device,
+        "floatX": float_x,
+        "n_params": sum(array.size for array in parameters.values()),
+        **result.summary(),
+        "sha256": _hashes_of_parameters(run_folder),
+    }
+    write_json(run_folder / "training.json", summary)
     log.log(RESULT, "%s: %s", title, result.describe())
+
+
+def _hashes_of_parameters(run_folder):
+    """Return what tells by content, not by date, whether saved parameters changed (dict)."""
+    snapshots = [path for _, path in list_snapshots(run_folder / "snapshots")]
+    return {
+        "best_parameters": sha256_of_file(run_folder / "best_parameters.npz"),
+        "snapshots": sha256_of_hashes({path.name: sha256_of_file(path) for path in snapshots}),
+    }
 
 
 def run_name(run_folder):
