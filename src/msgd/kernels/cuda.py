@@ -1,6 +1,7 @@
 """The shared formulas compiled for CUDA, the device, and launch shapes."""
 
 import math
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -12,8 +13,9 @@ from msgd.kernels.formulas import like
 from msgd.models.interface import n_evaluated
 
 IS_SIMULATOR = bool(numba.config.ENABLE_CUDASIM)
+IS_NUMBA_CUDA = getattr(cuda, "implementation", None) == "NVIDIA"  # not Numba's own old module
 
-if not IS_SIMULATOR:
+if IS_NUMBA_CUDA and not IS_SIMULATOR:
     from numba.cuda.extending import overload
 
     @overload(formulas.like, target="cuda")
@@ -43,12 +45,68 @@ penalty_gradient = cuda.jit(device=True, **options.CUDA)(formulas.penalty_gradie
 
 def require_device():
     """Raise UserError unless kernels can be launched: on a GPU or on Numba's simulator."""
-    if not cuda.is_available():
+    reason = why_no_device()
+    if reason:
         raise UserError(
-            "backend is cuda, but there is neither a CUDA device with its driver nor the "
-            "simulator; set backend: cpu (or auto), or NUMBA_ENABLE_CUDASIM=1 to run small sizes "
-            "on Numba's CUDA simulator"
+            f"backend is cuda, but {reason}; or set backend: cpu (or auto), or "
+            "NUMBA_ENABLE_CUDASIM=1 to run small sizes on Numba's CUDA simulator"
         )
+
+
+def why_no_device():
+    """Return why kernels cannot be launched here, with what to do, or "" if they can.
+
+    They need numba-cuda and either its simulator or a GPU, its driver, and a CUDA compiler that is
+    not newer than the driver.
+    """
+    if not IS_NUMBA_CUDA:
+        return (
+            f"numba.cuda is Numba's own old module ({cuda.__file__}), not the package numba-cuda: "
+            "install that, and if it is in a folder on PYTHONPATH, import msgd before numba.cuda"
+        )
+    return "" if IS_SIMULATOR else _why_no_driver() or _why_no_compiler()
+
+
+def _why_no_driver():
+    from numba.cuda.cudadrv.driver import driver
+    from numba.cuda.cudadrv.error import CudaSupportError
+
+    try:
+        if not driver.is_available:  # asked before
+            raise CudaSupportError(driver.initialization_error)
+    except CudaSupportError as error:
+        answer = " ".join(str(error).split()).rstrip(".:")
+        return (
+            f"there is neither a CUDA device with its driver nor the simulator ({answer}); install "
+            "the driver, or let the program see a device"
+        )
+    return ""
+
+
+def _why_no_compiler():
+    from numba.cuda.cuda_paths import get_cuda_paths
+    from numba.cuda.cudadrv import driver, nvvm, runtime
+
+    parts = {
+        "libnvvm": nvvm.NVVM,
+        "libnvrtc": runtime.get_version,
+        "libdevice": lambda: Path(get_cuda_paths()["libdevice"].info).stat(),
+    }
+    for name, load in parts.items():
+        try:
+            load()
+        except Exception:  # each of them has its own kinds, with texts that fill the screen
+            return (
+                f"the CUDA compiler's {name} is not found; install the compiler (pip install -c "
+                "constraints.txt -e '.[gpu]') or set CUDA_HOME to the folder of a CUDA 13 toolkit"
+            )
+    supported, compiler = driver.get_version(), runtime.get_version()
+    if supported[0] < compiler[0]:
+        return (
+            f"the driver supports CUDA {supported[0]}.{supported[1]} and the compiler is that of "
+            f"CUDA {compiler[0]}.{compiler[1]}; install a newer driver"
+        )
+    return ""
 
 
 def describe_device():
@@ -248,7 +306,7 @@ def penalty_phase(penalties, weights, row_penalty):
             row_penalty[d] = total
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _predict_classes(logits, predicted):
     """Overwrite predicted (N,) int32 with the class of largest logit: one thread per example."""
     lane, row = cuda.grid(2)
@@ -258,7 +316,7 @@ def _predict_classes(logits, predicted):
             predicted[i] = first_argmax(logits[i])
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _count_mistakes(predicted, y, n_counted, mistakes):
     """Add to mistakes[0] how many of the first n_counted predictions differ from y (N,)."""
     lane, row = cuda.grid(2)

@@ -74,7 +74,7 @@ def _gradient_phase(x, start, pixel_scale, share, penalties, error, weights, sum
                 bias_sums[c] += gradient
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _add_gradients(
     x,  # (N, D) uint8 or floatX
     y,  # (N,) int32
