@@ -67,12 +67,19 @@ static Handle new_handle(void) {
 
 /* The driver and the device */
 
+static int devices(void) {
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    return visible && (!*visible || *visible == '-') ? 0 : number("PRETENDED_DEVICES", 1);
+}
 Result cuInit(unsigned flags) {
     FAIL_IF_ASKED;
-    return number("PRETENDED_DEVICES", 1) ? SUCCESS : NO_DEVICE;
+    return devices() ? SUCCESS : NO_DEVICE;
 }
-Result cuDriverGetVersion(int *version) { *version = number("PRETENDED_VERSION", 13000); return SUCCESS; }
-Result cuDeviceGetCount(int *n) { *n = number("PRETENDED_DEVICES", 1); return SUCCESS; }
+Result cuDriverGetVersion(int *version) {
+    *version = number("PRETENDED_VERSION", 13000);
+    return SUCCESS;
+}
+Result cuDeviceGetCount(int *n) { *n = devices(); return SUCCESS; }
 Result cuDeviceGet(Device *device, int ordinal) { *device = ordinal; return SUCCESS; }
 Result cuDeviceGetName(char *name, int size, Device device) {
     snprintf(name, size, "a pretended GPU");
@@ -99,7 +106,10 @@ Result cuDeviceGetAttribute(int *value, int attribute, Device device) {
 /* The context: one, which is current once anything made it so */
 
 static Handle current = NULL;
-Result cuDevicePrimaryCtxRetain(Handle *context, Device device) { *context = CONTEXT; return SUCCESS; }
+Result cuDevicePrimaryCtxRetain(Handle *context, Device device) {
+    *context = CONTEXT;
+    return SUCCESS;
+}
 Result cuDevicePrimaryCtxRelease(Device device) { return SUCCESS; }
 Result cuCtxGetCurrent(Handle *context) { *context = current; return SUCCESS; }
 Result cuCtxSetCurrent(Handle context) { current = context; return SUCCESS; }
@@ -110,7 +120,7 @@ Result cuCtxSynchronize(void) { FAIL_IF_ASKED; return SUCCESS; }
 
 /* Memory */
 
-Result cuMemGetInfo(size_t *free_bytes, size_t *total) { *free_bytes = *total = MEMORY; return SUCCESS; }
+Result cuMemGetInfo(size_t *unused, size_t *total) { *unused = *total = MEMORY; return SUCCESS; }
 Result cuMemAlloc(Address *address, size_t bytes) {
     FAIL_IF_ASKED;
     void *memory = NULL;
@@ -178,7 +188,9 @@ Result cuLibraryLoadData(Handle *library, const void *code, void *options, void 
                          unsigned n, void *more, void *more_values, unsigned n_more) {
     FAIL_IF_ASKED;
     *library = new_handle();
-    note("load program\n");
+    uint32_t flags; /* of the ELF header; they hold the architecture that the machine code is for */
+    memcpy(&flags, (const char *)code + 48, sizeof flags);
+    note("load flags %08x\n", flags);
     return SUCCESS;
 }
 Result cuLibraryUnload(Handle library) { return SUCCESS; }
@@ -187,7 +199,9 @@ Result cuLibraryGetKernel(Handle *kernel, Handle library, const char *name) {
     return SUCCESS;
 }
 Result cuLibraryGetModule(Handle *module, Handle library) { *module = library; return SUCCESS; }
-Result cuModuleGetGlobal(Address *address, size_t *bytes, Handle module, const char *name) { return NOT_FOUND; }
+Result cuModuleGetGlobal(Address *address, size_t *bytes, Handle module, const char *name) {
+    return NOT_FOUND;
+}
 Result cuKernelGetFunction(Handle *function, Handle kernel) { *function = kernel; return SUCCESS; }
 Result cuFuncGetAttribute(int *value, int attribute, Handle function) {
     *value = attribute == 0 ? 1024 : attribute == 4 ? REGISTERS : 0; /* threads of a block at most */
@@ -196,7 +210,8 @@ Result cuFuncGetAttribute(int *value, int attribute, Handle function) {
 Result cuKernelGetAttribute(int *value, int attribute, Handle kernel, Device device) {
     return cuFuncGetAttribute(value, attribute, kernel);
 }
-Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Handle kernel, int threads, size_t shared) {
+Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Handle kernel, int threads,
+                                                   size_t shared) {
     *blocks = BLOCKS_PER_MULTIPROCESSOR;
     return SUCCESS;
 }
@@ -227,8 +242,12 @@ Result cuGetErrorName(Result error, const char **name) {
     return SUCCESS;
 }
 Result cuGetErrorString(Result error, const char **text) { *text = "pretended"; return SUCCESS; }
-static Result missing(void) { note("call of a function that is not pretended\n"); return NOT_SUPPORTED; }
-Result cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t flags, int *status) {
+static Result missing(void) {
+    note("call of a function that is not pretended\n");
+    return NOT_SUPPORTED;
+}
+Result cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t flags,
+                           int *status) {
     Dl_info self;
     dladdr((void *)cuInit, &self);
     void *library = dlopen(self.dli_fname, RTLD_NOLOAD | RTLD_LAZY);

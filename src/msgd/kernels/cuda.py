@@ -1,5 +1,6 @@
 """The shared formulas compiled for CUDA, the device, and launch shapes."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -107,6 +108,29 @@ def _why_no_compiler():
             f"CUDA {compiler[0]}.{compiler[1]}; install a newer driver"
         )
     return ""
+
+
+def device_errors_told(method):
+    """Let a Backend's method raise UserError where the driver fails."""
+
+    @functools.wraps(method)
+    def call(self, *arguments, **more):
+        try:
+            return method(self, *arguments, **more)
+        except Exception as error:
+            # The driver is reached through two packages, each with errors of its own.
+            if not type(error).__module__.startswith(("numba.cuda.cudadrv", "cuda.")):
+                raise
+            text = " ".join(str(error).split()).partition(". ")[0]  # what may cause it fills pages
+            if "OUT_OF_MEMORY" in text:
+                raise UserError(
+                    f"the CUDA device has too little memory ({text}); set device_chunk_batches to "
+                    "how many minibatches may be on it at a time, fewer if it is set, or backend: "
+                    "cpu"
+                ) from error
+            raise UserError(f"the CUDA device failed: {text}") from error
+
+    return call
 
 
 def describe_device():
@@ -219,6 +243,7 @@ class CudaBackend:
     (n, C) logits of the images x.
     """
 
+    @device_errors_told
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
         require_device()
         self.batch_size = settings["batch_size"]
@@ -232,6 +257,7 @@ class CudaBackend:
         self.set_parameters(parameters)
         self.allocate()
 
+    @device_errors_told
     def train(self, first, last):
         """See msgd.models.interface.Backend.train."""
         costs = cuda.device_array(last - first, self.float_x)
@@ -239,6 +265,7 @@ class CudaBackend:
             self.launch_train(x, y, minibatch, costs[step : step + count])
         return costs.copy_to_host()
 
+    @device_errors_told
     def count_errors(self, split):
         """See msgd.models.interface.Backend.count_errors."""
         mistakes = cuda.to_device(np.zeros(1, np.int32))
@@ -250,6 +277,7 @@ class CudaBackend:
                 _count_mistakes[launch_shape(n)](predicted, y, n, mistakes)
         return int(mistakes.copy_to_host()[0])
 
+    @device_errors_told
     def predict(self, split):
         """See msgd.models.interface.Backend.predict."""
         pieces = [self._predict(x).copy_to_host() for x, _, _ in self.shared.split_pieces(split)]
@@ -263,10 +291,12 @@ class CudaBackend:
         _predict_classes[launch_shape(len(x))](logits, predicted)
         return predicted
 
+    @device_errors_told
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
         return {name: array.copy_to_host() for name, array in self.parameters.items()}
 
+    @device_errors_told
     def set_parameters(self, parameters):
         """See msgd.models.interface.Backend.set_parameters."""
         self.parameters = {name: cuda.to_device(array) for name, array in parameters.items()}
