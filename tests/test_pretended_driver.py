@@ -50,7 +50,10 @@ def train(data, run, *words, model="logistic_regression", options=(), **environm
     )
 
 
-@pytest.mark.parametrize("model", MODELS)
+SGD_MODELS = [model for model, trainer in MODELS.items() if trainer == "loop"]
+
+
+@pytest.mark.parametrize("model", SGD_MODELS)
 def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model):
     run, log = tmp_path / "run", tmp_path / "log"
     done = train(data, run, model=model, **gpu(PRETENDED_LOG=str(log)))
@@ -61,12 +64,11 @@ def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model):
     assert json.loads((run / "training.json").read_text())["backend"] == "cuda"
 
     launches = [event for event in read_log(log) if isinstance(event, Launch)]
-    trainer = "_add_gradients" if model == "logistic_cg" else "_train"
     for launch in launches:
-        assert launch.is_cooperative == (launch.kernel == trainer)
+        assert launch.is_cooperative == (launch.kernel == "_train")
         assert launch.threads == 128
         assert 1 <= launch.blocks <= 264
-    assert {trainer, "_predict_classes", "_count_mistakes"} <= {
+    assert {"_train", "_predict_classes", "_count_mistakes"} <= {
         launch.kernel for launch in launches
     }
 
@@ -77,7 +79,17 @@ def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model):
     assert (run / "score.json").exists()
     kernels = {event.kernel for event in read_log(log) if isinstance(event, Launch)}
     assert "_predict_classes" in kernels
-    assert trainer not in kernels
+    assert "_train" not in kernels
+
+
+def test_conjugate_gradients_find_nothing_to_do_where_gradients_are_zero(gpu, data, tmp_path):
+    log = tmp_path / "log"
+    done = train(data, tmp_path / "run", model="logistic_cg", **gpu(PRETENDED_LOG=str(log)))
+    assert done.stderr.splitlines()[-1].startswith(
+        "msgd train: error: conjugate gradients made no iteration"
+    )
+    launches = [event for event in read_log(log) if isinstance(event, Launch)]
+    assert [launch.is_cooperative for launch in launches if launch.kernel == "_add_gradients"]
 
 
 def test_auto_says_what_it_takes(gpu, data, tmp_path):
