@@ -8,8 +8,8 @@ is left out, and said so. On the other machine gpu_day.py installs of it what is
 """
 
 import argparse
+import email
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +19,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from common import ROOT
-
-from msgd.provenance import describe_code
+from packaging.requirements import Requirement
+from packaging.tags import sys_tags
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 PACKED = ROOT / "gpu-day" / "packed"
 MNIST = ROOT / "results" / "downloads" / "mnist.pkl.gz"
@@ -62,7 +63,8 @@ def download(name, folder, python_version):
 def pack(folder, names, python_version, limit, data=MNIST):
     """Fill ``folder`` with ``data`` and with the wheels of ``names`` that fit into ``limit`` bytes.
 
-    Returns {"files": {name: bytes}, "left_out": {package: why}, "code": ...}, which packed.json holds too.
+    Returns, and writes to packed.json, {"files": {name: bytes}, "left_out": {package: why},
+    "code": what provenance says of the code}.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -84,6 +86,8 @@ def pack(folder, names, python_version, limit, data=MNIST):
             left_out[name] = f"{size / 2**20:.1f} MiB more would be over {limit / 2**20:.0f} MiB"
             continue
         files[wheel.name] = size
+    from msgd.provenance import describe_code
+
     # The copy on the other machine may be no clone, so what git says is said here.
     packed = {"files": files, "left_out": left_out, "code": describe_code()}
     (folder / "packed.json").write_text(json.dumps(packed, indent=2) + "\n")
@@ -94,25 +98,17 @@ def install(packed, target):
     """Install of the wheels in ``packed`` what this machine needs, into ``target``.
 
     Needed is what is not there, or in a version that pyproject.toml or another carried package
-    does not allow. A wheel whose own needs can be met neither here nor from the others stays out.
+    does not allow. A wheel that is for another machine, or whose own needs can be met neither here
+    nor from the others, stays out.
     Returns {"installed": {package: version}, "left_out": {package: why}}.
     """
-    wheels = {wheel.name: wheel for wheel in map(Wheel, sorted(packed.glob("*.whl")))}
-    left_out = {}
-    while True:
-        needs = [*project_needs(), *(need for wheel in wheels.values() for need in wheel.needs)]
-        for name, wheel in wheels.items():
-            unmet = [need for need in wheel.needs if not is_met(need, wheels)]
-            if unmet:
-                left_out[name] = f"{name} {wheel.version} needs {unmet[0]}"
-                del wheels[name]
-                break
-        else:
-            break
+    wheels, left_out = usable_wheels([Wheel(path) for path in sorted(packed.glob("*.whl"))])
+    needs = [*project_needs(), *(need for wheel in wheels.values() for need in wheel.needs)]
     chosen = {}
     for name, wheel in wheels.items():
         own = installed_version(name)
-        if own is None or not all(need.specifier.contains(own) for need in named(needs, name)):
+        named = [need for need in needs if canonicalize_name(need.name) == name]
+        if own is None or not all(need.specifier.contains(own) for need in named):
             chosen[name] = wheel
         else:
             left_out[name] = f"{name} {own} is there"
@@ -120,10 +116,27 @@ def install(packed, target):
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
         command += ["--no-compile", "--no-cache-dir", "--upgrade", "--target", target]
         subprocess.run([*command, *(wheel.path for wheel in chosen.values())], check=True)
-    return {
-        "installed": {name: wheel.version for name, wheel in chosen.items()},
-        "left_out": left_out,
+    versions = {name: wheel.version for name, wheel in chosen.items()}
+    return {"installed": versions, "left_out": left_out}
+
+
+def usable_wheels(wheels):
+    """Return ({package: Wheel} of what can be used here, {package: why not} of the others)."""
+    left_out = {
+        wheel.name: f"{wheel.path.name} is not for this Python or machine"
+        for wheel in wheels
+        if not wheel.is_for_here
     }
+    usable = {wheel.name: wheel for wheel in wheels if wheel.name not in left_out}
+    while True:  # each that is left out can take others with it
+        for name, wheel in usable.items():
+            unmet = [need for need in wheel.needs if not is_met(need, usable)]
+            if unmet:
+                left_out[name] = f"{name} {wheel.version} needs {unmet[0]}"
+                del usable[name]
+                break
+        else:
+            return usable, left_out
 
 
 class Wheel:
@@ -131,18 +144,17 @@ class Wheel:
 
     def __init__(self, path):
         self.path = path
-        name, self.version, *_ = path.name.split("-")
-        self.name = canonical(name)
+        self.name, version, _, tags = parse_wheel_filename(path.name)
+        self.version = str(version)
+        self.is_for_here = not tags.isdisjoint(sys_tags())
         with zipfile.ZipFile(path) as archive:
             (metadata,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
-            text = archive.read(metadata).decode()
-        self.needs = requirements(re.findall(r"^Requires-Dist: (.*)$", text, re.MULTILINE))
+            headers = email.message_from_bytes(archive.read(metadata))
+        self.needs = requirements(headers.get_all("Requires-Dist") or [])
 
 
 def requirements(lines):
     """Return the Requirements in ``lines`` that hold on this machine, without extras."""
-    from packaging.requirements import Requirement
-
     found = map(Requirement, lines)
     return [r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
 
@@ -153,14 +165,9 @@ def project_needs():
     return requirements(project["dependencies"])
 
 
-def named(needs, name):
-    """Return those of ``needs`` that are for package ``name``."""
-    return [need for need in needs if canonical(need.name) == name]
-
-
 def is_met(need, wheels):
     """Tell whether ``need`` is met by a wheel or by what this machine has."""
-    carried = wheels.get(canonical(need.name))
+    carried = wheels.get(canonicalize_name(need.name))
     versions = [installed_version(need.name), carried.version if carried else None]
     return any(found and need.specifier.contains(found) for found in versions)
 
@@ -171,11 +178,6 @@ def installed_version(name):
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def canonical(name):
-    """Return a package's name as it is compared."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def main():
