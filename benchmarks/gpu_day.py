@@ -97,7 +97,7 @@ def describe(steps, packages):
     code = describe_code()
     packed = PACKED / "packed.json"
     if code["commit"] is None and packed.exists():  # a copy of the tree, without its history
-        here = json.loads(packed.read_text())["code"]
+        here = json.loads(packed.read_text()).get("code", code)
         if here["sha256"] == code["sha256"]:
             code = here
     return {

@@ -8,6 +8,8 @@ import numpy as np
 from common import ROOT
 from gpu_day import PACKED
 
+import msgd.kernels.options  # noqa: F401, before numba.cuda, which it sees to
+
 MODELS = ("logistic_regression", "lenet", "mlp")  # what takes longest last
 
 

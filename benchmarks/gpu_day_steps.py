@@ -75,8 +75,6 @@ def smoke(found, day):
     """Whether all blocks of a grid wait for each other, from 1 block to 264."""
     from numba import cuda
 
-    import msgd.kernels.cuda  # noqa: F401, before numba.cuda
-
     @cuda.jit
     def ring(first, second):
         grid = cuda.cg.this_grid()

@@ -18,8 +18,6 @@ def micro(found, day):
     """What estimates of kernels lean on: waiting of the grid, loads, launches, allocations."""
     from numba import cuda
 
-    import msgd.kernels.cuda  # noqa: F401, before numba.cuda
-
     @cuda.jit
     def wait(times):
         grid = cuda.cg.this_grid()
