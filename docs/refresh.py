@@ -2,8 +2,9 @@
 
 The README's table holds the runs in full: those of results/, after `snakemake --cores all`, and the
 committed ones of docs/published, with a word on whether today's source made them; the page's are of
-benchmarks/results. With --check files are only compared, the committed runs and golden trajectories
-that another source made are named, and the exit code is 1 if a page is out of date.
+benchmarks/results. The speeds by which `backend: auto` decides are taken from there too. With
+--check files are only compared, the committed runs and golden trajectories that another source made
+are named, and the exit code is 1 if a page is out of date.
 """
 
 import argparse
@@ -13,7 +14,9 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
+from msgd.backends import SPEEDS_FILE
 from msgd.files import read_json
 from msgd.provenance import device_of, is_made_by_this_source
 
@@ -60,6 +63,27 @@ def outdated():
             name = path.relative_to(ROOT)
             lines.append(f"{name} was made by an earlier source; see make.py there")
     return lines
+
+
+def measured_speeds():
+    """Return the text of measured_speeds.yaml: its remarks, and a row per model of the GPU day."""
+    lines = SPEEDS_FILE.read_text(encoding="utf-8").splitlines(keepends=True)
+    head = "".join(line for line in lines if line.startswith("#"))
+    if not (MEASURED / "gpu_day.json").exists():
+        return head + "[]\n"
+    day = read_measured("gpu_day")
+    rows = [
+        {
+            "model": model,
+            "gpu": day["hardware"]["gpu"].partition(",")[0],  # its name
+            "cuda": speed["cuda"]["epochs_per_second"],
+            "cpu": speed["cpu"]["epochs_per_second"],
+            "commit": day["code"]["commit"],
+        }
+        for model, speed in day["steps"].get("speed", {}).items()
+        if isinstance(speed, dict) and {"cuda", "cpu"} <= set(speed)
+    ]
+    return head + yaml.safe_dump(rows, sort_keys=False)
 
 
 def read_measured(name):
@@ -165,10 +189,13 @@ def main():
         (PERFORMANCE, "scale", table_of_scale()),
         (PERFORMANCE, "processes", table_of_processes()),
     ]
-    out_of_date = 0
+    wanted = {SPEEDS_FILE: measured_speeds()}
     for path, mark, table in tables:
-        text = path.read_text(encoding="utf-8")
-        if (new := refreshed(text, mark, table)) != text:
+        text = wanted.get(path) or path.read_text(encoding="utf-8")
+        wanted[path] = refreshed(text, mark, table)
+    out_of_date = 0
+    for path, new in wanted.items():
+        if new != path.read_text(encoding="utf-8"):
             out_of_date = 1
             if check:
                 print(f"{path.relative_to(ROOT)} is out of date; run python docs/refresh.py")

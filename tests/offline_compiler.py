@@ -26,8 +26,10 @@ import numba.cuda.dispatcher
 import numpy as np
 from conftest import make_dataset
 from numba import cuda, types
+from numba.cuda.core.caching import NullCache
 
 from msgd.config import complete_experiment
+from msgd.kernels import cuda as kernels
 from msgd.models import load_backend, load_model
 
 COMPUTE_CAPABILITY = (9, 0)
@@ -58,7 +60,7 @@ def pretend_device():
     numba.cuda.cudadrv.devices.get_context = lambda *_: SimpleNamespace(device=device)
     numba.cuda.dispatcher._Kernel.bind = lambda self: None
     cuda.get_current_device = lambda: device
-    cuda.is_available = lambda: True
+    kernels.why_no_device = lambda: ""
     cuda.to_device, cuda.device_array = to_device, device_array
     cuda.stream = lambda: SimpleNamespace(synchronize=lambda: None)
 
@@ -92,6 +94,7 @@ def tool_folder():
 
 def inspect(kernel, signature):
     """Compile ``kernel``; return its registers, stack bytes and instruction counts."""
+    kernel._cache = NullCache()  # no place for kernels that no device has loaded
     folder = tool_folder()
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     cubin = kernel.compile(signature)._codelibrary.get_cubin(cc=(*COMPUTE_CAPABILITY, "a"))

@@ -4,10 +4,12 @@ import logging
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from msgd import backends
 from msgd.backends import asks_for_gpu, choose_device
 from msgd.errors import UserError
+from msgd.files import write_json
 from msgd.kernels import cuda as cuda_kernels
 
 GPU = "NVIDIA H100 80GB HBM3"
@@ -68,6 +70,27 @@ def test_no_gpu_is_asked_for_by_what_takes_none(machine):
 def test_an_unknown_backend_is_refused():
     with pytest.raises(UserError, match="backend is 'tpu'"):
         choose_device("tpu", "mlp")
+
+
+def test_a_gpu_day_becomes_the_rows_that_are_read(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import refresh
+
+    speed = {
+        "lenet": {"cuda": {"epochs_per_second": 20.0}, "cpu": {"epochs_per_second": 0.4}},
+        "mlp": {"cuda": {"epochs_per_second": 0.2}},  # out of time before the CPU's turn
+        "summary": "text",
+    }
+    day = {
+        "hardware": {"gpu": f"{GPU}, compute capability 9.0"},
+        "code": {"commit": "0" * 40},
+        "steps": {"speed": speed},
+    }
+    write_json(tmp_path / "gpu_day.json", day)
+    monkeypatch.setattr(refresh, "MEASURED", tmp_path)
+    assert yaml.safe_load(refresh.measured_speeds()) == [FASTER]
+    monkeypatch.setattr(refresh, "MEASURED", tmp_path / "empty")
+    assert yaml.safe_load(refresh.measured_speeds()) == []
 
 
 def test_the_committed_measurements_have_what_is_read():

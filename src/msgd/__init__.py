@@ -19,4 +19,12 @@ Legend of the dimension letters used in every shape of this package:
   minibatch, summed over minibatches
 """
 
+import contextlib
+
 __version__ = "0.1.0"
+
+# numba-cuda puts itself in the place of Numba's own old module numba.cuda by a .pth file, which
+# Python does not run in folders on PYTHONPATH. It holds no more than this import, which must come
+# before the first one of numba.cuda; msgd.kernels.cuda tells where it did not.
+with contextlib.suppress(ImportError):
+    import _numba_cuda_redirector  # noqa: F401

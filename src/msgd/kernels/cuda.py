@@ -1,6 +1,8 @@
 """The shared formulas compiled for CUDA, the device, and launch shapes."""
 
+import functools
 import math
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -12,8 +14,9 @@ from msgd.kernels.formulas import like
 from msgd.models.interface import n_evaluated
 
 IS_SIMULATOR = bool(numba.config.ENABLE_CUDASIM)
+IS_NUMBA_CUDA = getattr(cuda, "implementation", None) == "NVIDIA"  # not Numba's own old module
 
-if not IS_SIMULATOR:
+if IS_NUMBA_CUDA and not IS_SIMULATOR:
     from numba.cuda.extending import overload
 
     @overload(formulas.like, target="cuda")
@@ -43,12 +46,91 @@ penalty_gradient = cuda.jit(device=True, **options.CUDA)(formulas.penalty_gradie
 
 def require_device():
     """Raise UserError unless kernels can be launched: on a GPU or on Numba's simulator."""
-    if not cuda.is_available():
+    reason = why_no_device()
+    if reason:
         raise UserError(
-            "backend is cuda, but there is neither a CUDA device with its driver nor the "
-            "simulator; set backend: cpu (or auto), or NUMBA_ENABLE_CUDASIM=1 to run small sizes "
-            "on Numba's CUDA simulator"
+            f"backend is cuda, but {reason}; or set backend: cpu (or auto), or "
+            "NUMBA_ENABLE_CUDASIM=1 to run small sizes on Numba's CUDA simulator"
         )
+
+
+def why_no_device():
+    """Return why kernels cannot be launched here, with what to do, or "" if they can.
+
+    They need numba-cuda and either its simulator or a GPU, its driver, and a CUDA compiler that is
+    not newer than the driver.
+    """
+    if not IS_NUMBA_CUDA:
+        return (
+            f"numba.cuda is Numba's own old module ({cuda.__file__}), not the package numba-cuda: "
+            "install that, and if it is in a folder on PYTHONPATH, import msgd before numba.cuda"
+        )
+    return "" if IS_SIMULATOR else _why_no_driver() or _why_no_compiler()
+
+
+def _why_no_driver():
+    from numba.cuda.cudadrv.driver import driver
+    from numba.cuda.cudadrv.error import CudaSupportError
+
+    try:
+        if not driver.is_available:  # asked before
+            raise CudaSupportError(driver.initialization_error)
+    except CudaSupportError as error:
+        answer = " ".join(str(error).split()).rstrip(".:")
+        return (
+            f"there is neither a CUDA device with its driver nor the simulator ({answer}); install "
+            "the driver, or let the program see a device"
+        )
+    return ""
+
+
+def _why_no_compiler():
+    from numba.cuda.cuda_paths import get_cuda_paths
+    from numba.cuda.cudadrv import driver, nvvm, runtime
+
+    parts = {
+        "libnvvm": nvvm.NVVM,
+        "libnvrtc": runtime.get_version,
+        "libdevice": lambda: Path(get_cuda_paths()["libdevice"].info).stat(),
+    }
+    for name, load in parts.items():
+        try:
+            load()
+        except Exception:  # each of them has its own kinds, with texts that fill the screen
+            return (
+                f"the CUDA compiler's {name} is not found; install the compiler (pip install -c "
+                "constraints.txt -e '.[gpu]') or set CUDA_HOME to the folder of a CUDA 13 toolkit"
+            )
+    supported, compiler = driver.get_version(), runtime.get_version()
+    if supported[0] < compiler[0]:
+        return (
+            f"the driver supports CUDA {supported[0]}.{supported[1]} and the compiler is that of "
+            f"CUDA {compiler[0]}.{compiler[1]}; install a newer driver"
+        )
+    return ""
+
+
+def device_errors_told(method):
+    """Let a Backend's method raise UserError where the driver fails."""
+
+    @functools.wraps(method)
+    def call(self, *arguments, **more):
+        try:
+            return method(self, *arguments, **more)
+        except Exception as error:
+            # The driver is reached through two packages, each with errors of its own.
+            if not type(error).__module__.startswith(("numba.cuda.cudadrv", "cuda.")):
+                raise
+            text = " ".join(str(error).split()).partition(". ")[0]  # what may cause it fills pages
+            if "OUT_OF_MEMORY" in text:
+                raise UserError(
+                    f"the CUDA device has too little memory ({text}); set device_chunk_batches to "
+                    "how many minibatches may be on it at a time, fewer if it is set, or backend: "
+                    "cpu"
+                ) from error
+            raise UserError(f"the CUDA device failed: {text}") from error
+
+    return call
 
 
 def describe_device():
@@ -161,6 +243,7 @@ class CudaBackend:
     (n, C) logits of the images x.
     """
 
+    @device_errors_told
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
         require_device()
         self.batch_size = settings["batch_size"]
@@ -174,6 +257,7 @@ class CudaBackend:
         self.set_parameters(parameters)
         self.allocate()
 
+    @device_errors_told
     def train(self, first, last):
         """See msgd.models.interface.Backend.train."""
         costs = cuda.device_array(last - first, self.float_x)
@@ -181,6 +265,7 @@ class CudaBackend:
             self.launch_train(x, y, minibatch, costs[step : step + count])
         return costs.copy_to_host()
 
+    @device_errors_told
     def count_errors(self, split):
         """See msgd.models.interface.Backend.count_errors."""
         mistakes = cuda.to_device(np.zeros(1, np.int32))
@@ -192,6 +277,7 @@ class CudaBackend:
                 _count_mistakes[launch_shape(n)](predicted, y, n, mistakes)
         return int(mistakes.copy_to_host()[0])
 
+    @device_errors_told
     def predict(self, split):
         """See msgd.models.interface.Backend.predict."""
         pieces = [self._predict(x).copy_to_host() for x, _, _ in self.shared.split_pieces(split)]
@@ -205,10 +291,12 @@ class CudaBackend:
         _predict_classes[launch_shape(len(x))](logits, predicted)
         return predicted
 
+    @device_errors_told
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
         return {name: array.copy_to_host() for name, array in self.parameters.items()}
 
+    @device_errors_told
     def set_parameters(self, parameters):
         """See msgd.models.interface.Backend.set_parameters."""
         self.parameters = {name: cuda.to_device(array) for name, array in parameters.items()}
@@ -248,7 +336,7 @@ def penalty_phase(penalties, weights, row_penalty):
             row_penalty[d] = total
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _predict_classes(logits, predicted):
     """Overwrite predicted (N,) int32 with the class of largest logit: one thread per example."""
     lane, row = cuda.grid(2)
@@ -258,7 +346,7 @@ def _predict_classes(logits, predicted):
             predicted[i] = first_argmax(logits[i])
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _count_mistakes(predicted, y, n_counted, mistakes):
     """Add to mistakes[0] how many of the first n_counted predictions differ from y (N,)."""
     lane, row = cuda.grid(2)

@@ -38,6 +38,12 @@ def _cache_folder():
 
 numba.config.CACHE_DIR = str(_cache_folder())
 
+# Numba warns of CUDA grids below 128 blocks. Ours are as large as the work, and nobody who runs the
+# program can change them. Not through os.environ: Numba would then read all of it again, and forget
+# the folder above.
+if "NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS" not in os.environ:
+    numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
 # How long an OpenMP thread that waits for the others spins before it sleeps. GNU's default spins
 # for milliseconds: on a machine busy with other work each waits for one that cannot run, and two
 # threads become forty times slower than one. OpenMP reads it when Numba starts its threads.
@@ -57,7 +63,10 @@ CPU_PARALLEL = {**CPU_ENTRY, "parallel": True}
 # For calls from kernels alone: entries that unpack Python's objects take long to compile.
 CPU = {**CPU_ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 CPU_INLINE = {**CPU, "forceinline": True}  # for what is called once per row or per pixel
-CUDA = {"fastmath": False}
+CUDA = {"fastmath": False}  # for calls from kernels
+# For launches from Python. Numba keeps compiled kernels by the device's compute capability and the
+# compiler's version, but not by these options: whoever changes one needs another NUMBA_CACHE_DIR.
+CUDA_ENTRY = {**CUDA, "cache": True}
 
 THREADS_PER_BLOCK = 128
 # The compile gate's limits: an SM's 65,536 registers hold 3 and 2 blocks of 128 threads.

@@ -521,7 +521,7 @@ def _dense_update_phase(n, layer, learning_rate, penalties, dense_table, paramet
         d += rows
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     y,  # (N,) int32
@@ -585,25 +585,25 @@ def _train(
                 grid.sync()
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _load(x, pixel_scale, h):
     """Write the pixels of all images of x (n, D) to the beginning of h."""
     _load_phase(x, 0, x.shape[0], pixel_scale, h)
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _convolve(n, layer, kind, conv_table, index, parameters, h, pixels):
     """Overwrite h of a convolution layer for n images."""
     _conv_phase(n, layer, kind, conv_table, index, parameters, h, pixels)
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _dense(n, layer, kind, is_hidden, dense_table, parameters, h):
     """Overwrite h of a dense layer for n images."""
     _dense_phase(n, layer, kind, is_hidden, dense_table, parameters, h)
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _copy_logits(dense_table, h, logits):
     """Overwrite logits (n, C) with h of the last layer."""
     lane, row = cuda.grid(2)

@@ -8,6 +8,7 @@ from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
+    device_errors_told,
     launch_shape,
     loss_phase,
     ordered_sum,
@@ -21,6 +22,7 @@ from msgd.models.logistic_regression import cuda as minibatch_sgd
 class Backend(minibatch_sgd.Backend):
     """The CUDA twin; see msgd.models.interface.Backend and FullGradient."""
 
+    @device_errors_told
     def cost_and_gradient(self):
         """See msgd.models.interface.FullGradient.cost_and_gradient."""
         n_train_batches = self.shared.n_train_batches
@@ -74,7 +76,7 @@ def _gradient_phase(x, start, pixel_scale, share, penalties, error, weights, sum
                 bias_sums[c] += gradient
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _add_gradients(
     x,  # (N, D) uint8 or floatX
     y,  # (N,) int32

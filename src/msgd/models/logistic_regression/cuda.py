@@ -95,7 +95,7 @@ def _update_phase(x, start, pixel_scale, learning_rate, penalties, error, weight
                 bias[c] -= learning_rate * gradient
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     y,  # (N,) int32
@@ -129,7 +129,7 @@ def _train(
         grid.sync()
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _logits(x, pixel_scale, weights, bias, logits):
     """Overwrite logits (n, C) with x W + b of every image of x (n, D)."""
     _logits_phase(x, 0, pixel_scale, weights, bias, logits)

@@ -227,7 +227,7 @@ def _update_phase(
             weights[w] -= learning_rate * gradient
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     y,  # (N,) int32
@@ -292,13 +292,13 @@ def _train(
         grid.sync()
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _first_layer(x, pixel_scale, activation, layers, weights, bias, h):
     """Overwrite h (flat) with the first layer of the images x (n, D)."""
     _first_phase(x, 0, x.shape[0], pixel_scale, activation, layers, weights, bias, h)
 
 
-@cuda.jit(**options.CUDA)
+@cuda.jit(**options.CUDA_ENTRY)
 def _next_layer(source, n_examples, layer, activation, layers, weights, bias, h):
     """Overwrite h (flat) with a later layer of the activations ``source`` (flat)."""
     _next_phase(source, 0, n_examples, layer, activation, layers, weights, bias, h, 0)

@@ -1,0 +1,104 @@
+"""What the steps of a GPU day share: where they put what they find, and what they run."""
+
+import json
+import statistics
+import time
+
+import numpy as np
+from common import ROOT
+from gpu_day import PACKED
+
+import msgd.kernels.options  # noqa: F401, before numba.cuda, which it sees to
+
+MODELS = ("logistic_regression", "lenet", "mlp")  # what takes longest last
+
+
+class MissingError(Exception):
+    """What the step needs is not on this machine."""
+
+
+class Found(dict):
+    """What a step found so far, by name; kept in a file."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def __setitem__(self, name, value):
+        super().__setitem__(name, value)
+        partial = self.path.with_suffix(".part")
+        partial.write_text(json.dumps(self, indent=1, default=str))
+        partial.replace(self.path)
+
+
+class Day:
+    """The folder of the day, and the sizes: those of the tutorials or, in a rehearsal, of toys."""
+
+    def __init__(self, folder, is_rehearsal):
+        self.folder, self.is_rehearsal = folder, is_rehearsal
+        self.models = MODELS[:1] if is_rehearsal else MODELS
+
+    def dataset(self):
+        """Return MNIST, or a toy."""
+        if self.is_rehearsal:
+            return toy_dataset()
+        from msgd.data.dataset import load_dataset
+        from msgd.data.unpickle import unpickle
+
+        arrays = self.folder / "mnist"
+        if not (arrays / "dataset.json").exists():
+            places = [PACKED / "mnist.pkl.gz", ROOT / "results" / "downloads" / "mnist.pkl.gz"]
+            archive = next((path for path in places if path.exists()), None)
+            if archive is None:
+                raise MissingError(
+                    f"mnist.pkl.gz, sought in {places[0].parent} and {places[1].parent}"
+                )
+            unpickle(archive, arrays, "float32", expect_mnist=True)
+        return load_dataset(arrays)
+
+    def epochs(self, model, wanted):
+        """Return how many epochs to train: ``wanted``, a dict by model, but one in a rehearsal."""
+        return 1 if self.is_rehearsal else wanted[model]
+
+
+def toy_dataset():
+    """Return a data set of noise, 80 training images of 10 x 10 pixels in 3 classes."""
+    from conftest import make_dataset
+
+    return make_dataset(80, 40, 40, (10, 10), 3)
+
+
+def settings_of(model, is_toy):
+    """Return the completed settings of ``model``: the tutorials', or a toy's."""
+    from msgd.config import complete_experiment
+
+    toys = {
+        "logistic_regression": {"batch_size": 20},
+        "mlp": {"batch_size": 20, "n_hidden": 7},
+        "lenet": {"batch_size": 20, "nkerns": [2, 3], "filter_size": 3, "n_hidden": 5},
+    }
+    return complete_experiment({"model": model, **(toys[model] if is_toy else {})})
+
+
+def make_backend(model, device, dataset, float_name="float32", is_toy=False):
+    """Return (backend, minibatches of an epoch) at the beginning of a training."""
+    from msgd.models import load_backend, load_model
+
+    settings, float_x = settings_of(model, is_toy), np.dtype(float_name).type
+    parameters = load_model(model).initial_parameters(dataset, settings, float_x)
+    backend = load_backend(model, device)(dataset, parameters, settings, float_x)
+    return backend, len(dataset.train_x) // settings["batch_size"]
+
+
+def median_seconds(work, repeats=5):
+    """Return the median time of ``work()``, of which the first is not counted."""
+    from numba import cuda
+
+    seconds = []
+    for _ in range(repeats + 1):
+        cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])

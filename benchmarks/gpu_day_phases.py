@@ -1,0 +1,140 @@
+"""Time of each phase of a minibatch, where one kernel does them all: each is repeated alone.
+
+A phase is followed by a wait of the grid, as in training; so the sum is that of a minibatch, if the
+phases do not help or hinder each other through the caches.
+"""
+
+import numpy as np
+from gpu_day_common import median_seconds
+
+FEW, MANY = 2, 22
+
+
+def microseconds_each(run):
+    """Return the time of one repetition of what ``run(n)`` repeats n times."""
+    few, many = (median_seconds(lambda n=n: run(n), 3) for n in (FEW, MANY))
+    return (many - few) / (MANY - FEW) * 1e6
+
+
+def repeated(phase):
+    """Return a kernel (times, arguments) that repeats a device function on the whole grid."""
+    from numba import cuda
+
+    @cuda.jit
+    def kernel(times, arguments):
+        grid = cuda.cg.this_grid()
+        for _ in range(times):
+            phase(*arguments)
+            grid.sync()
+
+    return kernel
+
+
+def one_thread_sums():
+    """Return the device function that adds up a minibatch's cost, as the models' kernels do."""
+    from numba import cuda
+
+    from msgd.kernels.cuda import ordered_sum
+
+    @cuda.jit(device=True)
+    def cost(example_nll, row_penalty, costs):
+        lane, row = cuda.grid(2)
+        if lane == 0 and row == 0:
+            costs[0] = ordered_sum(example_nll) + ordered_sum(row_penalty)
+
+    return cost
+
+
+def time_phases(phases, n_rows):
+    """Return {name: us} of phases {name: (device function, arguments)} on a grid for n_rows."""
+    from msgd.kernels.cuda import launch_shape
+
+    found = {}
+    for name, (phase, arguments) in phases.items():
+        kernel, shape = repeated(phase), launch_shape(n_rows)
+        found[name] = microseconds_each(lambda n, k=kernel, s=shape, a=arguments: k[s](n, a))
+    return found
+
+
+def logistic_regression(backend):
+    """Return {phase: us} of a minibatch."""
+    from numba import cuda
+
+    from msgd.kernels.cuda import loss_phase, penalty_phase
+    from msgd.models.logistic_regression import cuda as model
+
+    x, y = backend.shared.splits["train"]
+    weights, bias = backend.parameters["weights"], backend.parameters["bias"]
+    scale, rate = backend.pixel_scale, backend.learning_rate
+    inverse = backend.float_x(1 / backend.batch_size)
+    loss = y, 0, inverse, backend.logits, backend.error, backend.example_nll
+    cost = backend.example_nll, backend.row_penalty, cuda.device_array(1, backend.float_x)
+    update = x, 0, scale, rate, backend.penalties, backend.error, weights, bias
+    phases = {
+        "logits": (model._logits_phase, (x, 0, scale, weights, bias, backend.logits)),
+        "loss": (loss_phase, loss),
+        "penalty": (penalty_phase, (backend.penalties, weights, backend.row_penalty)),
+        "gradient and update": (model._update_phase, update),
+        "cost, by one thread": (one_thread_sums(), cost),
+    }
+    return time_phases(phases, max(backend.batch_size, len(backend.row_penalty) + 1))
+
+
+def mlp(backend):
+    """Return {phase: us} of a minibatch of a network with one hidden layer."""
+    from numba import cuda
+
+    from msgd.kernels.cuda import loss_phase
+    from msgd.models.mlp import cuda as model
+
+    x, y = backend.shared.splits["train"]
+    b, h, error = backend.batch_size, backend.h, backend.error
+    network = backend.layers, backend.weights, backend.bias
+    hidden = int(backend.layers_on_host[1, model.UNITS]) * b
+    logits, logits_error = (flat[hidden:].reshape((b, backend.n_classes)) for flat in (h, error))
+    inverse = backend.float_x(1 / b)
+    scale, kind, table = backend.pixel_scale, backend.activation, backend.layers
+    first = x, 0, b, scale, kind, *network, h
+    second = h, 0, b, 1, model.NO_ACTIVATION, *network, h, hidden
+    penalties = backend.penalties, table, backend.weights, backend.row_penalty
+    updated = x, 0, scale, b, backend.learning_rate, backend.penalties
+    cost = backend.example_nll, backend.row_penalty, cuda.device_array(1, backend.float_x)
+    phases = {
+        "layer 1 forward": (model._first_phase, first),
+        "layer 2 forward": (model._next_phase, second),
+        "penalty 1": (model._penalty_phase, (0, 0, *penalties)),
+        "loss": (loss_phase, (y, 0, inverse, logits, logits_error, backend.example_nll)),
+        "hidden error": (model._error_phase, (0, b, kind, table, backend.weights, h, error)),
+        "update 1": (model._update_phase, (*updated, 0, *network, h, error)),
+        "update 2": (model._update_phase, (*updated, 1, *network, h, error)),
+        "cost, by one thread": (one_thread_sums(), cost),
+    }
+    return time_phases(phases, max(b, x.shape[1] + 1))
+
+
+def lenet(backend):
+    """Return {phase and layer: us} of a minibatch: its kernel reads the phases from a table."""
+    from numba import cuda
+
+    from msgd.models.lenet import cuda as model
+
+    names = ("LOAD", "PENALTY", "CONV_FORWARD", "DENSE_FORWARD", "LOSS", "DENSE_ERROR", "UNPOOL")
+    names += ("PARTIAL_GRADIENT", "CONV_ERROR", "CONV_UPDATE", "DENSE_UPDATE", "COST")
+    phases = {getattr(model, name): name for name in names}
+    program, found = backend.program.copy_to_host(), {}
+    x, y = backend.shared.splits["train"]
+    costs = cuda.device_array(1, backend.float_x)
+
+    def run(times, row):
+        backend.program = cuda.to_device(np.repeat(row[None], times, axis=0))
+        backend.launch_train(x, y, 0, costs)
+
+    for row in program:
+        row[3] = 1  # the grid waits
+        name = f"{phases[row[0]]} of layer {row[1] + 1}"
+        found[name] = microseconds_each(lambda times, r=row: run(times, r))
+    backend.program = cuda.to_device(program)
+    return found
+
+
+PHASES = {"logistic_regression": logistic_regression, "mlp": mlp, "lenet": lenet}
