@@ -111,9 +111,9 @@ def run_exp(x, out):
 
 # Where exp is of a normal number: from here to 0.
 LOWEST = {"float32": -87.3, "float64": -708.3}
-# In units in the last place. float32, see _exp_float32: 1 + r and the last fma are rounded to half a
-# unit each; r is off by half a unit of 1/4, and the series and its last product together add a tenth;
-# a unit of a result below 1 is half as much. float64 is the C library's: those in use promise one.
+# In units in the last place. float32, see _exp_float32: 1 + r and the last fma are off by half a
+# unit each; r is off by half a unit of 1/4, the series and its last product together by a tenth; a
+# unit of a result below 1 is half as large. float64 is the C library's: those in use promise one.
 EXP_UNITS = {"float32": 1.5, "float64": 1.0}
 
 
