@@ -226,10 +226,10 @@ def test_what_shapes_the_result_starts_afresh(data, tmp_path, edit):
 def test_other_data_and_other_code_start_afresh(data, tmp_path, monkeypatch):
     train(data, tmp_path)
     other = shutil.copytree(data, tmp_path / "arrays")
-    labels = np.load(other / "train_y.npy")
-    np.save(other / "train_y.npy", labels[::-1])
+    images = np.load(other / "train_x.npy")
+    np.save(other / "train_x.npy", images[::-1].copy())
     summary = json.loads((other / "dataset.json").read_text())
-    summary["sha256"]["train_y"] = "0" * 64
+    summary["sha256"]["train_x"] = "0" * 64
     (other / "dataset.json").write_text(json.dumps(summary))
     train(other, tmp_path)
     assert len([*tmp_path.glob("states/*")]) == 2

@@ -141,11 +141,16 @@ def load_dataset(folder):
             folder=folder,
         )
         finding = _finding_beside(dataset, summary)
-    except (KeyError, TypeError) as error:
+    except UserError as error:
+        raise UserError(f"{error}; {ANEW}") from error
+    except (KeyError, TypeError, AttributeError) as error:
         finding = f"dataset.json is not one of msgd's ({type(error).__name__}: {error})"
     if finding:
-        raise UserError(f"{folder}: {finding}; write the folder anew with msgd unpickle")
+        raise UserError(f"{folder}: {finding}; {ANEW}")
     return dataset
+
+
+ANEW = "write the folder anew with msgd unpickle"
 
 
 def _map_array(path):
@@ -173,8 +178,7 @@ def _finding(dataset):
             (f"{split}_y", y, (n,), np.dtype(np.int32)),
         ):
             if array.shape != shape or array.dtype != dtype or n == 0:
-                found = f"{array.shape} {array.dtype.str}"
-                return f"has a {name} of {found}; expected: {shape} {dtype.str}"
+                return f"has a {name} of {array.shape} {array.dtype}; expected: {shape} {dtype}"
             if not array.flags.c_contiguous:
                 return f"has a {name} that is not in C order"
         if y.min() < 0 or y.max() >= dataset.n_classes:

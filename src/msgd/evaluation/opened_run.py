@@ -17,6 +17,7 @@ from msgd.files import read_json
 from msgd.models.interface import check_parameters, expected_arrays
 from msgd.training.snapshots import list_snapshots, load_arrays, load_parameters
 
+RECORD = "provenance.json"
 # Of training.json and score.json: pairs of errors and the examples they were counted among, and
 # what else must be whole numbers.
 TRAINING_PAIRS = (("validation_errors", "validation_examples"),)
@@ -56,10 +57,12 @@ class OpenedRun:
 
     def parameters(self, path):
         """Return the parameters in the .npz file ``path`` of the run, as the dataset needs them."""
-        parameters = load_parameters(path)
-        expected = expected_arrays(self.dataset, self.settings, self.float_x)
-        whose = f"{path} does not belong to the run {self.folder} on {self.dataset.folder}"
-        check_parameters(parameters, expected, whose)
+        parameters, data = load_parameters(path), f"the data in {self.dataset.folder}"
+        try:
+            expected = expected_arrays(self.dataset, self.settings, self.float_x)
+        except UserError as error:
+            raise UserError(f"{self.folder / RECORD} does not fit {data}: {error}") from error
+        check_parameters(parameters, expected, f"{path} does not fit the run's settings and {data}")
         return parameters
 
     def best_parameters(self):
@@ -132,7 +135,7 @@ def open_run(run_folder, data_folder=None):
     trained on other data than that in ``data_folder``.
     """
     folder = Path(run_folder)
-    path = folder / "provenance.json"
+    path = folder / RECORD
     record = _read(path, "msgd train")
     try:
         sha256, given = dict(record["data"]["sha256"]), dict(record["settings"])
@@ -142,7 +145,7 @@ def open_run(run_folder, data_folder=None):
     try:
         settings = complete_experiment(given)  # keys younger than the record: defaults
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {_one_line(error)}") from error
     for key, own in (("model", settings["model"]), ("floatX", record.get("floatX"))):
         if own is not None and training.get(key, own) != own:
             raise UserError(
@@ -160,7 +163,7 @@ def open_run(run_folder, data_folder=None):
     try:
         check_split_sizes({"": settings}, len(dataset.train_x))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {_one_line(error)}") from error
     settings = resolve_batch_size(settings, len(dataset.train_x))
     return OpenedRun(folder, record, training, settings, dataset)
 
@@ -172,6 +175,12 @@ def open_runs(run_folders, data_folder=None):
         told = f"{run.folder} was trained on other data than {runs[0].folder}, and does not compare"
         _check_same_data(run.sha256, runs[0].sha256, told)
     return runs
+
+
+def _one_line(error):
+    """Return what the configuration's check found, a line each after the first, on one line."""
+    first, *findings = str(error).splitlines()
+    return "; ".join(finding.removeprefix("- ") for finding in findings) or first
 
 
 def _check_same_data(one, other, told):

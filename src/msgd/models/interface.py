@@ -81,18 +81,15 @@ def expected_arrays(dataset, settings, float_x):
     return {name: (array.shape, array.dtype) for name, array in parameters.items()}
 
 
-def check_parameters(parameters, expected, whose="the parameters"):
+def check_parameters(parameters, expected, what="what is given does not fit the model"):
     """Raise UserError unless ``parameters`` (dict of name -> array) are the ``expected_arrays``."""
     if list(parameters) != list(expected):
         names = ", ".join(parameters) or "no arrays"
-        raise UserError(f"{whose}: {names} where the model has {', '.join(expected)}")
+        raise UserError(f"{what}: it holds {names}, not {', '.join(expected)}")
     for name, (shape, dtype) in expected.items():
         array = parameters[name]
         if array.shape != shape or array.dtype != dtype:
-            raise UserError(
-                f"{whose}: {name} is {array.shape} {array.dtype}, where the model's settings and "
-                f"the data make {shape} {dtype}"
-            )
+            raise UserError(f"{what}: {name} is {array.shape} {array.dtype}, not {shape} {dtype}")
 
 
 class FullGradient(Protocol):
