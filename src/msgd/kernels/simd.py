@@ -8,8 +8,8 @@ The functions work on flat arrays (one dimension, C order) inside ``njit`` funct
 not checked and must not be negative. Arrays from ``aligned_empty`` begin at the start of a line of
 the cache, so that their vectors at multiples of LANES fill whole lines.
 
-The operations come to the same bits on every processor. Where one has no instruction for fma, as x86
-before 2013, the C library's function is called for every lane: a hundred times slower if not more.
+The operations come to the same bits on every processor. Where it has no instruction for fma, as x86
+before 2013, the C library's function is called for each lane: a hundred times slower if not more.
 
 A vector has LANES numbers; those of ``kernels/sums.py`` have half as many. Of both kinds take
 ``store``, ``add``, ``multiply``, ``multiply_add``, ``fma``, ``maximum`` and ``store_equal``.
