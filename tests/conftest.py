@@ -28,6 +28,8 @@ def _has_gpu():
 # Before Numba is imported, for it looks once.
 if not _has_gpu():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+# Two threads on one core too: that bits do not depend on their number is tested everywhere.
+os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, len(os.sched_getaffinity(0)))))
 
 import numba  # noqa: E402
 import numpy as np  # noqa: E402

@@ -8,8 +8,6 @@ import logging
 import sys
 from pathlib import Path
 
-import yaml
-
 from msgd.config import load_schema
 from msgd.errors import RESULT, UserError
 
@@ -121,17 +119,20 @@ def _add_run_options(parser):
     parser.add_argument(
         "--device-chunk-batches",
         dest="chunk_batches",
-        type=yaml.safe_load,
+        type=_positive_or_null,
         metavar="N",
         help="training minibatches a CUDA device holds at a time; all of them by default",
     )
 
 
 def _positive(text):
-    number = int(text)
-    if number < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number >= 1")
-    return number
+    return int(text)
+
+
+def _positive_or_null(text):
+    return None if text == "null" else _positive(text)
 
 
 def _set_up_logging(path):

@@ -8,6 +8,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgd.errors import UserError
+
 PARTIAL = ".partial-"  # how the names of files begin that are not whole yet
 
 
@@ -59,8 +61,11 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """Return the value held by the JSON file ``path``."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Return the value held by the JSON file ``path``; UserError if it holds no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: it is not JSON ({error})") from error
 
 
 def sha256_of_file(path):

@@ -2,6 +2,7 @@
 
 import html
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def make_run(root, data, name, model="mlp", *, seed=1234, n_params=99, errors=16
     """Write the files of a scored run whose parameters come from ``seed``; return its folder."""
     folder = root / "runs" / "grid" / name
     dataset = load_dataset(data)
-    settings = complete_experiment({"model": model, "seed": seed})
+    settings = complete_experiment({"model": model, "seed": seed, "batch_size": 10})
     parameters = load_model(model).initial_parameters(dataset, settings, np.float32)
     last = list(parameters)[-2]  # zeros at first: filled, so that images differ in class
     parameters[last] += np.random.RandomState(seed).normal(size=parameters[last].shape)
@@ -157,7 +158,7 @@ def test_a_run_of_other_data_is_refused(tmp_path, data):
 
 
 def test_names_cannot_break_the_page(tmp_path, data):
-    folder = tmp_path / "data"
+    folder = shutil.copytree(data, tmp_path / "data")
     summary = read_json(data / "dataset.json")
     write_json(folder / "dataset.json", {**summary, "source": "<b>my</b> & yours.npz"})
     run = make_run(tmp_path, data, "default")

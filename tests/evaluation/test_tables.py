@@ -21,7 +21,7 @@ def make_run(root, experiment, settings=PUBLISHED_SETTINGS, *, is_mnist=True, **
     """Write the JSON files of a scored run; return its folder."""
     folder = root / experiment / "default"
     training = {
-        "model": "logistic_regression",
+        "model": settings["model"],
         "backend": "cpu",
         "floatX": "float32",
         "n_params": 7850,
@@ -41,7 +41,8 @@ def make_run(root, experiment, settings=PUBLISHED_SETTINGS, *, is_mnist=True, **
     }
     write_json(folder / "training.json", {k: changes.get(k, v) for k, v in training.items()})
     write_json(folder / "score.json", {k: changes.get(k, v) for k, v in score.items()})
-    write_json(folder / "provenance.json", {"settings": settings, "data": {"is_mnist": is_mnist}})
+    data = {"is_mnist": is_mnist, "sha256": {}}
+    write_json(folder / "provenance.json", {"settings": settings, "data": data})
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from exact import dot, fractions, rounding_of_sum
 from numba import njit
 
 from msgd.kernels import patches
@@ -77,15 +78,19 @@ def test_every_operation(float_x, stored_as):
     out[LANES:] = before = random.normal(size=ROW + 2).astype(float_x)
     run(stored, weights, factors, out)
 
-    patch = stored[1 : 1 + 2 * PATCH].astype(np.float64).reshape(2, PATCH)
-    row = np.array([weights[at : at + ROW] for at in (3, 4)], np.float64)
-    logits = np.einsum("kj,kcj->c", patch, row.reshape(2, CLASSES, PATCH))
-    rounding = 3000 * np.finfo(float_x).eps
-    np.testing.assert_allclose(out[:CLASSES], logits, rtol=0, atol=rounding)
+    patch = stored[1 : 1 + 2 * PATCH]
+    rows = np.array([weights[at : at + ROW] for at in (3, 4)]).reshape(2, CLASSES, PATCH)
+    for c in range(CLASSES):
+        logit, size = dot(patch, rows[:, c].ravel())
+        assert abs(fractions(out)[c] - logit) <= rounding_of_sum(2 * PATCH, size, float_x)
     assert (out[CLASSES:LANES] == 0).all()
 
-    factor = factors[2 : 2 + 2 * CLASSES].astype(np.float64).reshape(2, CLASSES)
-    moved = before.astype(np.float64)
-    moved[1:-1] += factors[0] * np.einsum("kj,kc->cj", patch, factor).ravel()
-    np.testing.assert_allclose(out[LANES:], moved, rtol=0, atol=rounding)
+    factor = factors[2 : 2 + 2 * CLASSES].reshape(2, CLASSES)
+    (rate,) = fractions(factors[:1])
+    moved, start = fractions(out[LANES + 1 : -1]), fractions(before[1:-1])
+    for c, j in np.ndindex(CLASSES, PATCH):
+        gradient, size = dot(patch.reshape(2, PATCH)[:, j], factor[:, c])
+        place = c * PATCH + j
+        bound = rounding_of_sum(4, abs(start[place]) + abs(rate) * size, float_x)
+        assert abs(moved[place] - (start[place] + rate * gradient)) <= bound
     np.testing.assert_array_equal(out[[LANES, -1]], before[[0, -1]])

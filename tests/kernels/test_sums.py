@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from exact import dot, fractions, rounding_of_sum
 from numba import njit
 
 from msgd.kernels.simd import store
@@ -26,14 +27,15 @@ def test_outer_products_are_added_row_by_row(float_x, n_vectors, rows):
     before = random.normal(size=4 * step + 1).astype(float_x)
     out = before.copy()
     run(x, array, out, step, rows, (0,) * n_vectors)
-    expected = before.astype(np.float64)
+    untouched = np.ones(before.size, bool)
     for r, row in enumerate(rows):
-        for d in range(3):
-            terms = float(x[row + d]) * array[2 + d * 30 :][:length].astype(np.float64)
-            expected[1 + r * step :][:length] += terms
-    np.testing.assert_allclose(out, expected, rtol=0, atol=30 * np.finfo(float_x).eps)
-    untouched = expected == before
-    assert untouched.sum() == before.size - len(rows) * length
+        for k in range(length):
+            place = 1 + r * step + k
+            untouched[place] = False
+            left = [before[place], *x[row : row + 3]]
+            expected, size = dot(left, [1, *(array[2 + d * 30 + k] for d in range(3))])
+            error = abs(fractions(out[[place]])[0] - expected)
+            assert error <= rounding_of_sum(3, size, float_x)
     np.testing.assert_array_equal(out[untouched], before[untouched])
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from msgd.config import compared_hyperparameters, complete_config, expand_grid
 from msgd.errors import UserError
+from msgd.evaluation.opened_run import TRAINING_NUMBERS
 from msgd.files import write_json
 from msgd.plots import comparison
 from msgd.plots.comparison import compare_runs, plot_validation_error_over
@@ -22,9 +23,10 @@ def make_grid(root, errors, model="mlp", **grid):
     folders = []
     for (name, settings), count in zip(runs.items(), errors, strict=False):
         folders.append(root / "toy" / name)
-        training = {"validation_errors": count, "validation_examples": 1000, "n_params": 10}
+        training = dict.fromkeys(TRAINING_NUMBERS, 10)
+        training |= {"validation_errors": count, "validation_examples": 1000}
         write_json(folders[-1] / "training.json", training)
-        write_json(folders[-1] / "provenance.json", {"settings": settings})
+        write_json(folders[-1] / "provenance.json", {"settings": settings, "data": {"sha256": {}}})
     assert len(folders) == len(runs)
     return folders, compared_hyperparameters(experiment["experiments"]["toy"])
 

@@ -137,6 +137,22 @@ def test_divergence_before_the_first_validation_says_what_to_do():
         )
 
 
+def test_parameters_that_are_not_finite_are_no_best():
+    """The first step makes them so, from zeros, whose cost is finite: the validation sees it."""
+    with (
+        pytest.raises(UserError, match=r"diverged.*lower learning_rate"),
+        np.errstate(all="ignore"),
+    ):
+        run(
+            make_dataset(n_train=40),
+            batch_size=10,
+            learning_rate=1e39,
+            n_epochs=3,
+            validation_frequency=1,
+            float_x=np.float32,
+        )
+
+
 def test_a_run_without_any_validation_is_an_error():
     with pytest.raises(UserError, match="validation_frequency is 100"):
         run(make_dataset(n_train=40), batch_size=10, n_epochs=2, validation_frequency=100)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from msgd.config import experiment_schema, load_schema, yaml_scalar
-from msgd.errors import UserError
+from msgd.evaluation.opened_run import open_runs
 from msgd.evaluation.selection import score_rows, validation_rate
 from msgd.evaluation.tables import PAGE, error_rate, html_table
 from msgd.files import atomic_path, read_json, sha256_of_file, write_text
@@ -28,18 +28,16 @@ def write_best_model(run_folders, data_folder, folder):
     UserError for a run of other data, for its validation error does not compare.
     """
     folder, run_folders = Path(folder), [Path(path) for path in run_folders]
+    runs = open_runs(run_folders, data_folder)
     dataset = read_json(Path(data_folder) / "dataset.json")
-    records = [read_json(path / "provenance.json") for path in run_folders]
-    for path, record in zip(run_folders, records, strict=True):
-        if record["data"]["sha256"] != dataset["sha256"]:
-            raise UserError(f"{path} was not trained on the data in {data_folder}")
     rows = score_rows(run_folders)
     (index,) = [i for i, row in enumerate(rows) if row["selected"]]
     row = rows[index]
+    runs[index].best_parameters()  # checked before anything is written
     with atomic_path(folder / "best_model.npz") as temporary:
         shutil.copyfile(run_folders[index] / "best_parameters.npz", temporary)
     title = f"Model card: {_name(row)}"
-    sections = card_sections(rows, records[index], dataset, folder / "best_model.npz")
+    sections = card_sections(rows, runs[index].record, dataset, folder / "best_model.npz")
     write_text(folder / "model_card.md", _markdown_page(title, sections))
     body = "\n".join(map(_html_section, sections))
     write_text(folder / "model_card.html", PAGE.format(title=html.escape(title), body=body))

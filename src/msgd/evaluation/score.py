@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from msgd.backends import choose_device
-from msgd.config import resolve_batch_size
-from msgd.data.dataset import load_dataset
-from msgd.files import atomic_path, read_json, write_json
+from msgd.evaluation.opened_run import open_run
+from msgd.files import atomic_path, write_json
 from msgd.models.interface import count_mistakes, n_evaluated
 from msgd.training.run import build_backend
-from msgd.training.snapshots import load_parameters
 
 log = logging.getLogger(__name__)
 
@@ -21,24 +19,21 @@ def score_run(data_folder, run_folder, backend, threads, chunk_batches=None):
 
     score.json holds the zero-one errors of the examples that count, the test set without its tail
     batch, and of all of them; test_predictions.npz holds ``predicted``, (N,) int32. The
-    other arguments are as in run_training.
+    other arguments are as in run_training. Raises UserError if the run was trained on other data.
     """
     run_folder = Path(run_folder)
-    dataset = load_dataset(data_folder)
-    record = read_json(run_folder / "provenance.json")
-    settings = resolve_batch_size(record["settings"], len(dataset.train_x))
-    parameters = load_parameters(run_folder / "best_parameters.npz")
+    run = open_run(run_folder, data_folder)
     machine = build_backend(
-        dataset,
-        parameters,
-        settings,
-        choose_device(backend, settings["model"]),
-        record["floatX"],
+        run.dataset,
+        run.best_parameters(),
+        run.settings,
+        choose_device(backend, run.settings["model"]),
+        run.float_x,
         threads,
         chunk_batches,
     )
     predicted = machine.predict("test")
-    labels, batch_size = dataset.test_y, settings["batch_size"]
+    labels, batch_size = run.dataset.test_y, run.settings["batch_size"]
     score = {
         "test_errors": count_mistakes(predicted, labels, batch_size),
         "test_examples": n_evaluated(len(labels), batch_size),

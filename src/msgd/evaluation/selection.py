@@ -3,19 +3,20 @@
 from fractions import Fraction
 from pathlib import Path
 
-from msgd.files import read_json
+from msgd.evaluation.opened_run import open_runs
 
 
 def score_rows(run_folders):
     """Return a dict per run folder (``.../experiment/run``), in that order.
 
     It holds the names of experiment and run, all of training.json and score.json, the two error
-    rates in percent, and ``selected``, which is True of one.
+    rates in percent, and ``selected``, which is True of one. Raises UserError for runs of different
+    data, whose errors do not compare.
     """
-    rows = []
-    for folder in map(Path, run_folders):
+    rows, runs = [], open_runs(run_folders)
+    for folder, run in zip(map(Path, run_folders), runs, strict=True):
         row = {"experiment": folder.parent.name, "run": folder.name}
-        row |= read_json(folder / "training.json") | read_json(folder / "score.json")
+        row |= run.training | run.score()
         for split in ("validation", "test"):
             errors, examples = row[f"{split}_errors"], row[f"{split}_examples"]
             row[f"{split}_error_percent"] = 100 * errors / examples

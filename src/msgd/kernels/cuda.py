@@ -11,7 +11,7 @@ from numba import cuda
 from msgd.errors import UserError
 from msgd.kernels import formulas, options
 from msgd.kernels.formulas import like
-from msgd.models.interface import n_evaluated
+from msgd.models.interface import check_parameters, check_parts, expected_arrays, n_evaluated
 
 IS_SIMULATOR = bool(numba.config.ENABLE_CUDASIM)
 IS_NUMBA_CUDA = getattr(cuda, "implementation", None) == "NVIDIA"  # not Numba's own old module
@@ -240,12 +240,15 @@ class CudaBackend:
     A model's room adds ``allocate()``, which makes its scratch arrays, and two launches:
     ``launch_train(x, y, minibatch, costs)`` trains len(costs) minibatches, in
     ``self.shared.stream``, and writes their costs; ``launch_logits(x, logits)`` writes the
-    (n, C) logits of the images x.
+    (n, C) logits of the images x. It may replace ``keep_parameters(parameters)``, which gets what
+    set_parameters has checked.
     """
 
     @device_errors_told
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
+        check_parts(dataset, settings, float_x, chunk_batches)
         require_device()
+        self.expected = expected_arrays(dataset, settings, float_x)
         self.batch_size = settings["batch_size"]
         self.n_classes = dataset.n_classes
         self.float_x = float_x
@@ -299,6 +302,11 @@ class CudaBackend:
     @device_errors_told
     def set_parameters(self, parameters):
         """See msgd.models.interface.Backend.set_parameters."""
+        check_parameters(parameters, self.expected)
+        self.keep_parameters(parameters)
+
+    def keep_parameters(self, parameters):
+        """Take the parameters to the device."""
         self.parameters = {name: cuda.to_device(array) for name, array in parameters.items()}
 
 

@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from msgd.models.interface import count_mistakes, n_batches
+from msgd.models.interface import (
+    check_parameters,
+    check_parts,
+    count_mistakes,
+    expected_arrays,
+    n_batches,
+)
 from msgd.models.lists import Lists
 
 # A split of more bytes of pixels than this is gone through in pieces, after each of which the pages
@@ -13,10 +19,11 @@ PIECE_BYTES = 2**27
 class CpuBackend:
     """A model on the CPU, over memory-mapped arrays.
 
-    A model's room adds set_parameters, get_parameters, ``allocate()``, which makes its scratch
-    arrays, ``train_span(first, last, costs)``, which trains minibatches of one piece and writes
-    their costs, and ``predict_rows(split, start, stop, predicted)``, which writes the classes of
-    images start..stop-1. ``patch`` is the shape of the patches that the room's lists are made of,
+    A model's room adds ``keep_parameters(parameters)``, which gets what set_parameters has checked,
+    get_parameters, ``allocate()``, which makes its scratch arrays, ``train_span(first, last,
+    costs)``, which trains minibatches of one piece and writes their costs, and
+    ``predict_rows(split, start, stop, predicted)``, which writes the classes of images
+    start..stop-1. ``patch`` is the shape of the patches that the room's lists are made of,
     ``group_batches`` how many minibatches of an epoch belong together there: calls of train_span
     end where a group ends, or where the caller wants to stop.
     """
@@ -25,6 +32,8 @@ class CpuBackend:
     group_batches = 1
 
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
+        check_parts(dataset, settings, float_x, chunk_batches)
+        self.expected = expected_arrays(dataset, settings, float_x)
         self.dataset = dataset
         self.settings = settings
         self.float_x = float_x
@@ -36,6 +45,11 @@ class CpuBackend:
         self.lists = {}
         self.set_parameters(parameters)
         self.allocate()
+
+    def set_parameters(self, parameters):
+        """See msgd.models.interface.Backend.set_parameters."""
+        check_parameters(parameters, self.expected)
+        self.keep_parameters(parameters)
 
     def train(self, first, last):
         """See msgd.models.interface.Backend.train."""

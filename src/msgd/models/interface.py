@@ -9,6 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+from msgd.errors import UserError
+from msgd.models import load_model
+
 
 class Backend(Protocol):
     """A model on a device. ``cpu.py`` and ``cuda.py`` of every model room hold one each."""
@@ -19,7 +22,8 @@ class Backend(Protocol):
         dataset: msgd.data.dataset.Dataset; parameters: dict of name -> floatX array, in the
         model's order; settings: the experiment's hyperparameters, batch_size a number; float_x:
         np.float32 or np.float64; chunk_batches: how many training minibatches a CUDA device holds
-        at a time, None for all (the CPU maps the arrays from disk in any case).
+        at a time, None for all (the CPU maps the arrays from disk in any case). Raises UserError,
+        before any kernel is called, if these do not fit each other.
         """
 
     def train(self, first, last):
@@ -40,7 +44,52 @@ class Backend(Protocol):
         """Return a copy of the parameters: dict of name -> floatX array, in the model's order."""
 
     def set_parameters(self, parameters):
-        """Replace the parameters by ``parameters``, a dict as get_parameters returns."""
+        """Replace the parameters by ``parameters``, a dict as get_parameters returns.
+
+        Raises UserError if its names, shapes or dtypes are others: no kernel sees unchecked sizes.
+        """
+
+
+def check_parts(dataset, settings, float_x, chunk_batches):
+    """Raise UserError unless a Backend can be made of its arguments; see Backend.__init__.
+
+    A Dataset's arrays fit each other, or it would not be there.
+    """
+    n_train, batch_size = len(dataset.train_x), settings["batch_size"]
+    if not isinstance(batch_size, int) or not 1 <= batch_size <= n_train:
+        raise UserError(
+            f"batch_size is {batch_size}; allowed: 1 to {n_train}, the number of training examples"
+        )
+    pixels = dataset.train_x.dtype
+    if pixels not in (np.dtype(np.uint8), np.dtype(float_x)):
+        raise UserError(
+            f"{dataset.folder or 'the data set'} holds pixels of {pixels}, but floatX is "
+            f"{np.dtype(float_x)}; write it anew with msgd unpickle --floatX {np.dtype(float_x)}"
+        )
+    if chunk_batches is not None and (type(chunk_batches) is not int or chunk_batches < 1):
+        raise UserError(
+            f"device_chunk_batches is {chunk_batches!r}; allowed: a whole number >= 1 or null"
+        )
+
+
+def expected_arrays(dataset, settings, float_x):
+    """Return {name: (shape, dtype)} of the parameters of settings["model"], in the model's order.
+
+    Raises UserError if the model cannot have images of that size.
+    """
+    parameters = load_model(settings["model"]).initial_parameters(dataset, settings, float_x)
+    return {name: (array.shape, array.dtype) for name, array in parameters.items()}
+
+
+def check_parameters(parameters, expected, what="what is given does not fit the model"):
+    """Raise UserError unless ``parameters`` (dict of name -> array) are the ``expected_arrays``."""
+    if list(parameters) != list(expected):
+        names = ", ".join(parameters) or "no arrays"
+        raise UserError(f"{what}: it holds {names}, not {', '.join(expected)}")
+    for name, (shape, dtype) in expected.items():
+        array = parameters[name]
+        if array.shape != shape or array.dtype != dtype:
+            raise UserError(f"{what}: {name} is {array.shape} {array.dtype}, not {shape} {dtype}")
 
 
 class FullGradient(Protocol):

@@ -11,8 +11,8 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from msgd.config import yaml_scalar
 from msgd.errors import UserError
+from msgd.evaluation.opened_run import open_runs
 from msgd.evaluation.selection import select
-from msgd.files import read_json
 from msgd.plots.style import GREY, LINES, ORANGE, save_figure
 
 MARKERS = "osD^vP"  # one per colour of LINES: the lines are told apart without colour too
@@ -51,14 +51,14 @@ class Comparison:
 def compare_runs(run_folders, key):
     """Return the Comparison of the runs in ``run_folders`` over the hyperparameter ``key``.
 
-    Raises UserError if a run has no such hyperparameter.
+    Raises UserError if a run has no such hyperparameter, or was trained on other data.
     """
     rows = []
-    for folder in map(Path, run_folders):
-        settings = read_json(folder / "provenance.json")["settings"]
+    for run in open_runs(run_folders):
+        folder, settings = run.folder, run.record["settings"]
         if key not in settings:
             raise UserError(f"{folder} has no hyperparameter {key}; it has: {', '.join(settings)}")
-        rows.append({**read_json(folder / "training.json"), "settings": settings})
+        rows.append({**run.training, "settings": settings})
     varied = [name for name in rows[0]["settings"] if len(_distinct(rows, name)) > 1]
     values = _distinct(rows, key)
     if all(map(_is_number, values)):

@@ -1,11 +1,8 @@
 """Validation error, cost, and what the patience rule saw, over the iterations of one run."""
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
-import pandas as pd
 
-from msgd.files import read_json
+from msgd.evaluation.opened_run import open_run
 from msgd.plots.style import BLUE, GREY, INK, ORANGE, run_title, save_figure
 
 SMALLEST_P = 1e-6  # smaller ones are drawn there
@@ -20,9 +17,8 @@ STOPPED_BY = {
 
 def plot_learning_curve(run_folder, path, dpi):
     """Draw history.csv of the run in ``run_folder`` to the PNG file ``path``."""
-    run_folder = Path(run_folder)
-    history = pd.read_csv(run_folder / "history.csv")
-    training = read_json(run_folder / "training.json")
+    run = open_run(run_folder)
+    history, training = run.history(), run.training
     panels = {"errors": 3, "cost": 2}  # name: relative height
     if history["patience"].notna().any():  # conjugate gradients have none
         panels["patience"] = 2.4
@@ -49,7 +45,7 @@ def plot_learning_curve(run_folder, path, dpi):
     if "patience" in axes:
         _draw_patience(axes["patience"], history, training)
     if "improvement_p" in axes:
-        _draw_improvement_p(axes["improvement_p"], history, run_folder)
+        _draw_improvement_p(axes["improvement_p"], history, run.settings["improvement_alpha"])
     lowest.set_xlabel("iteration (minibatches trained)")
     save_figure(figure, path, dpi)
 
@@ -108,9 +104,8 @@ def _draw_patience(axes, history, training):
     axes.set_ylabel("patience (minibatches)")
 
 
-def _draw_improvement_p(axes, history, run_folder):
+def _draw_improvement_p(axes, history, alpha):
     """Draw McNemar's p at every validation, and the level below which patience was extended."""
-    alpha = read_json(run_folder / "provenance.json")["settings"]["improvement_alpha"]
     p = history["improvement_p"].clip(lower=SMALLEST_P)
     is_significant = history["improvement_p"] < alpha
     axes.plot(history["iteration"], p, ".", color=GREY, markersize=4)

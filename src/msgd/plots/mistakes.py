@@ -1,20 +1,11 @@
 """What a run gets wrong on the test set: the confusion matrix, and the worst mistakes."""
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 
-from msgd.data.dataset import load_dataset
-from msgd.files import read_json
+from msgd.evaluation.opened_run import open_run
 from msgd.models import load_model
 from msgd.plots.style import BLUE, GREY, INK, ORANGE, picture, run_title, save_figure
-from msgd.training.snapshots import load_parameters
-
-
-def _load_predicted(run_folder):
-    with np.load(Path(run_folder) / "test_predictions.npz", allow_pickle=False) as arrays:
-        return arrays["predicted"]
 
 
 def confusion_matrix(labels, predicted, n_classes):
@@ -29,8 +20,9 @@ def plot_confusion(data_folder, run_folder, path, dpi):
 
     Colour counts the mistakes only: the correct ones would drown them.
     """
-    dataset = load_dataset(data_folder)
-    matrix = confusion_matrix(dataset.test_y, _load_predicted(run_folder), dataset.n_classes)
+    run = open_run(run_folder, data_folder)
+    dataset = run.dataset
+    matrix = confusion_matrix(dataset.test_y, run.predicted(), dataset.n_classes)
     mistakes = matrix - np.diag(np.diag(matrix))
     n_classes = dataset.n_classes
     side = 2.2 + 0.52 * n_classes
@@ -60,11 +52,10 @@ def worst_mistakes(of_label, n):
 
 def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
     """Draw to the PNG ``path`` the test images whose label got the smallest probability."""
-    dataset = load_dataset(data_folder)
-    parameters = load_parameters(Path(run_folder) / "best_parameters.npz")
-    predicted = _load_predicted(run_folder)
+    run = open_run(run_folder, data_folder)
+    dataset, settings = run.dataset, run.settings
+    parameters, predicted = run.best_parameters(), run.predicted()
     wrong = np.flatnonzero(predicted != dataset.test_y)
-    settings = read_json(Path(run_folder) / "provenance.json")["settings"]
     model = load_model(settings["model"])
     images = dataset.images("test", wrong)
     probabilities = model.probabilities(parameters, images, settings, dataset.image_shape)

@@ -1,16 +1,13 @@
 """The weight images of a run: a sheet of snapshots, and an animation of them growing."""
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
-from msgd.data.dataset import load_dataset
-from msgd.files import atomic_path, read_json
+from msgd.evaluation.opened_run import open_run
+from msgd.files import atomic_path
 from msgd.models import load_model
 from msgd.plots.style import picture, save_figure
-from msgd.training.snapshots import list_snapshots, load_parameters
 
 MAX_ROWS = 10  # snapshots shown on the sheet
 MAX_COLUMNS = 10  # weight images shown of each
@@ -18,14 +15,13 @@ MAX_COLUMNS = 10  # weight images shown of each
 
 def load_weight_images(data_folder, run_folder):
     """Return (titles, images) of a run's snapshots; images: (snapshots, n, height, width)."""
-    training = read_json(Path(run_folder) / "training.json")
-    shape = load_dataset(data_folder).image_shape
-    model = load_model(training["model"])
+    run = open_run(run_folder, data_folder)
+    model = load_model(run.settings["model"])
     titles, images = [], []
-    for iteration, path in list_snapshots(Path(run_folder) / "snapshots"):
-        epoch = iteration / training["n_train_batches"]
+    for iteration, parameters in run.snapshots():
+        epoch = iteration / run.training["n_train_batches"]
         titles.append(f"epoch {epoch:.0f}" if epoch.is_integer() else f"epoch {epoch:.2f}")
-        images.append(model.weight_images(load_parameters(path), shape)[:MAX_COLUMNS])
+        images.append(model.weight_images(parameters, run.dataset.image_shape)[:MAX_COLUMNS])
     return titles, np.stack(images)
 
 

@@ -116,6 +116,7 @@ class Checkpoint:
         if not self.folder:
             return
         self.last_saved = time.monotonic()
+        state.record["run"] = self.folder.name
         iterations = [iteration for iteration, _ in self._states()]
         if sum(iteration > state.iteration for iteration in iterations) >= GENERATIONS:
             return  # of a longer run, which n_epochs cut short now
@@ -133,6 +134,11 @@ class Checkpoint:
             if iteration > last_iteration:
                 continue
             state = State.from_bytes(path.read_bytes())
+            if state and state.record.get("run") != self.folder.name:
+                raise UserError(
+                    f"{path} is a state of another run, of other data, settings or source; remove "
+                    f"{self.folder} to train this one from the start"
+                )
             if state and self._restore_snapshots(state):
                 os.utime(self.folder)  # in use: see clean_states
                 log.info("going on from the state after iteration %d", iteration)

@@ -55,7 +55,7 @@ def train(backend, dataset, settings, checkpoint):
             answer = value, _flatten(gradient)
             costs.append(answer[0])
             gradients.append(answer[1])
-        return answer
+        return answer[0], answer[1].view(_InOrder)
 
     def save(theta):
         arrays = {"costs": np.array(costs), "gradients": np.array(gradients)}
@@ -108,6 +108,22 @@ def train(backend, dataset, settings, checkpoint):
     checkpoint.save_snapshot(result.iterations_run, backend.get_parameters())
     log.info("stopped by %s: %s", result.stopped_by, outcome.message)
     return result
+
+
+class _InOrder(np.ndarray):
+    """A gradient whose products SciPy takes by NumPy's sum and not by BLAS.
+
+    BLAS sums in an order of its own on every kind of processor, NumPy in the same on all. SciPy's
+    directions are made of gradients, and so are of this class too.
+    """
+
+    def __array_function__(self, function, types, arguments, more):
+        if function is np.dot and not more:
+            left, right = map(np.asarray, arguments)
+            return np.add.reduce(left * right)
+        if function is np.linalg.norm and not more and len(arguments) == 1:
+            return np.sqrt(np.dot(arguments[0], arguments[0]))
+        return super().__array_function__(function, types, arguments, more)
 
 
 def _flatten(parameters):

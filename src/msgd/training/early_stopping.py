@@ -53,11 +53,15 @@ class EarlyStopping:
             extended = math.ceil(iteration * self._exact("patience_increase"))
             self.patience = max(self.patience, extended)
             self.reference_correct = correct
-        is_best = self.best_errors is None or errors < self.best_errors
+        is_best = self.is_best(errors)
         if is_best:
             self.best_errors = errors
             self.best_iteration = iteration + 1
         return is_best
+
+    def is_best(self, errors):
+        """Return whether ``errors`` are fewer than ever."""
+        return self.best_errors is None or errors < self.best_errors
 
     def is_exhausted(self, iteration):
         """Return whether training stops after ``iteration``."""

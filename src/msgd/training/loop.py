@@ -121,7 +121,10 @@ def train(backend, dataset, settings, checkpoint):
                 break
             if done < next_validation:
                 continue
-            _validate(backend, dataset, early_stopping, result, done, cost, started)
+            if not _validate(backend, dataset, early_stopping, result, done, cost, started):
+                result.stopped_by = "divergence"
+                log.warning("parameters are not finite after %d: training diverged", done)
+                break
             _show(result, bar, early_stopping, done)
             if is_due(len(result.history)):
                 checkpoint.save_snapshot(done, backend.get_parameters())
@@ -147,7 +150,11 @@ RULE_STATE = ("patience", "best_errors", "best_iteration", "improvement_p")
 
 
 def _validate(backend, dataset, early_stopping, result, done, cost, started):
-    """Count the validation errors, apply the patience rule, and record both in ``result``."""
+    """Count the validation errors, apply the patience rule, and record both in ``result``.
+
+    Return False, and do neither, if they are a new best by parameters that are not finite: the last
+    step before the validation may make them so, which no cost has shown yet.
+    """
     rule = {}
     if early_stopping.improvement_test == "mcnemar":
         n = result.validation_examples
@@ -155,8 +162,12 @@ def _validate(backend, dataset, early_stopping, result, done, cost, started):
         errors = n - int(np.count_nonzero(correct))
     else:
         errors, correct = backend.count_errors("valid"), None
-    if early_stopping.update(done - 1, errors, correct):
-        result.best_parameters = backend.get_parameters()
+    if early_stopping.is_best(errors):
+        best = backend.get_parameters()
+        if not all(np.isfinite(array).all() for array in best.values()):
+            return False
+        result.best_parameters = best
+    early_stopping.update(done - 1, errors, correct)
     if early_stopping.improvement_test == "mcnemar":
         rule["improvement_p"] = early_stopping.improvement_p
     result.record(
@@ -169,6 +180,7 @@ def _validate(backend, dataset, early_stopping, result, done, cost, started):
         best_iteration=early_stopping.best_iteration,
         seconds=time.perf_counter() - started,
     )
+    return True
 
 
 def _state(backend, result, early_stopping):

@@ -1,10 +1,13 @@
 """Parameters on disk: .npz files of plain arrays, written atomically, and when to take one."""
 
 import math
+import zlib
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
+from msgd.errors import UserError
 from msgd.files import atomic_path
 
 
@@ -18,9 +21,23 @@ def save_parameters(path, parameters):
 
 
 def load_parameters(path):
-    """Return the parameters of the .npz file ``path``: dict of name -> array, in saved order."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    """Return the parameters of the .npz file ``path``: dict of name -> array, in saved order.
+
+    Raises UserError, as load_arrays does.
+    """
+    return load_arrays(path)
+
+
+def load_arrays(path):
+    """Return the arrays of the .npz file ``path`` by name; UserError if it is not whole."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: the run is not whole") from error
+    # A file that is cut or is something else: zipfile, zlib and NumPy have these.
+    except (ValueError, EOFError, BadZipFile, zlib.error, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is not a whole .npz file ({error})") from error
 
 
 def is_due(validation):

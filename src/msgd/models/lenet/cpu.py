@@ -206,8 +206,8 @@ class Backend(CpuBackend):
             for name, array in zip(("weights", "bias"), pair, strict=True)
         }
 
-    def set_parameters(self, parameters):
-        """See msgd.models.interface.Backend.set_parameters."""
+    def keep_parameters(self, parameters):
+        """See msgd.models.cpu_backend.CpuBackend."""
         arrays = list(parameters.values())
         pairs = list(zip(arrays[::2], arrays[1::2], strict=True))
         for layer, (filters, bias) in zip(self.convs, pairs, strict=False):

@@ -61,8 +61,8 @@ UNPOOL, PARTIAL_GRADIENT, CONV_ERROR, CONV_UPDATE, DENSE_UPDATE, COST = range(6,
 class Backend(CudaBackend):
     """The CUDA twin; see msgd.models.interface.Backend."""
 
-    def set_parameters(self, parameters):
-        """See msgd.models.interface.Backend.set_parameters."""
+    def keep_parameters(self, parameters):
+        """See msgd.kernels.cuda.CudaBackend."""
         self.shapes = {name: array.shape for name, array in parameters.items()}
         flat = np.concatenate([array.ravel() for array in parameters.values()])
         self.parameters = cuda.to_device(flat)

@@ -92,8 +92,8 @@ class Backend(CpuBackend):
         weights = from_rows(weights, n_classes, self.dataset.image_shape, self.patch)
         return {"weights": weights, "bias": from_columns(bias, n_classes)}
 
-    def set_parameters(self, parameters):
-        """See msgd.models.interface.Backend.set_parameters."""
+    def keep_parameters(self, parameters):
+        """See msgd.models.cpu_backend.CpuBackend."""
         self.weights = to_rows(parameters["weights"], self.dataset.image_shape, self.patch)
         self.bias = to_columns(parameters["bias"], -np.inf)
 

@@ -149,8 +149,8 @@ class Backend(CpuBackend):
             parameters[f"bias_{number}"] = self.bias[first_unit : first_unit + n_out].copy()
         return parameters
 
-    def set_parameters(self, parameters):
-        """See msgd.models.interface.Backend.set_parameters."""
+    def keep_parameters(self, parameters):
+        """See msgd.models.cpu_backend.CpuBackend."""
         weights = [array for array in parameters.values() if array.ndim == 2]
         biases = [array for array in parameters.values() if array.ndim == 1]
         self.shapes = [array.shape for array in weights]

@@ -35,8 +35,8 @@ UNITS = 3  # where its units start in the flat biases; times B, in the flat acti
 class Backend(CudaBackend):
     """The CUDA twin; see msgd.models.interface.Backend."""
 
-    def set_parameters(self, parameters):
-        """See msgd.models.interface.Backend.set_parameters."""
+    def keep_parameters(self, parameters):
+        """See msgd.kernels.cuda.CudaBackend."""
         self.shapes = {name: array.shape for name, array in parameters.items()}
         self.weights, self.bias = (
             cuda.to_device(np.concatenate([a.ravel() for a in parameters.values() if a.ndim == n]))
