@@ -198,7 +198,7 @@ def mnist_file():
 @pytest.fixture(scope="session")
 def mnist_folder(mnist_file, tmp_path_factory):
     """A folder with MNIST's six arrays."""
-    from msgd.data.dataset import unpickle
+    from msgd.data.unpickle import unpickle
 
     folder = tmp_path_factory.mktemp("mnist")
     unpickle(mnist_file, folder, "float32", expect_mnist=True)

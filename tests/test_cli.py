@@ -144,7 +144,7 @@ def test_steps_without_kernels_do_not_load_numba(tmp_path):
         "import sys; from msgd.cli import main; "
         "import msgd.plots.weights, msgd.plots.mistakes, msgd.plots.learning_curve, "
         "msgd.plots.comparison, msgd.evaluation.model_card, msgd.evaluation.tables, "
-        "msgd.data.dataset, msgd.data.download; "
+        "msgd.data.unpickle, msgd.data.download; "
         "sys.exit('numba' in sys.modules)"
     )
     script = tmp_path / "probe.py"

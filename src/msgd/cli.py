@@ -159,7 +159,7 @@ def _download(options):
 
 
 def _unpickle(options):
-    from msgd.data.dataset import unpickle
+    from msgd.data.unpickle import unpickle
 
     unpickle(options.path, options.output, options.float_x, options.expect_mnist)
 

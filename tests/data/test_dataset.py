@@ -2,13 +2,16 @@
 
 import gzip
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from conftest import as_triple, make_dataset, save_idx_folder, save_npz
 
 from msgd.data import readers
-from msgd.data.dataset import count_training_examples, load_dataset, unpickle
+from msgd.data.dataset import load_dataset
+from msgd.data.unpickle import count_training_examples, unpickle
 from msgd.errors import UserError
 
 TOY = make_dataset(n_train=30, n_valid=12, n_test=9, shape=(4, 5), n_classes=3)
@@ -259,3 +262,14 @@ def test_other_data_are_not_taken_for_mnist(tmp_path):
     with pytest.raises(UserError, match=r"train_x, valid_x, test_x.* differ from MNIST"):
         unpickle(tmp_path / "toy.npz", tmp_path / "arrays", "float32", expect_mnist=True)
     assert not (tmp_path / "arrays").exists()
+
+
+def test_training_imports_neither_readers_nor_download(tmp_path):
+    """What these do to a data set shows in its arrays; an edit of them is no reason to retrain."""
+    script = tmp_path / "probe.py"
+    script.write_text("import sys, msgd.data.dataset; print(*sys.modules)")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "msgd.data.dataset" in loaded
+    assert not loaded & {"pooch", "requests", "msgd.data.readers", "msgd.data.download"}
+    assert not loaded & {"msgd.data.unpickle", "msgd.data.safe_pickle"}

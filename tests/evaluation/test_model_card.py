@@ -8,7 +8,8 @@ import pytest
 from conftest import as_triple, make_dataset, save_npz
 
 from msgd.config import complete_experiment, yaml_scalar
-from msgd.data.dataset import load_dataset, unpickle
+from msgd.data.dataset import load_dataset
+from msgd.data.unpickle import unpickle
 from msgd.errors import UserError
 from msgd.evaluation.model_card import write_best_model
 from msgd.files import read_json, write_json

@@ -6,7 +6,7 @@ import pytest
 from conftest import as_triple, make_dataset, save_npz
 
 from msgd.config import complete_experiment
-from msgd.data.dataset import unpickle
+from msgd.data.unpickle import unpickle
 from msgd.evaluation.score import score_run
 from msgd.files import read_json
 from msgd.training.run import run_training

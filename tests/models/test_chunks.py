@@ -5,7 +5,8 @@ import pytest
 from conftest import as_triple, make_dataset, save_npz
 
 from msgd.config import complete_experiment
-from msgd.data.dataset import Dataset, load_dataset, unpickle
+from msgd.data.dataset import Dataset, load_dataset
+from msgd.data.unpickle import unpickle
 from msgd.models import MODELS, cpu_backend, load_backend, load_model
 from msgd.models.mlp import cpu as mlp_cpu
 

@@ -7,7 +7,7 @@ from conftest import as_triple, make_dataset, save_npz
 from PIL import Image
 
 from msgd.config import complete_experiment
-from msgd.data.dataset import unpickle
+from msgd.data.unpickle import unpickle
 from msgd.evaluation.score import score_run
 from msgd.models import MODELS, load_model
 from msgd.plots import learning_curve

@@ -13,7 +13,7 @@ import pytest
 from conftest import as_triple, make_dataset, save_npz
 
 from msgd.config import complete_experiment
-from msgd.data.dataset import unpickle
+from msgd.data.unpickle import unpickle
 from msgd.errors import UserError
 from msgd.models import MODELS
 from msgd.training import checkpoint, loop, run

@@ -14,7 +14,7 @@ from msgd.config import (
     hyperparameter_words,
     yaml_scalar,
 )
-from msgd.data.dataset import count_training_examples
+from msgd.data.unpickle import count_training_examples
 from msgd.errors import UserError
 from msgd.source import source_files, training_source
 

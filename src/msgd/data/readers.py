@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from msgd.data.dataset import SPLITS
 from msgd.data.safe_pickle import LimitedReader, load_arrays
 from msgd.errors import UserError
-
-SPLITS = ("train", "valid", "test")
 
 # Real data of the kind read here unpacks to some 13 times its size (MNIST), deflate's worst case
 # is 1032: what lies far beyond data is taken for a bomb, unless it is too small to do harm.
