@@ -106,8 +106,14 @@ def _description(content):
         return f"one array of shape {content.shape}"
     if not isinstance(content, tuple):
         return f"a {type(content).__name__}"
-    parts = [f"{len(p)} things" if isinstance(p, tuple) else "one thing" for p in content[:4]]
+    parts = [_part_description(part) for part in content[:4]]
     return f"{len(content)} entries" + (f" ({', '.join(parts)})" if len(content) <= 4 else "")
+
+
+def _part_description(part):
+    if isinstance(part, tuple):
+        return "a pair" if len(part) == 2 else f"a tuple of {len(part)}"
+    return "an array" if isinstance(part, np.ndarray) else f"a {type(part).__name__}"
 
 
 def _read_npz(path):
