@@ -136,6 +136,10 @@ BAD = {
     "other width": (replace("test_x", lambda x: x[:, 1:]), r"images of different shapes"),
     "text": (replace("test_y", lambda y: y.astype(str)), r"refused|not an array of numbers"),
     "label beyond 32 bits": (put("test_y", 0, 2**32), r"test label 4294967296 at index 0"),
+    "label beyond 64 bits": (
+        replace("test_y", lambda y: y + 1e30),
+        r"test label 1e\+30 at index 0 is out of range",
+    ),
     "whole numbers that are no bytes": (
         replace("valid_x", lambda x: (x * 1000).astype(np.int64)),
         r"valid images are whole numbers from 0 to 996; .* 0 to 255",
@@ -261,3 +265,10 @@ def test_training_imports_neither_readers_nor_download(tmp_path):
     assert "msgd.data.dataset" in loaded
     assert not loaded & {"pooch", "requests", "msgd.data.readers", "msgd.data.download"}
     assert not loaded & {"msgd.data.unpickle", "msgd.data.safe_pickle"}
+
+
+def test_floats_of_any_size_are_compared_with_mnist_without_a_word(tmp_path):
+    huge = [(x + np.float32(1e30), y) for x, y in as_triple(TOY)]
+    save_npz(tmp_path / "toy.npz", huge)
+    unpickle(tmp_path / "toy.npz", tmp_path / "arrays", "float32")
+    assert not load_dataset(tmp_path / "arrays").is_mnist
