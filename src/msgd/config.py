@@ -15,6 +15,7 @@ import jsonschema
 import yaml
 
 from msgd.errors import UserError
+from msgd.files import expand_home
 from msgd.models import MODELS
 
 SCHEMA_FILE = Path(__file__).with_name("config.schema.yaml")
@@ -42,7 +43,8 @@ def complete_config(config):
     """Return a checked copy of ``config`` in which every key stands, defaults filled in.
 
     ``config`` is what config.yaml holds (dict); it is not changed. The lists of grids stay, for
-    expand_grid. Raises UserError with a line per finding: the key, its value, and what is allowed.
+    expand_grid; a ~ in ``dataset`` is expanded. Raises UserError with a line per finding: the key,
+    its value, and what is allowed.
     """
     schema = load_schema()
     findings = _findings(config, schema)
@@ -55,6 +57,7 @@ def complete_config(config):
     findings += _unknown_colormap(config)
     _raise(findings, "configuration")
     complete = _with_defaults({**config, "experiments": {}}, schema)
+    complete["dataset"] = expand_home(complete["dataset"])
     complete["experiments"] = {name: _complete(run) for name, run in experiments.items()}
     return complete
 

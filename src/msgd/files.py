@@ -36,6 +36,20 @@ def atomic_path(path):
         raise
 
 
+def expand_home(path):
+    """Return ``path`` (str or Path) as text, a leading ~ or ~user replaced by the home folder.
+
+    Any other path stays as it is written: ./mnist is a folder, mnist a keyword.
+    """
+    text = str(path)
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:  # no such user, or no home: then the name begins with a tilde
+        return text
+
+
 def remove_partial(folder):
     """Remove what processes that were killed have left of files in ``folder``."""
     for path in Path(folder).glob(PARTIAL + "*"):

@@ -24,6 +24,12 @@ ARRAYS = {
     "Fortran order": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
     "not contiguous": np.arange(12.0).reshape(3, 4)[:, ::2],
     "bool": np.array([True, False]),
+    "transposed": np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(1, 0, 2),
+    "transposed to the end": np.arange(24).reshape(4, 2, 3).transpose(1, 2, 0),
+    "transposed, big-endian": np.arange(24, dtype=">i2").reshape(4, 2, 3).transpose(0, 2, 1),
+    "Fortran order, three axes": np.asfortranarray(np.arange(24).reshape(2, 3, 4)),
+    "one of all axes reversed": np.arange(24).reshape(2, 3, 4).T,
+    "backwards": np.arange(6.0)[::-1],
 }
 
 
@@ -135,14 +141,63 @@ def test_few_bytes_cannot_fill_the_memory():
             load(data)
 
 
-def test_permuted_axes_are_refused():
-    reader = LimitedReader(io.BytesIO(b""), 100, "some.pkl")
-    unpickler = safe_pickle._ArrayUnpickler(reader, 100)
-    build = unpickler.find_class("numpy._core.numeric", "_frombuffer")
-    dtype = unpickler.find_class("numpy", "dtype")("f4")
-    assert build(bytes(8), dtype, (2,), "C").value.tolist() == [0, 0]
-    with pytest.raises(pickle.UnpicklingError, match="permuted axes"):
-        build(bytes(8), dtype, (1, 2), "K", (1, 0))
+def frombuffer_of(unpickler):
+    return unpickler.find_class("numpy._core.numeric", "_frombuffer")
+
+
+def unpickler_of(data=b""):
+    reader = LimitedReader(io.BytesIO(data), 100, "some.pkl")
+    return safe_pickle._ArrayUnpickler(reader, 100)
+
+
+def test_axes_in_another_order_are_only_numbers():
+    unpickler = unpickler_of()
+    build, dtype = frombuffer_of(unpickler), unpickler.find_class("numpy", "dtype")("i1")
+    array = build(bytes(range(6)), dtype, (2, 3), "K", (1, 0)).value
+    np.testing.assert_array_equal(array, np.arange(6).reshape(2, 3).T)
+    assert not array.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "axis_order",
+    [(0,), (0, 0), (1, 2), (-1, 0), (0, 1, 2), (), None, "10", (1.0, 0.0), (True, False), 5],
+)
+def test_axes_in_no_order_are_refused(axis_order):
+    unpickler = unpickler_of()
+    build, dtype = frombuffer_of(unpickler), unpickler.find_class("numpy", "dtype")("i1")
+    with pytest.raises(pickle.UnpicklingError, match="axes in order"):
+        build(bytes(6), dtype, (2, 3), "K", axis_order)
+
+
+@pytest.mark.parametrize(("order", "axis_order"), [("A", None), ("C", (1, 0)), (b"C", None)])
+def test_other_orders_are_refused(order, axis_order):
+    unpickler = unpickler_of()
+    build, dtype = frombuffer_of(unpickler), unpickler.find_class("numpy", "dtype")("i1")
+    with pytest.raises(pickle.UnpicklingError, match="in order"):
+        build(bytes(6), dtype, (2, 3), order, axis_order)
+
+
+def test_an_array_of_permuted_axes_longer_than_its_data_is_refused():
+    data = pickle.dumps(((np.zeros((2, 3, 5), "u1").transpose(1, 0, 2), 0),), 5)
+    forged = data.replace(b"K\x02K\x03K\x05\x87", b"K\x02K\x7fK\x05\x87")
+    assert forged != data
+    with pytest.raises(UserError, match="with 30 bytes of data"):
+        load(forged)
+
+
+def test_lists_are_told_how_they_become_arrays():
+    many = [np.zeros(3, np.float32) for _ in range(2000)]
+    numbers = list(range(20_000))
+    objects = np.array([np.zeros(2), None], dtype=object)
+    for value in (many, numbers, objects, [np.float32(1)]):
+        with pytest.raises(UserError, match=r"some\.pkl was refused.*numpy\.stack"):
+            load(pickle.dumps(((value, value),)))
+
+
+def test_dicts_of_arrays_come_back():
+    found = load(pickle.dumps({"x_train": np.arange(3), "classes": 3}, 2))
+    assert found["classes"] == 3
+    np.testing.assert_array_equal(found["x_train"], np.arange(3))
 
 
 def test_the_reader_refuses_before_it_reads():

@@ -1,11 +1,15 @@
-"""Readers of the three file formats: pickle, npz, IDX. Each returns a raw, unchecked triple.
+"""Readers of the three formats: pickle, npz, a folder of IDX files. Nothing is checked yet.
 
-A triple is a dict ``{"train": (x, y), "valid": (x, y), "test": (x, y)}`` of arrays as the file
-holds them: x of shape (N, D), (N, height, width) or with further axes, y of shape (N,).
+Each returns the splits of a data set, a dict ``{"train": (x, y), "valid": (x, y), "test": (x, y)}``
+of what the file holds, which should be arrays: x of shape (N, D), (N, height, width) or with
+further axes, y of shape (N,). "valid" is missing where the file has no validation part.
 """
 
+import difflib
 import gzip
+import logging
 import math
+import re
 import zipfile
 import zlib
 from contextlib import ExitStack
@@ -14,8 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from msgd.data.dataset import SPLITS
+from msgd.data.kinds import IDX_TYPES, is_idx, sniff
 from msgd.data.safe_pickle import LimitedReader, load_arrays
 from msgd.errors import UserError
+from msgd.files import expand_home
+
+log = logging.getLogger(__name__)
 
 # Real data of the kind read here unpacks to some 13 times its size (MNIST), deflate's worst case
 # is 1032: what lies far beyond data is taken for a bomb, unless it is too small to do harm.
@@ -24,30 +32,46 @@ HARMLESS_BYTES = 256 * 2**20
 
 DAMAGE = (EOFError, OSError, ValueError, zlib.error)  # what a damaged file raises when read
 
-IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-# The official MNIST names and the share of the training images that the tutorials validate on.
-IDX_NAMES = {"train": "train", "valid": "valid", "test": "t10k"}
-VALID_SHARE = 6  # the last sixth: 10,000 of 60,000
+KINDS = "a .pkl or .pkl.gz file, a .npz file, or a folder of IDX files"
 
 
-def read_triple(path):
-    """Read the data set at ``path``: ``.pkl``, ``.pkl.gz``, ``.npz``, or a folder of IDX files.
+def read_splits(path):
+    """Read the data set at ``path``: a pickle, packed by gzip or not, a .npz, or an IDX folder.
 
-    Raises UserError, naming the file and the finding, if it is not what it should be.
+    What a file is, its first bytes tell; its name is asked only if they do not. Raises UserError,
+    naming the file and the finding, if it is not what it should be.
     """
-    path = Path(path)
+    path = Path(expand_home(path))
     if not path.exists():
-        raise UserError(f"the data set {path} does not exist")
+        raise UserError(_not_found(path))
     if path.is_dir():
         return _read_idx_folder(path)
-    if path.name.endswith((".pkl", ".pkl.gz", ".pickle", ".pickle.gz")):
+    if not path.is_file():
+        raise UserError(f"{path} is neither a file nor a folder")
+    found = sniff(path)
+    if found.kind == "idx":
+        raise UserError(f"{path} is one IDX file; name the folder that holds all of them")
+    if found.kind == "pickle":
         return _read_pickle(path)
-    if path.suffix == ".npz":
+    if found.kind == "zip" or path.suffix == ".npz":
         return _read_npz(path)
-    raise UserError(f"{path}: not a known kind of data set; allowed: {KINDS}")
+    if {".pkl", ".pickle"} & set(path.suffixes):
+        return _read_pickle(path)
+    raise UserError(
+        f"{path}: not a known kind of data set, it begins {found.head[:20]!r}; allowed: {KINDS}"
+    )
 
 
-KINDS = "a .pkl or .pkl.gz file, a .npz file, or a folder of IDX files"
+def _not_found(path):
+    """Return the words for a path that does not exist: where it was sought, and what is there."""
+    folder = path.absolute().parent
+    text = f"the data set {path} does not exist; it was sought in {folder}"
+    if path.is_symlink():
+        return f"{text}, where a link of that name leads nowhere"
+    if not folder.is_dir():
+        return f"{text}, which is no folder"
+    close = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=1)
+    return f"{text} (did you mean {close[0]}?)" if close else text
 
 
 def expansion_limit(path):
@@ -56,8 +80,8 @@ def expansion_limit(path):
 
 
 def _open_limited(path, files):
-    """Open ``path``, unpacking .gz, as a LimitedReader that the ExitStack ``files`` closes."""
-    opener = gzip.open if path.suffix == ".gz" else open
+    """Open ``path``, unpacking a gzip, as a LimitedReader that the ExitStack ``files`` closes."""
+    opener = gzip.open if sniff(path).packed else open
     stream = files.enter_context(opener(path, "rb"))
     return LimitedReader(stream, expansion_limit(path), str(path))
 
@@ -65,56 +89,168 @@ def _open_limited(path, files):
 def _read_pickle(path):
     with ExitStack() as files:
         content = load_arrays(lambda: _open_limited(path, files), str(path))
+    if isinstance(content, dict):
+        return _named_splits(path, content)
     is_triple = isinstance(content, tuple) and len(content) == len(SPLITS)
     if not is_triple or not all(isinstance(p, tuple) and len(p) == 2 for p in content):
         raise UserError(
-            f"{path} does not hold three pairs: (train, valid, test) of (images, labels)"
+            f"{path} does not hold three pairs, (train, valid, test) of (images, labels), "
+            f"but {_description(content)}"
         )
     return dict(zip(SPLITS, content, strict=True))
 
 
+def _description(content):
+    """Return in a few words what a pickle holds in the place of three pairs."""
+    if isinstance(content, np.ndarray):
+        return f"one array of shape {content.shape}"
+    if not isinstance(content, tuple):
+        return f"a {type(content).__name__}"
+    parts = [_part_description(part) for part in content[:4]]
+    return f"{len(content)} entries" + (f" ({', '.join(parts)})" if len(content) <= 4 else "")
+
+
+def _part_description(part):
+    if isinstance(part, tuple):
+        return "a pair" if len(part) == 2 else f"a tuple of {len(part)}"
+    return "an array" if isinstance(part, np.ndarray) else f"a {type(part).__name__}"
+
+
 def _read_npz(path):
-    names = [f"{split}_{part}" for split in SPLITS for part in "xy"]
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-            if unpacked > expansion_limit(path):
-                raise UserError(
-                    f"{path} unpacks to {unpacked:,} bytes, far beyond what its size suggests "
-                    "(a decompression bomb?); write it with numpy.savez, uncompressed"
-                )
+            members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > expansion_limit(path):
+            raise UserError(
+                f"{path} unpacks to {unpacked:,} bytes, far beyond what its size suggests "
+                "(a decompression bomb?); write it with numpy.savez, uncompressed"
+            )
+        if not any(member.filename.endswith(".npy") for member in members):
+            names = _listed(member.filename for member in members)
+            raise UserError(
+                f"{path} is a zip archive but no .npz: it holds {names}; "
+                "unpack it, and name what was in it"
+            )
         with np.load(path, allow_pickle=False) as arrays:
-            missing = sorted(set(names) - set(arrays.files))
-            if missing:
-                raise UserError(
-                    f"{path} lacks {', '.join(missing)}; expected arrays: {', '.join(names)}"
-                )
-            return {split: (arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in SPLITS}
-    except (*DAMAGE, zipfile.BadZipFile, RuntimeError, MemoryError) as error:
-        raise UserError(f"{path} is not a whole .npz file of numeric arrays: {error}") from error
+            return _named_splits(path, arrays)
+    except (*DAMAGE, zipfile.BadZipFile, RuntimeError, MemoryError, NotImplementedError) as error:
+        hint = "; numpy.stack makes one array of a list" if "Object arrays" in str(error) else ""
+        raise UserError(
+            f"{path} is not a whole .npz file of numeric arrays: {error}{hint}"
+        ) from error
+
+
+# Names of arrays: a split and a part in either order, joined by _, in capitals or not. So the
+# names of this package, of Keras (x_train) and of MedMNIST (train_images) are all understood.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation"),
+    "test": ("test",),
+}
+PART_NAMES = {"x": ("x", "images"), "y": ("y", "labels")}
+UNDERSTOOD = (
+    "train_x, train_y, test_x, test_y and, unless it shall be split off, valid_x, valid_y; also "
+    "x_train, y_train, ... or train_images, train_labels, ..., and val for valid"
+)
+
+
+def _named_splits(path, arrays):
+    """Return the splits out of ``arrays``, a mapping of names to arrays."""
+    names = {
+        f"{split}_{part}": _name_of(path, split, part, arrays)
+        for split in SPLITS
+        for part in PART_NAMES
+    }
+    without_valid = names["valid_x"] is None and names["valid_y"] is None
+    splits = [split for split in SPLITS if not (split == "valid" and without_valid)]
+    missing = [f"{s}_{p}" for s in splits for p in PART_NAMES if names[f"{s}_{p}"] is None]
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}; it holds {_listed(arrays)}. "
+            f"Understood: {UNDERSTOOD}"
+        )
+    return {split: tuple(arrays[names[f"{split}_{part}"]] for part in "xy") for split in splits}
+
+
+def _name_of(path, split, part, arrays):
+    """Return the one name among ``arrays`` that means ``part`` of ``split``, or None."""
+    pairs = [(s, p) for s in SPLIT_NAMES[split] for p in PART_NAMES[part]]
+    spellings = {f"{s}_{p}" for s, p in pairs} | {f"{p}_{s}" for s, p in pairs}
+    found = [name for name in arrays if isinstance(name, str) and name.lower() in spellings]
+    if len(found) > 1:
+        raise UserError(
+            f"{path} holds {' and '.join(found)}, which mean the same; leave only one of them there"
+        )
+    return found[0] if found else None
+
+
+def _listed(names, at_most=12):
+    names = [str(name) for name in names]
+    more = [f"and {len(names) - at_most} more"] if len(names) > at_most else []
+    return ", ".join(names[:at_most] + more) or "nothing"
+
+
+# How the names of IDX files begin: the official t10k, and what is seen beside it.
+_IDX_NAME = re.compile(
+    r"(training|train|validation|valid|val|t10k|test).*?(images|labels)", re.IGNORECASE
+)
+_IDX_SPLITS = {
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation"),
+    "test": ("t10k", "test"),
+}
 
 
 def _read_idx_folder(folder):
-    """Read train-, valid- and t10k- images and labels; without valid-, split it off train."""
-    triple = {}
-    for split, name in IDX_NAMES.items():
-        if split == "valid" and not list(folder.glob("valid*images*")):
+    """Return the splits of a folder of IDX files; without valid-* files, without "valid"."""
+    files = {}  # (how the name begins, "images" or "labels") -> paths
+    for path in sorted(folder.iterdir()):
+        match = _IDX_NAME.match(path.name)
+        if match and path.is_file():
+            files.setdefault(tuple(group.lower() for group in match.groups()), []).append(path)
+    splits = {}
+    for split, prefixes in _IDX_SPLITS.items():
+        present = [prefix for prefix in prefixes if any(key[0] == prefix for key in files)]
+        if len(present) > 1:
+            names = [path.name for key in files for path in files[key] if key[0] in present]
+            raise UserError(
+                f"{folder} holds {split} files under two names, {' and '.join(present)}: "
+                f"{_listed(names)}; leave only one set of them there"
+            )
+        if split == "valid" and not present:
             continue
-        triple[split] = tuple(
-            read_idx(_one_file(folder, f"{name}*{part}*")) for part in ("images", "labels")
+        prefix = present[0] if present else prefixes[0]
+        splits[split] = tuple(
+            _one_idx(folder, prefix, part, files.get((prefix, part), []))
+            for part in ("images", "labels")
         )
-    if "valid" not in triple:
-        x, y = triple["train"]
-        n_train = len(x) - len(x) // VALID_SHARE
-        triple["train"], triple["valid"] = (x[:n_train], y[:n_train]), (x[n_train:], y[n_train:])
-    return {split: triple[split] for split in SPLITS}
+    return splits
 
 
-def _one_file(folder, pattern):
-    files = sorted(folder.glob(pattern))
-    if len(files) != 1:
-        raise UserError(f"{folder} holds {len(files)} files named {pattern}; expected one")
-    return files[0]
+def _one_idx(folder, prefix, part, paths):
+    """Return the array that every one of ``paths`` holds: a file may lie packed and unpacked."""
+    if not paths:
+        raise UserError(
+            f"{folder} holds no file {prefix}-{part}...; expected are IDX files whose names begin "
+            "train-images, train-labels, t10k-images, t10k-labels, and valid-images, valid-labels "
+            f"where they are; it holds: {_listed(sorted(p.name for p in folder.iterdir()))}"
+        )
+    array = read_idx(paths[0])
+    for other in paths[1:]:
+        if not _same(array, read_idx(other)):
+            raise UserError(
+                f"{folder} holds {paths[0].name} and {other.name}, which differ; leave only the "
+                "right one there"
+            )
+    if len(paths) > 1:
+        names = " and ".join(path.name for path in paths)
+        log.info("%s: %s hold the same array", folder, names)
+    return array
+
+
+def _same(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def read_idx(path):
@@ -123,8 +259,7 @@ def read_idx(path):
         with ExitStack() as files:
             reader = _open_limited(path, files)
             magic = reader.read(4)
-            is_idx = len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in IDX_TYPES
-            if not is_idx or magic[3] == 0:
+            if not is_idx(magic):
                 raise UserError(f"{path} is not an IDX file of an array: it starts {magic.hex()}")
             dtype = np.dtype(IDX_TYPES[magic[2]])
             shape = tuple(np.frombuffer(reader.read(4 * magic[3]), ">u4").tolist())

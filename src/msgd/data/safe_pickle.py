@@ -16,6 +16,8 @@ import numpy as np
 
 from msgd.errors import UserError
 
+STACK_HINT = "; numpy.stack(...) makes one array of a list of arrays, numpy.array(...) of numbers"
+
 
 class _DType:
     """A numeric dtype as a pickle describes it: a kind with its size, then the byte order."""
@@ -23,7 +25,10 @@ class _DType:
     def __init__(self, spec, align=False, copy=False):
         spec = spec.decode("ascii") if isinstance(spec, bytes) else spec
         if not isinstance(spec, str) or spec not in _NUMERIC:
-            raise pickle.UnpicklingError(f"an array of dtype {spec!r}, not of numbers")
+            is_object = isinstance(spec, str) and spec.startswith("O")
+            raise pickle.UnpicklingError(
+                f"an array of dtype {spec!r}, not of numbers" + (STACK_HINT if is_object else "")
+            )
         self.dtype = np.dtype(spec)
 
     def __setstate__(self, state):
@@ -78,8 +83,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in self.allowed:
+            hint = STACK_HINT if name == "scalar" and module.startswith("numpy.") else ""
             raise pickle.UnpicklingError(
                 f"a foreign object, {module}.{name}; only NumPy arrays are read, nothing was run"
+                + hint
             )
         return self.allowed[module, name]
 
@@ -88,11 +95,25 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _Array()
 
     def _frombuffer(self, buffer, dtype, shape, order, axis_order=None):
-        """Stand for numpy's _frombuffer, which protocol 5 calls."""
-        if axis_order is not None:
-            raise pickle.UnpicklingError("an array with permuted axes")
+        """Stand for numpy's _frombuffer, which protocol 5 calls.
+
+        ``order`` "K" is that of an array whose axes were permuted: it lies in memory as ``shape``
+        in C order says, and ``axis_order`` are the axes of that in the order of the array's own.
+        """
         array = _Array()
-        array.value = _array(buffer, dtype, shape, order)
+        if order != "K":
+            if order not in ("C", "F") or axis_order is not None:
+                raise pickle.UnpicklingError(f"an array in order {order!r}")
+            array.value = _array(buffer, dtype, shape, order)
+            return array
+        is_order = isinstance(axis_order, (tuple, list)) and all(
+            type(axis) is int for axis in axis_order
+        )
+        if not is_order or sorted(axis_order) != [*range(len(shape))]:
+            raise pickle.UnpicklingError(
+                f"an array of shape {shape} with axes in order {axis_order}"
+            )
+        array.value = _array(buffer, dtype, shape, "C").transpose(axis_order)
         return array
 
     def _encode(self, text, encoding):
@@ -118,7 +139,7 @@ def _check_instructions(stream):
     for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         is_put = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
         if number > MAX_INSTRUCTIONS or (is_put and argument > MAX_INSTRUCTIONS):
-            raise pickle.UnpicklingError("more instructions than arrays need")
+            raise pickle.UnpicklingError("more instructions than arrays need" + STACK_HINT)
 
 
 class LimitedReader:
@@ -156,7 +177,7 @@ class LimitedReader:
 
 
 def load_arrays(open_reader, name):
-    """Return what a pickle holds: arrays in tuples in a tuple.
+    """Return what a pickle holds: arrays in tuples in a tuple, or in a dict.
 
     open_reader: called twice, returns a LimitedReader at the pickle's beginning; the pickle must
     end where the stream does. ``name`` (str) names the file in errors. Raises UserError for a
@@ -185,7 +206,9 @@ def load_arrays(open_reader, name):
 
 
 def _unwrap(value, depth):
-    """Replace array descriptions by arrays in tuples and lists nested at most ``depth`` deep.
+    """Replace array descriptions by arrays in containers nested at most ``depth`` deep.
+
+    Lists become tuples.
 
     Deeper values are left alone: a pickle of a few bytes can nest one tuple in itself so that
     walking all of it would never end.
@@ -196,4 +219,6 @@ def _unwrap(value, depth):
         return value.value
     if isinstance(value, (tuple, list)) and depth > 0:
         return tuple(_unwrap(item, depth - 1) for item in value)
+    if isinstance(value, dict) and depth > 0:
+        return {key: _unwrap(item, depth - 1) for key, item in value.items()}
     return value
