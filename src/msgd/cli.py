@@ -15,6 +15,8 @@ from msgd.errors import UserError
 
 log = logging.getLogger("msgd")
 
+DESCRIPTION = "The msgd program: one subcommand per step of the workflow."
+
 
 def main(arguments=None):
     """Run the program with ``arguments`` (sys.argv's by default); return its exit code."""
@@ -39,7 +41,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="msgd", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="msgd", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name, function, description):
@@ -143,7 +145,7 @@ def _set_up_logging(path):
     logger.handlers[:] = [terminal]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, mode="w", encoding="utf-8")
+        file = logging.FileHandler(path, "w", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)
     logger.setLevel(logging.INFO)
@@ -165,6 +167,7 @@ def _unpickle(options):
 
 
 def _train(options):
+    import msgd.kernels.options  # noqa: F401  # before Numba, whose settings it checks
     from msgd.config import complete_experiment, parse_hyperparameter_words
     from msgd.training.run import run_training
 
@@ -190,6 +193,7 @@ def _clean_states(options):
 
 
 def _score(options):
+    import msgd.kernels.options  # noqa: F401  # before Numba, whose settings it checks
     from msgd.evaluation.score import score_run
 
     score_run(options.data, options.run, options.backend, options.threads, options.chunk_batches)
@@ -219,8 +223,8 @@ def _describe_config(options):
 
     if options.output:
         write_text(options.output, describe_config())
-    else:
-        sys.stdout.write(describe_config())
+    else:  # UTF-8, as the file is, whatever the locale
+        sys.stdout.buffer.write(describe_config().encode())
 
 
 def _plot(options):

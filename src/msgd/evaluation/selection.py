@@ -3,7 +3,7 @@
 from fractions import Fraction
 from pathlib import Path
 
-from msgd.files import read_json
+from msgd.files import read_json, readable
 
 
 def score_rows(run_folders):
@@ -14,7 +14,7 @@ def score_rows(run_folders):
     """
     rows = []
     for folder in map(Path, run_folders):
-        row = {"experiment": folder.parent.name, "run": folder.name}
+        row = {"experiment": readable(folder.parent.name), "run": readable(folder.name)}
         row |= read_json(folder / "training.json") | read_json(folder / "score.json")
         for split in ("validation", "test"):
             errors, examples = row[f"{split}_errors"], row[f"{split}_examples"]
