@@ -142,6 +142,8 @@ def _set_up_logging(path):
     terminal.setLevel(logging.WARNING if path else logging.INFO)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("msgd")
+    for handler in logger.handlers:  # of a call before, in the same process
+        handler.close()
     logger.handlers[:] = [terminal]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,8 @@ def confusion_matrix(labels, predicted, n_classes):
 
 # Up to so many classes the counts are written into the matrix; more are seen as colours.
 MOST_WRITTEN_CLASSES = 30
-CELL = 0.52  # inches, of a class where counts are written
+CELL = 0.52  # inches, of a class where counts are written,
+WRITTEN_SIDE = 11  # unless the matrix would be larger
 MAP_SIDE = 6.5  # inches, of the matrix where they are not
 LISTED = 30  # the most frequent mistakes that stand beside it
 
@@ -50,7 +51,7 @@ def plot_confusion(data_folder, run_folder, path, dpi):
     if dataset.n_classes <= MOST_WRITTEN_CLASSES:
         figure = _written_confusion(confusion_matrix(labels, predicted, dataset.n_classes))
     else:
-        cells = int(MAP_SIDE * dpi / 2)  # of two dots or more
+        cells = int((MAP_SIDE - 0.3) * dpi / 2)  # of two dots or more
         figure = _mapped_confusion(labels[wrong], predicted[wrong], dataset.n_classes, cells)
     set_title(figure, title)
     save_figure(figure, path, dpi)
@@ -60,11 +61,12 @@ def _written_confusion(matrix):
     """Return a figure of ``matrix`` (C, C) in which every count is written."""
     n_classes = len(matrix)
     mistakes = matrix - np.diag(np.diag(matrix))
-    side = 2.2 + CELL * n_classes
+    cell = min(CELL, WRITTEN_SIDE / n_classes)
+    side = 2.2 + cell * n_classes
     figure, axes = plt.subplots(figsize=(max(side, 4.2), max(side * 0.95, 3)))
     axes.imshow(mistakes, cmap="Oranges", vmin=0, vmax=max(1, mistakes.max() * 1.3))
     digits = len(str(matrix.max()))
-    size = min(mpl.rcParams["font.size"], CELL * 72 / (0.75 * digits))
+    size = min(mpl.rcParams["font.size"], cell * 72 / (0.75 * digits))
     for label, column in np.ndindex(matrix.shape):
         count = matrix[label, column]
         is_right = label == column
@@ -91,7 +93,9 @@ def _mapped_confusion(labels, predicted, n_classes, most_cells):
     width = -(-n_classes // most_cells)  # classes of a cell
     n_cells = -(-n_classes // width)
     counts = confusion_matrix(labels // width, predicted // width, n_cells)
-    figure, axes = plt.subplots(figsize=(MAP_SIDE + 4, MAP_SIDE + 0.8))
+    figure, (axes, beside) = plt.subplots(
+        1, 2, figsize=(MAP_SIDE + 3.2, MAP_SIDE + 1.5), width_ratios=(MAP_SIDE, 2.2)
+    )
     edge = n_cells * width - 0.5
     image = axes.imshow(
         np.ma.masked_equal(counts, 0),  # white: one mistake is seen among none
@@ -100,7 +104,9 @@ def _mapped_confusion(labels, predicted, n_classes, most_cells):
         interpolation="nearest",
         extent=(-0.5, edge, edge, -0.5),
     )
-    axes.plot([-0.5, n_classes - 0.5], [-0.5, n_classes - 0.5], color=BLUE, linewidth=0.4)
+    if width == 1:  # else the cells there hold mistakes
+        axes.axline((0, 0), slope=1, color=GREY, linewidth=0.4)
+    axes.grid(False)
     axes.set(xlim=(-0.5, n_classes - 0.5), ylim=(n_classes - 0.5, -0.5))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(8, integer=True))
@@ -108,11 +114,12 @@ def _mapped_confusion(labels, predicted, n_classes, most_cells):
     axes.set_xlabel("predicted class")
     axes.set_ylabel("label")
     several = f", {width} by {width} classes a cell" if width > 1 else ""
-    bar = figure.colorbar(image, ax=axes, shrink=0.4, aspect=30, label=f"mistakes{several}")
+    look = {"location": "bottom", "shrink": 0.4, "aspect": 30}
+    bar = figure.colorbar(image, ax=axes, label=f"mistakes{several}", **look)
     bar.locator = MaxNLocator(5, integer=True)
     bar.formatter = StrMethodFormatter("{x:,.0f}")
     bar.update_ticks()
-    _list_mistakes(axes, labels, predicted, n_classes)
+    _list_mistakes(beside, labels, predicted, n_classes)
     return figure
 
 
@@ -127,15 +134,15 @@ def most_frequent_mistakes(labels, predicted, n_classes, n):
 
 
 def _list_mistakes(axes, labels, predicted, n_classes):
-    """Write the most frequent mistakes beside the matrix on ``axes``."""
+    """Write the most frequent mistakes on ``axes``, in place of a drawing."""
+    axes.set_axis_off()
     found = most_frequent_mistakes(labels, predicted, n_classes, LISTED)
     digits = len(str(n_classes - 1))
     rows = [f"{label:>{digits}} → {guess:>{digits}}  {n:,}" for label, guess, n in found]
     heading = "the most frequent mistakes:\nlabel → predicted, count" if rows else "no mistakes"
     look = {"transform": axes.transAxes, "va": "top"}
-    beside = 1.32
-    axes.text(beside, 1, heading, **look)
-    axes.text(beside, 0.93, "\n".join(rows), family="monospace", linespacing=1.35, **look)
+    axes.text(0, 1, heading, **look)
+    axes.text(0, 0.93, "\n".join(rows), family="monospace", linespacing=1.35, **look)
 
 
 def worst_mistakes(of_label, n):
@@ -164,12 +171,14 @@ def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
     )
     those = f"the {len(worst)} worst of {len(wrong):,} mistakes" if len(wrong) else "no mistakes"
     set_title(figure, f"{run_title(run_folder)}: {those}")
+    shown = dataset.images("test", wrong[worst])
+    # One scale for all, with 0 in it: on its own, an image of equal pixels would be white.
+    scale = {"vmin": shown.min(initial=0), "vmax": shown.max(initial=0) or 1}
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, index in zip(grid.flat, worst, strict=False):
+    for axes, index, image in zip(grid.flat, worst, shown, strict=False):
         row = wrong[index]
-        image = dataset.images("test", [row]).reshape(dataset.image_shape)
-        picture(axes, image, cmap="gray_r")
+        picture(axes, image.reshape(dataset.image_shape), cmap="gray_r", **scale)
         guess = predicted[row]
         axes.set_title(
             f"it says {guess}: {_percent(probabilities[index, guess])}",

@@ -37,7 +37,7 @@ def plot_weights(data_folder, run_folder, path, dpi, colormap):
     figure, grid = plt.subplots(
         len(rows),
         n_columns,
-        figsize=(n_columns * 0.95 + 1.3, len(rows) * 0.95 + 0.3),
+        figsize=(max(n_columns * 0.95 + 1.3, 4.2), len(rows) * 0.95 + 0.3),
         squeeze=False,
     )
     scale = _scale(images, colormap)
