@@ -139,6 +139,42 @@ def test_a_training_that_diverged_late(tmp_path, model):
     run.finish()
 
 
+def test_conjugate_gradients_that_begin_at_the_minimum(tmp_path):
+    """Nothing is better than where they begin; going on from that finds the same."""
+    black = [(np.zeros_like(x), y) for x, y in toy()]
+    run = Toy(tmp_path, "logistic_cg", black, "n_epochs=9")
+    assert run.history[["iteration", "epoch", "best_iteration"]].to_numpy().tolist() == [[0, 0, 0]]
+    training = run.read("training.json")
+    assert (training["epochs_run"], training["stopped_by"]) == (0, "convergence")
+    assert len(list((run.run / "snapshots").iterdir())) == 1
+    history = (run.run / "history.csv").read_bytes()
+    words = [*SIZES["logistic_cg"], "model=logistic_cg", "n_epochs=9"]
+    for _ in range(2):  # the second goes on from the state of the first
+        run.train([*words, "--states", tmp_path / "states", "--seconds-between-states", 0])
+        assert (run.run / "history.csv").read_bytes() == history
+    run.finish()
+
+
+@pytest.mark.parametrize("words", [["l2=1.0e+30"], ["lp=1.0e+20", "p=9"], ["l1=1.0e+38"]])
+def test_conjugate_gradients_that_overflow(tmp_path, caplog, words):
+    """They keep what they came to, or say that they came to nothing."""
+    try:
+        run = Toy(tmp_path, "logistic_cg", toy(), *words)
+    except AssertionError:
+        assert "error: conjugate gradients made no iteration" in caplog.text
+        assert "please report" not in caplog.text
+    else:
+        run.finish()
+
+
+@pytest.mark.parametrize("cost", [[np.nan], [0.0, np.nan, np.inf], [np.inf, np.inf], [0.0, 0.0]])
+def test_costs_that_are_no_numbers_are_left_out_of_the_curve(tmp_path, cost):
+    run = Toy(tmp_path, "logistic_regression", toy(), "n_epochs=3", "improvement_test=mcnemar")
+    history = run.history.head(len(cost)).assign(cost=cost)
+    history.to_csv(run.run / "history.csv", index=False)
+    run.finish()
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_cost_of_zero(tmp_path, model):
     """Each class has pixels of its own, and steps are so large that the softmax is 0 or 1."""
