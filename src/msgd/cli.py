@@ -13,6 +13,8 @@ from msgd.errors import RESULT, UserError
 
 log = logging.getLogger("msgd")
 
+DESCRIPTION = "The msgd program: one subcommand per step of the workflow."
+
 
 def main(arguments=None):
     """Run the program with ``arguments`` (sys.argv's by default); return its exit code."""
@@ -37,7 +39,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="msgd", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="msgd", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name, function, description):
@@ -145,10 +147,12 @@ def _set_up_logging(path):
     terminal.setLevel(RESULT if path else logging.INFO)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("msgd")
+    for handler in logger.handlers:  # of a call before, in the same process
+        handler.close()
     logger.handlers[:] = [terminal]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, mode="w", encoding="utf-8")
+        file = logging.FileHandler(path, "w", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)
     logger.setLevel(logging.INFO)
@@ -170,6 +174,7 @@ def _unpickle(options):
 
 
 def _train(options):
+    import msgd.kernels.options  # noqa: F401  # before Numba, whose settings it checks
     from msgd.config import complete_experiment, parse_hyperparameter_words
     from msgd.training.run import run_training
 
@@ -195,6 +200,7 @@ def _clean_states(options):
 
 
 def _score(options):
+    import msgd.kernels.options  # noqa: F401  # before Numba, whose settings it checks
     from msgd.evaluation.score import score_run
 
     score_run(options.data, options.run, options.backend, options.threads, options.chunk_batches)
@@ -224,8 +230,8 @@ def _describe_config(options):
 
     if options.output:
         write_text(options.output, describe_config())
-    else:
-        sys.stdout.write(describe_config())
+    else:  # UTF-8, as the file is, whatever the locale
+        sys.stdout.buffer.write(describe_config().encode())
 
 
 def _plot(options):

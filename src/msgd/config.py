@@ -54,7 +54,7 @@ def complete_config(config):
             findings.append(f"the experiment name {name!r} is not text; write it in quotes")
         if isinstance(settings, dict) and "model" in settings:
             findings += _grid_findings(settings, ("experiments", name))
-    findings += _unknown_colormap(config)
+    findings += _unknown_colormap(config, schema)
     _raise(findings, "configuration")
     complete = _with_defaults({**config, "experiments": {}}, schema)
     complete["dataset"] = expand_home(complete["dataset"])
@@ -310,13 +310,15 @@ def _describe(error, path):
         yield text + _number_hint(error)
 
 
-def _unknown_colormap(config):
+def _unknown_colormap(config, schema):
+    default = schema["properties"]["plots"]["properties"]["colormap"]["default"]
     plots = config.get("plots")
     name = plots.get("colormap") if isinstance(plots, dict) else None
-    if not isinstance(name, str):
-        return []
-    from matplotlib import colormaps
+    if not isinstance(name, str) or name == default:
+        return []  # Matplotlib takes half a second to load
+    from msgd.plots import matplotlib  # as imported there: kept from others' settings
 
+    colormaps = matplotlib.colormaps
     close = difflib.get_close_matches(name, list(colormaps), n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     allowed = "the name of a Matplotlib colour map"

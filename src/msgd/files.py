@@ -82,6 +82,15 @@ def read_json(path):
         raise UserError(f"{path} is damaged: it is not JSON ({error})") from error
 
 
+def readable(name):
+    """Return ``name``, a part of a path (str), as text that can be written and shown.
+
+    Where the locale knows no UTF-8, Python keeps the bytes of other letters as halves of
+    surrogates, which no file takes.
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def sha256_of_file(path):
     """Return the SHA-256 of the bytes of ``path``, as 64 hexadecimal digits."""
     with Path(path).open("rb") as stream:

@@ -1,6 +1,8 @@
 """The selected model: its parameters under a fixed name, and the card that says what they are."""
 
+import ast
 import html
+import inspect
 import logging
 import pprint
 import re
@@ -121,10 +123,15 @@ def _scores(row):
 def _model(row, record):
     model = record["settings"]["model"]
     return {
-        "kind": load_model(model).__doc__.partition(":")[0],
+        "kind": _docstring(load_model(model)).partition(":")[0],
         "room": f"`msgd.models.{model}`; its `model.py` has the formulas",
         "parameters": f"{row['n_params']:,} numbers, {record['floatX']}",
     }
+
+
+def _docstring(module):
+    """Return the docstring of ``module`` from its source: python -OO keeps none."""
+    return ast.get_docstring(ast.parse(inspect.getsource(module)))
 
 
 METHODS = {"loop": "minibatch SGD with patience", "conjugate_gradient": "conjugate gradients"}

@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from msgd.evaluation.opened_run import open_runs
+from msgd.files import readable
 
 
 def score_rows(run_folders):
@@ -15,7 +16,7 @@ def score_rows(run_folders):
     """
     rows, runs = [], open_runs(run_folders)
     for folder, run in zip(map(Path, run_folders), runs, strict=True):
-        row = {"experiment": folder.parent.name, "run": folder.name}
+        row = {"experiment": readable(folder.parent.name), "run": readable(folder.name)}
         row |= run.training | run.score()
         for split in ("validation", "test"):
             errors, examples = row[f"{split}_errors"], row[f"{split}_examples"]

@@ -5,35 +5,98 @@ compiler felt about a loop.
 """
 
 import atexit
+import hashlib
+import logging
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
-import numba
-
+from msgd.errors import UserError
 from msgd.source import source_sha256
+
+log = logging.getLogger(__name__)
+
+HARMLESS = {"NUMBA_CACHE_DIR", "NUMBA_ENABLE_CUDASIM"}  # whatever they hold
+# Variables of Numba's that change neither the compiled kernels nor what its own cache asks for.
+NOT_COMPILED_IN = (
+    *(*HARMLESS, "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY"),
+    *("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_WARNINGS"),
+)
+
+
+def _import_numba():
+    """Import Numba and return it; raise UserError if a variable of the environment keeps it back.
+
+    Numba warns of a value that it cannot read, with the traceback of its attempt, and goes on
+    without; of some it raises ValueError; and of some features its compiler aborts.
+    """
+    features = os.environ.get("NUMBA_CPU_FEATURES", "")
+    if any(word and word[0] not in "+-" for word in features.split(",")):
+        raise UserError(
+            f"NUMBA_CPU_FEATURES is {features!r}; allowed: words like +avx2,-avx512f; mend it or "
+            "unset it"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Environment variable", RuntimeWarning)
+            import numba
+    except (RuntimeWarning, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"Numba cannot be loaded: {reason}; {_unset('NUMBA_')}") from error
+    return numba
+
+
+def _unset(prefix):
+    """Return the advice to unset what the environment holds under names that begin so."""
+    names = sorted({name for name in os.environ if name.startswith(prefix)} - HARMLESS)
+    found = " ".join(f"{name}={os.environ[name]}" for name in names)
+    return f"mend or unset what the environment has: {found}" if found else "install Numba anew"
+
+
+numba = _import_numba()
 
 
 def _cache_folder():
     """Return this source's own folder of compiled kernels, below NUMBA_CACHE_DIR or ~/.cache/msgd.
 
     Numba renews a cached function when its own file changes, but not when a function it calls
-    from another file does: a corrected formula would go on running in its old form. And where it
-    cannot write, it looks beside the source; so a folder that cannot be written is replaced by one
-    of this process alone.
+    from another file does: a corrected formula would go on running in its old form. Nor does it
+    ask by which settings (NUMBA_OPT, NUMBA_BOUNDSCHECK) one was compiled. And where it cannot
+    write, it looks beside the source; so a folder that cannot be written is replaced by one of
+    this process alone.
     """
-    base = os.environ.get("NUMBA_CACHE_DIR")
-    if not base:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msgd"
-    folder = Path(base) / f"kernels-{source_sha256()[:16]}"
     try:
+        folder = Path(_cache_base()) / f"kernels-{_kernels_key()}"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError:
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home is known of this user
+        log.warning(
+            "compiled kernels cannot be kept (%s), so every process compiles them; set "
+            "NUMBA_CACHE_DIR to a folder that can be written",
+            error,
+        )
         temporary = tempfile.TemporaryDirectory(prefix="msgd-kernels-")
         atexit.register(temporary.cleanup)
         return Path(temporary.name)
+
+
+def _cache_base():
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return os.environ.get("NUMBA_CACHE_DIR") or Path(cache or Path.home() / ".cache") / "msgd"
+
+
+def _kernels_key():
+    """Return 16 hexadecimal digits that differ where kernels would be compiled otherwise."""
+    settings = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith("NUMBA_") and value and name not in NOT_COMPILED_IN
+    }
+    if not settings:
+        return source_sha256()[:16]
+    return hashlib.sha256(f"{source_sha256()} {settings}".encode()).hexdigest()[:16]
 
 
 numba.config.CACHE_DIR = str(_cache_folder())
@@ -51,8 +114,23 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def use_threads(threads):
-    """Let the CPU kernels run on ``threads`` threads, or on all there are if those are fewer."""
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    """Let the CPU kernels run on ``threads`` threads, or on all there are if those are fewer.
+
+    Raises UserError if the environment keeps kernels from being compiled or threads from starting.
+    """
+    if numba.config.DISABLE_JIT:
+        raise UserError("NUMBA_DISABLE_JIT is set, but the kernels run compiled only; unset it")
+    try:
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    except (ValueError, RuntimeError, ImportError) as error:
+        layer = os.environ.get("NUMBA_THREADING_LAYER", "")
+        if not any(name.startswith("NUMBA_THREADING_LAYER") for name in os.environ):
+            raise
+        install = ", or pip install tbb" if layer == "tbb" else ""
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"Numba cannot start its threads: {reason}; {_unset('NUMBA_THREADING_LAYER')}{install}"
+        ) from error
 
 
 CPU_ENTRY = {"error_model": "numpy", "fastmath": False, "cache": True}  # for calls from Python

@@ -13,7 +13,7 @@ from msgd.config import yaml_scalar
 from msgd.errors import UserError
 from msgd.evaluation.opened_run import open_runs
 from msgd.evaluation.selection import select
-from msgd.plots.style import GREY, LINES, ORANGE, save_figure
+from msgd.plots.style import GREY, LINES, ORANGE, plain, save_figure, set_title
 
 MARKERS = "osD^vP"  # one per colour of LINES: the lines are told apart without colour too
 DECADE = 10  # values that span it get a logarithmic axis
@@ -106,10 +106,8 @@ def plot_validation_error_over(run_folders, key, path, dpi):
     figure.set_figheight(4 + 0.2 * len(handles))
     _label_errors(axes, comparison)
     axes.margins(y=0.1)
-    experiment = Path(run_folders[0]).parent.name
-    figure.suptitle(
-        f"{experiment}: best validation error over {key}", x=0.01, ha="left", fontsize=12
-    )
+    experiment = plain(Path(run_folders[0]).parent.name)
+    set_title(figure, f"{experiment}: best validation error over {key}")
     legend = figure.legend(handles=handles, loc="outside lower left", fontsize=9)
     legend.get_texts()[-1].set_color(ORANGE)
     save_figure(figure, path, dpi)

@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 
 from msgd.evaluation.opened_run import open_run
-from msgd.plots.style import BLUE, GREY, INK, ORANGE, run_title, save_figure
+from msgd.plots.style import BLUE, GREY, INK, ORANGE, run_title, save_figure, set_title
 
 SMALLEST_P = 1e-6  # smaller ones are drawn there
 
@@ -32,12 +32,10 @@ def plot_learning_curve(run_folder, path, dpi):
         height_ratios=[*panels.values()],
     )
     lowest, axes = axes[-1], dict(zip(panels, axes, strict=True))
-    figure.suptitle(
+    set_title(
+        figure,
         f"{run_title(run_folder)}: {STOPPED_BY[training['stopped_by']]} "
         f"in epoch {training['epochs_run']}",
-        x=0.01,
-        ha="left",
-        fontsize=12,
     )
     _draw_errors(axes["errors"], history, training)
     axes["cost"].plot(history["iteration"], history["cost"], color=BLUE, **_markers(history))

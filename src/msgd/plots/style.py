@@ -1,14 +1,14 @@
 """One look for all figures, and the one way they are saved."""
 
+import textwrap
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
-
-mpl.use("agg")  # files only: no display is needed
-
 import matplotlib.pyplot as plt
 
-from msgd.files import atomic_path
+from msgd.files import atomic_path, readable
 
 INK = "#222222"
 BLUE = "#2f6db5"
@@ -16,44 +16,77 @@ ORANGE = "#d9731a"
 GREY = "#8a8a8a"
 # Lines side by side. Orange is left out: it marks what is best.
 LINES = (BLUE, "#1f9a8a", "#8457ad", "#b8405e", "#8a8420", INK)
+# A picture is drawn at most so many times wider than high, or higher than wide.
+LONGEST_PICTURE = 5
 
-mpl.rcParams.update(
-    {
-        "figure.constrained_layout.use": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": GREY,
-        "axes.grid": True,
-        "axes.titlesize": 11,
-        "axes.titlelocation": "left",
-        "grid.color": "#e6e6e6",
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "legend.frameon": False,
-        "font.size": 9.5,
-    }
-)
+LOOK = {
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "grid.color": "#e6e6e6",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "font.size": 9.5,
+}
+# Who imported Matplotlib before has set what they like: all of it is set anew.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", mpl.MatplotlibDeprecationWarning)
+    mpl.rcParams.update(
+        {key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"} | LOOK
+    )
 
 
 def run_title(run_folder):
     """Return the name of the run in ``run_folder`` (.../experiment/run) as titles show it."""
     folder = Path(run_folder)
     varied = "" if folder.name == "default" else f" {folder.name.replace('+', ', ')}"
-    return folder.parent.name + varied
+    return plain(folder.parent.name + varied)
+
+
+def plain(text):
+    """Return ``text``, a part of a path, as a figure can show it: no formula between dollars."""
+    return readable(text).replace("$", r"\$")
+
+
+def set_title(figure, text):
+    """Write ``text`` above all of ``figure``, in as many lines as its width asks for."""
+    letters = int(figure.get_figwidth() * 72 / 7.2)  # of 12 points, 7.2 wide on average
+    lines = textwrap.wrap(text, letters, break_on_hyphens=False)
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12)
 
 
 def save_figure(figure, path, dpi):
     """Write ``figure`` to the PNG file ``path`` atomically and close it."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, letters_without_a_picture():
         figure.savefig(temporary, dpi=dpi, format="png")
     plt.close(figure)
 
 
+@contextmanager
+def letters_without_a_picture():
+    """Let a letter that the font lacks be drawn as a box, and nothing said about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        yield
+
+
 def picture(axes, image, **options):
-    """Draw a (height, width) ``image`` on ``axes`` without ticks or frame."""
-    axes.imshow(image, interpolation="nearest", **options)
+    """Draw a (height, width) ``image`` on ``axes`` without ticks or frame.
+
+    Its pixels are squares unless it is much wider than high or higher than wide: a row of 784
+    pixels would be thinner than a hair.
+    """
+    height, width = image.shape
+    ratio = min(max(height / width, 1 / LONGEST_PICTURE), LONGEST_PICTURE)
+    axes.imshow(image, interpolation="nearest", aspect=ratio * width / height, **options)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)

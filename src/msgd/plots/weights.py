@@ -7,7 +7,7 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from msgd.evaluation.opened_run import open_run
 from msgd.files import atomic_path
 from msgd.models import load_model
-from msgd.plots.style import picture, save_figure
+from msgd.plots.style import letters_without_a_picture, picture, save_figure
 
 MAX_ROWS = 10  # snapshots shown on the sheet
 MAX_COLUMNS = 10  # weight images shown of each
@@ -33,7 +33,7 @@ def plot_weights(data_folder, run_folder, path, dpi, colormap):
     figure, grid = plt.subplots(
         len(rows),
         n_columns,
-        figsize=(n_columns * 0.95 + 1.3, len(rows) * 0.95 + 0.3),
+        figsize=(max(n_columns * 0.95 + 1.3, 4.2), len(rows) * 0.95 + 0.3),
         squeeze=False,
     )
     scale = _scale(images, colormap)
@@ -68,12 +68,13 @@ def animate_weights(data_folder, run_folder, path, dpi, colormap, frames_per_sec
             axes.images[0].set_data(image)
 
     animation = FuncAnimation(figure, draw, frames=len(images))
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, letters_without_a_picture():
         animation.save(temporary, writer=PillowWriter(fps=frames_per_second), dpi=dpi)
     plt.close(figure)
 
 
 def _scale(images, colormap):
     """Return imshow options that centre ``colormap`` on 0 and hold all ``images``."""
-    limit = float(np.abs(images).max()) or 1.0
+    sizes = np.abs(images[np.isfinite(images)])  # not all are, where training diverged
+    limit = float(sizes.max(initial=0)) or 1.0
     return {"cmap": colormap, "vmin": -limit, "vmax": limit}

@@ -65,8 +65,10 @@ def train(backend, dataset, settings, checkpoint):
     def after_iteration(intermediate_result):
         bar.update()
         iteration = next(iterations)
-        if iteration <= n_resumed:
-            return
+        if iteration > n_resumed:
+            validate(iteration, intermediate_result)
+
+    def validate(iteration, intermediate_result):
         theta = intermediate_result.x
         backend.set_parameters(_unflatten(theta, template))
         value, errors = float(intermediate_result.fun), backend.count_errors("valid")
@@ -85,7 +87,7 @@ def train(backend, dataset, settings, checkpoint):
         )
         bar.set_postfix_str(f"validation {result.history[-1]['validation_error_percent']:.2f} %")
         log.info("iteration %d: cost %.6f, validation errors %d", iteration, value, errors)
-        if is_due(iteration):
+        if iteration and is_due(iteration):
             checkpoint.save_snapshot(iteration, backend.get_parameters())
         if checkpoint.is_state_due():
             save(theta)
@@ -100,9 +102,11 @@ def train(backend, dataset, settings, checkpoint):
             options={"maxiter": settings["n_epochs"], "gtol": GRADIENT_TOLERANCE},
         )
     if not result.history:
-        raise UserError(f"conjugate gradients made no iteration: {outcome.message}")
+        if not outcome.success:
+            raise UserError(f"conjugate gradients made no iteration: {outcome.message}")
+        validate(0, outcome)  # the gradient vanishes where it begins: nothing is better
     save(outcome.x)
-    result.iterations_run = len(result.history)
+    result.iterations_run = result.history[-1]["iteration"]
     result.stopped_by = "n_epochs" if outcome.nit >= settings["n_epochs"] else "convergence"
     backend.set_parameters(_unflatten(outcome.x, template))
     checkpoint.save_snapshot(result.iterations_run, backend.get_parameters())

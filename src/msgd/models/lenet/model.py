@@ -55,9 +55,11 @@ Deviations from the published code:
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from msgd.errors import UserError
 
@@ -175,7 +177,7 @@ def probabilities(parameters, images, settings, image_shape):
     for weights, bias in layers[:n_conv]:
         pooled = _max_pool(_convolve(h, weights), settings["pool_size"])
         h = _activate(pooled + bias[:, None, None], settings["activation"])
-    h = h.reshape(len(images), -1)
+    h = h.reshape(len(images), math.prod(h.shape[1:]))
     for weights, bias in layers[n_conv:-1]:
         h = _activate(h @ weights + bias, settings["activation"])
     weights, bias = layers[-1]
@@ -197,7 +199,7 @@ def _max_pool(a, p):
 
 
 def _activate(z, activation):
-    return np.tanh(z) if activation == "tanh" else 1 / (1 + np.exp(-z))
+    return np.tanh(z) if activation == "tanh" else expit(z)
 
 
 def weight_images(parameters, image_shape):

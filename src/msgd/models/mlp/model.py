@@ -37,6 +37,7 @@ Deviations from the published code:
 import itertools
 
 import numpy as np
+from scipy.special import expit
 
 
 def layer_sizes(n_features, settings, n_classes):
@@ -93,7 +94,7 @@ def dense_probabilities(parameters, inputs, activation):
     for number, (weights, bias) in enumerate(layers, start=1):
         h = h @ weights.astype(np.float64) + bias
         if number < len(layers):
-            h = np.tanh(h) if activation == "tanh" else 1 / (1 + np.exp(-h))
+            h = np.tanh(h) if activation == "tanh" else expit(h)
     exponentials = np.exp(h - h.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
