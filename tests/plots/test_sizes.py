@@ -1,12 +1,11 @@
 """Figures of any number of classes and any shape of images: bounded in size, and legible."""
 
-import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import make_dataset
 from matplotlib.text import Text
 
 from msgd.plots import mistakes, style, weights
@@ -33,9 +32,9 @@ def kept(monkeypatch):
 
 def confusion(monkeypatch, kept, n_classes, labels, predicted, dpi=DPI):
     """Return the drawn confusion figure of ``labels`` and ``predicted``."""
-    dataset = dataclasses.replace(make_dataset(), test_y=labels, n_classes=n_classes)
-    monkeypatch.setattr(mistakes, "load_dataset", lambda folder: dataset)
-    monkeypatch.setattr(mistakes, "_load_predicted", lambda folder: predicted)
+    dataset = SimpleNamespace(test_y=labels, n_classes=n_classes)
+    run = SimpleNamespace(dataset=dataset, predicted=lambda: predicted)
+    monkeypatch.setattr(mistakes, "open_run", lambda *_: run)
     plot_confusion("data", "runs/experiment/default", "x.png", dpi)
     figure = kept[-1]
     figure.set_dpi(dpi)
@@ -130,15 +129,18 @@ def test_pictures_are_never_thinner_than_a_fifth(shape, ratio):
 @pytest.mark.parametrize("level", [0, 0.4, 1])
 def test_an_image_of_equal_pixels_is_as_dark_as_they_are(tmp_path, monkeypatch, kept, level):
     """Beside one that is black, and not white whatever it is."""
-    test_x = np.full((2, 1), level, np.float32)
-    test_x[1] = 1
-    toy = make_dataset(shape=(1, 1))
-    toy = dataclasses.replace(toy, test_x=test_x, test_y=np.array([1, 1]), train_x=test_x)
+    test_x = np.array([[level], [1]])
+    toy = SimpleNamespace(
+        test_y=np.array([1, 1]), image_shape=(1, 1), images=lambda split, rows: test_x[rows]
+    )
     uniform = np.full((2, 3), 1 / 3)
-    monkeypatch.setattr(mistakes, "load_dataset", lambda folder: toy)
-    monkeypatch.setattr(mistakes, "_load_predicted", lambda folder: np.array([0, 0]))
-    monkeypatch.setattr(mistakes, "load_parameters", lambda path: {})
-    monkeypatch.setattr(mistakes, "read_json", lambda path: {"settings": {"model": "mlp"}})
+    run = SimpleNamespace(
+        dataset=toy,
+        settings={"model": "mlp"},
+        best_parameters=dict,
+        predicted=lambda: np.array([0, 0]),
+    )
+    monkeypatch.setattr(mistakes, "open_run", lambda *_: run)
     model = type("Model", (), {"probabilities": staticmethod(lambda *_: uniform)})
     monkeypatch.setattr(mistakes, "load_model", lambda name: model)
     plot_mistakes("data", tmp_path, "x.png", DPI, 5)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from msgd.errors import UserError
 from msgd.files import read_json, sha256_of_file, sha256_of_hashes, write_json
 
 
@@ -43,7 +44,7 @@ def _state(path):
 def _recall(memory):
     try:
         known = read_json(memory)
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return {}
     if not isinstance(known, dict):
         return {}
