@@ -160,7 +160,7 @@ def errors(found, day):
     rehearse = ["--rehearse"] if day.is_rehearsal else []
     twins = {}
     for model in day.models:  # beside the GPU, for they take long to compile
-        command = [sys.executable, __file__, f"twin_errors:{model}", day.folder, *rehearse]
+        command = [sys.executable, __file__, f"twin_errors-{model}", day.folder, *rehearse]
         twins[model] = subprocess.Popen(command)
     for model in day.models:
         counts = {"record": recorded_errors(model)[: day.epochs(model, ERROR_EPOCHS)]}
@@ -169,7 +169,7 @@ def errors(found, day):
             found[model] = counts
     for model, process in twins.items():
         process.wait()
-        path = day.folder / f"twin_errors:{model}.json"
+        path = day.folder / f"twin_errors-{model}.json"
         twin = json.loads(path.read_text()).get("errors") if path.exists() else None
         found[model] = {**found[model], "cpu float32": twin}
     off = {
@@ -316,7 +316,7 @@ def main():
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--seconds", type=float, default=60, help="when the step will be ended")
     options = parser.parse_args()
-    name, *arguments = options.step.split(":")
+    name, *arguments = options.step.split("-")
     found = Found(options.folder / f"{options.step}.json")
     try:
         PARTS[name](found, Day(options.folder, options.rehearse, options.seconds), *arguments)
