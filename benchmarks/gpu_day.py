@@ -27,7 +27,7 @@ STEPS = {
     "tests": 110,
     "errors": 80,
     "bits": 45,
-    "speed": 80,
+    "speed": 90,
     "micro": 30,
     "sanitizer": 60,
     "torch": 80,
@@ -58,7 +58,7 @@ def run_step(name, folder, limit, options):
     started = time.monotonic()
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, PROGRAM, name, folder, *options],
+            [sys.executable, PROGRAM, name, folder, "--seconds", str(limit), *options],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment(folder),

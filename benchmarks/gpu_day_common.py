@@ -32,10 +32,11 @@ class Found(dict):
 
 
 class Day:
-    """The folder of the day, and the sizes: those of the tutorials or, in a rehearsal, of toys."""
+    """The folder of the day, and its sizes: those of the tutorials or, in a rehearsal, of toys."""
 
-    def __init__(self, folder, is_rehearsal):
+    def __init__(self, folder, is_rehearsal=False, seconds=60):
         self.folder, self.is_rehearsal = folder, is_rehearsal
+        self.seconds = seconds  # until the step is ended
         self.models = MODELS[:1] if is_rehearsal else MODELS
 
     def dataset(self):

@@ -12,9 +12,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -107,18 +109,25 @@ def tests(found, day):
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *chosen]
     command += ["-n", workers, "--maxprocesses", workers, "--dist", "load"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    # Before the limit, so that pytest still says what was wrong with those that failed.
+    timer = threading.Timer(max(1, day.seconds - 15), process.send_signal, [signal.SIGINT])
+    timer.daemon = True
+    timer.start()
     counts, failed, line = {}, [], ""
     for line in process.stdout:
         print(line, end="")
-        outcome = re.match(r"\[gw\d+\] .* (PASSED|FAILED|ERROR|SKIPPED) (\S+)", line)
+        outcome = re.match(r"\[gw\d+\] .* (PASSED|FAILED|ERROR|SKIPPED) (.+)", line)
         if outcome:
             counts[outcome[1]] = counts.get(outcome[1], 0) + 1
-            failed += [outcome[2]] if outcome[1] in ("FAILED", "ERROR") else []
-            found["counts"] = counts
-    found["failed"] = failed
+            failed += [outcome[2].strip()] if outcome[1] in ("FAILED", "ERROR") else []
+            found["counts"], found["failed"] = counts, failed
     found["last_line"] = line.strip()
     found["summary"] = ", ".join(f"{n} {name.lower()}" for name, n in sorted(counts.items()))
-    process.wait()
+    if process.wait() == INTERRUPTED:
+        found["summary"] += ", then out of time"
+
+
+INTERRUPTED = 2  # pytest's exit code
 
 
 def recorded_errors(model):
@@ -151,7 +160,7 @@ def errors(found, day):
     rehearse = ["--rehearse"] if day.is_rehearsal else []
     twins = {}
     for model in day.models:  # beside the GPU, for they take long to compile
-        command = [sys.executable, __file__, f"twin_errors:{model}", day.folder, *rehearse]
+        command = [sys.executable, __file__, f"twin_errors-{model}", day.folder, *rehearse]
         twins[model] = subprocess.Popen(command)
     for model in day.models:
         counts = {"record": recorded_errors(model)[: day.epochs(model, ERROR_EPOCHS)]}
@@ -160,7 +169,7 @@ def errors(found, day):
             found[model] = counts
     for model, process in twins.items():
         process.wait()
-        path = day.folder / f"twin_errors:{model}.json"
+        path = day.folder / f"twin_errors-{model}.json"
         twin = json.loads(path.read_text()).get("errors") if path.exists() else None
         found[model] = {**found[model], "cpu float32": twin}
     off = {
@@ -218,7 +227,7 @@ def bits(found, day):
 
 
 CUDA_EPOCHS = {"logistic_regression": (30, 3), "lenet": (2, 3), "mlp": (1, 3)}
-CPU_EPOCHS = {"logistic_regression": (30, 3), "lenet": (1, 3), "mlp": (2, 3)}
+CPU_EPOCHS = {"logistic_regression": (30, 3), "lenet": (1, 2), "mlp": (2, 3)}
 
 
 def measure(backend, n_batches, epochs, turns):
@@ -252,9 +261,10 @@ def speed(found, day):
         backend, n = make_backend(model, "cuda", dataset, is_toy=day.is_rehearsal)
         found[model] = {"cuda": measure(backend, n, *plan(CUDA_EPOCHS, model, day))}
         del backend
-    for model in day.models:
-        cpu = twin_speed(model, dataset, day)
-        found[model] = {**found[model], "cpu": cpu}
+    for threads in thread_counts():
+        for model in day.models:
+            twin = twin_speed(model, threads, dataset, day)
+            found[model] = {**found[model], "cpu": better(found[model].get("cpu"), twin)}
     ratios = {
         model: found[model]["cuda"]["epochs_per_second"] / found[model]["cpu"]["epochs_per_second"]
         for model in day.models
@@ -267,21 +277,31 @@ def plan(epochs, model, day):
     return (1, 2) if day.is_rehearsal else epochs[model]
 
 
-def twin_speed(model, dataset, day):
-    """Return the CPU twin's speed with the number of threads that is fastest."""
+def thread_counts():
+    """Return the numbers of threads to try, all cores first: time may run out."""
     import numba
 
+    most = numba.config.NUMBA_NUM_THREADS
+    return sorted({most, min(8, most), min(2, most)}, reverse=True)
+
+
+def twin_speed(model, threads, dataset, day):
+    """Return the CPU twin's speed on ``threads`` threads."""
     from msgd.kernels.options import use_threads
 
-    most = numba.config.NUMBA_NUM_THREADS
-    by_threads = {}
-    for threads in sorted({min(2, most), min(8, most), most}):
-        use_threads(threads)
-        backend, n = make_backend(model, "cpu", dataset, is_toy=day.is_rehearsal)
-        by_threads[threads] = measure(backend, n, *plan(CPU_EPOCHS, model, day))
-    best = max(by_threads, key=lambda threads: by_threads[threads]["epochs_per_second"])
-    rates = {threads: m["epochs_per_second"] for threads, m in by_threads.items()}
-    return {**by_threads[best], "threads": best, "by_threads": rates}
+    use_threads(threads)
+    backend, n = make_backend(model, "cpu", dataset, is_toy=day.is_rehearsal)
+    measured = measure(backend, n, *plan(CPU_EPOCHS, model, day))
+    rates = {threads: measured["epochs_per_second"]}
+    return {**measured, "threads": threads, "by_threads": rates}
+
+
+def better(one, other):
+    """Return the faster of two speeds, with the rates of both by their threads; one may be None."""
+    if one is None:
+        return other
+    faster = max(one, other, key=lambda speed: speed["epochs_per_second"])
+    return {**faster, "by_threads": {**one["by_threads"], **other["by_threads"]}}
 
 
 STEPS = [versions, smoke, tests, errors, bits, speed, micro, sanitizer, torch, profile]
@@ -294,11 +314,12 @@ def main():
     parser.add_argument("step")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--seconds", type=float, default=60, help="when the step will be ended")
     options = parser.parse_args()
-    name, *arguments = options.step.split(":")
+    name, *arguments = options.step.split("-")
     found = Found(options.folder / f"{options.step}.json")
     try:
-        PARTS[name](found, Day(options.folder, options.rehearse), *arguments)
+        PARTS[name](found, Day(options.folder, options.rehearse, options.seconds), *arguments)
     except MissingError as error:
         found["missing"] = f"missing: {error}"
         print(found["missing"])

@@ -143,6 +143,7 @@ def graph_of_an_epoch(library, twin):
             twin.optimizer.step()
 
     batches = [*zip(twin.x, twin.y, strict=True)]
+    library.cuda.synchronize()
     stream = library.cuda.Stream()
     with library.cuda.stream(stream):
         train(batches[:3])
@@ -197,7 +198,7 @@ def train_with_lines(model, count, folder):
 
     for kind in (options.CUDA, options.CUDA_ENTRY):  # before a kernel is made with them
         kind["lineinfo"] = True
-    backend, _ = make_backend(model, "cuda", Day(Path(folder), False).dataset())
+    backend, _ = make_backend(model, "cuda", Day(Path(folder)).dataset())
     backend.train(0, int(count))
 
 

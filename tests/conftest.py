@@ -35,6 +35,8 @@ import numba  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+import msgd as _  # noqa: E402, F401 (before simulator.py: it sees to the right numba.cuda)
+
 if numba.config.ENABLE_CUDASIM:
     if os.environ.get("MSGD_PLAIN_SIMULATOR") == "1":
         # The simulator's main thread polls all others without a pause, 5 ms a turn by default.

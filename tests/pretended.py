@@ -33,7 +33,7 @@ def build(folder):
         if os.environ.get("MSGD_REQUIRE_PRETENDED_DRIVER") == "1":
             pytest.fail(message)
         pytest.skip(message)
-    command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", folder / "libcuda.so.1"]
+    command = [compiler, "-shared", "-fPIC", "-o", folder / "libcuda.so.1"]
     done = subprocess.run([*command, SOURCE, "-ldl"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder

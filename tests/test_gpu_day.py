@@ -241,3 +241,14 @@ def test_the_package_and_its_program_need_no_snakemake(tmp_path):
         env=environment(NUMBA_ENABLE_CUDASIM="0"),
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_faster_number_of_threads_is_reported():
+    many = {"epochs_per_second": 2.0, "threads": 8, "by_threads": {8: 2.0}}
+    few = {"epochs_per_second": 3.0, "threads": 2, "by_threads": {2: 3.0}}
+    assert gpu_day_steps.better(None, many) == many
+    for pair in ((many, few), (few, many)):
+        best = gpu_day_steps.better(*pair)
+        assert (best["epochs_per_second"], best["threads"]) == (3.0, 2)
+        assert best["by_threads"] == {8: 2.0, 2: 3.0}
+    assert gpu_day_steps.thread_counts() == sorted(gpu_day_steps.thread_counts(), reverse=True)

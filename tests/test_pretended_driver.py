@@ -89,7 +89,9 @@ def test_conjugate_gradients_find_nothing_to_do_where_gradients_are_zero(gpu, da
         "msgd train: error: conjugate gradients made no iteration"
     )
     launches = [event for event in read_log(log) if isinstance(event, Launch)]
-    assert [launch.is_cooperative for launch in launches if launch.kernel == "_add_gradients"]
+    added = [launch.is_cooperative for launch in launches if launch.kernel == "_add_gradients"]
+    assert added
+    assert all(added)
 
 
 def test_auto_says_what_it_takes(gpu, data, tmp_path):
@@ -173,12 +175,21 @@ def test_what_fails_is_told_in_one_line(gpu, data, tmp_path, changes, message):
     assert not list(tmp_path.rglob("*.npz"))
 
 
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ("cuMemAlloc 10 2", "has too little memory"),
+        ("cuMemAlloc 16 2", "has too little memory"),
+        ("cuLaunchKernelEx 1 719", "failed: CUDA_ERROR"),
+    ],
+)
 @pytest.mark.parametrize("model", ["mlp", "lenet", "logistic_cg"])
-def test_too_little_memory_is_told_for_every_model(gpu, data, tmp_path, model):
-    changes = gpu(PRETENDED_FAIL="cuMemAlloc 12 2")
+def test_failures_are_told_for_every_model(gpu, data, tmp_path, model, failure, message):
+    """In making the backend, in its arrays and in what it launches."""
+    changes = gpu(PRETENDED_FAIL=failure)
     done = train(data, tmp_path / "run", model=model, **changes)
     assert done.returncode == 1
-    assert "msgd train: error: the CUDA device has too little memory" in done.stderr
+    assert f"msgd train: error: the CUDA device {message}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
