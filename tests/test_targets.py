@@ -90,8 +90,10 @@ def here():
 
 
 @pytest.mark.targets
-@pytest.mark.parametrize("float_x", ["float32", "float64"])
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize(
+    ("name", "float_x"),
+    [*((name, "float32") for name in PROCESSORS), ("haswell", "float64"), ("nehalem", "float64")],
+)
 def test_every_model_for_other_processors(here, name, float_x):
     skip_unless_here(name)
     there = trained(float_x, MODELS, **processor(name))
