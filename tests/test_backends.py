@@ -63,8 +63,6 @@ def test_no_gpu_is_asked_for_by_what_takes_none(machine):
     machine()
     assert not asks_for_gpu("cpu", "lenet")
     assert asks_for_gpu("cuda", "mlp"), "what is asked for is taken, however slow"
-    machine(on_simulator=True)
-    assert not asks_for_gpu("cuda", "mlp")
 
 
 def test_an_unknown_backend_is_refused():

@@ -46,10 +46,8 @@ def choose_device(backend, model):
 
 
 def asks_for_gpu(backend, model):
-    """Return whether a run takes up a GPU of this machine: what Snakemake counts as ``gpu``."""
-    if backend == "cuda":
-        return not ON_SIMULATOR
-    return backend == "auto" and not _why_not_cuda(model)
+    """Return whether a run takes up a GPU: what Snakemake counts as ``gpu``, and Slurm lends."""
+    return backend == "cuda" or (backend == "auto" and not _why_not_cuda(model))
 
 
 def measured_speed(model, gpu):
