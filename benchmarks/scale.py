@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from common import MNIST, cpu_backend, write_report
 
+from msgd.files import sha256_of_file
+
 N_MNIST = 50_000
 EPOCHS = {"logistic_regression": 160, "mlp": 20}  # over the 50,000 images, a turn
 TURNS = 5
@@ -40,7 +42,10 @@ def write_large(folder, n_images):
         large.flush()
         for split in ("valid", "test"):
             (folder / f"{split}_{part}.npy").symlink_to(MNIST / f"{split}_{part}.npy")
-    (folder / "dataset.json").symlink_to(MNIST / "dataset.json")
+    summary = json.loads((MNIST / "dataset.json").read_text())
+    summary["examples"]["train"] = n_images
+    summary["sha256"]["train_y"] = sha256_of_file(folder / "train_y.npy")
+    (folder / "dataset.json").write_text(json.dumps(summary))
 
 
 def peak_resident_megabytes():

@@ -330,6 +330,11 @@ RUN = {
         "validation_errors is None",
         ON_A_RUN,
     ),
+    "no minibatches": (
+        outcome("training.json", n_train_batches=None),
+        "n_train_batches is None",
+        ON_A_RUN,
+    ),
     "errors in halves": (
         outcome("training.json", validation_errors=0.5),
         "validation_errors is 0.5",

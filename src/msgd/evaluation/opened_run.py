@@ -21,7 +21,10 @@ RECORD = "provenance.json"
 # Of training.json and score.json: pairs of errors and the examples they were counted among, and
 # what else must be whole numbers.
 TRAINING_PAIRS = (("validation_errors", "validation_examples"),)
-TRAINING_NUMBERS = ("n_params", "epochs_run", "iterations_run", "best_epoch", "best_iteration")
+TRAINING_NUMBERS = (
+    *("n_params", "epochs_run", "iterations_run", "best_epoch", "best_iteration"),
+    "n_train_batches",
+)
 SCORE_PAIRS = (("test_errors", "test_examples"), ("all_test_errors", "all_test_examples"))
 # Of history.csv, whatever the rule.
 HISTORY_COLUMNS = (
