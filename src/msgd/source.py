@@ -33,17 +33,19 @@ def source_files(*rooms):
     return sorted(set(found))
 
 
-def closure(*rooms):
+def closure(*rooms, leaves=()):
     """Return the sorted files of ``rooms`` and of every module of the package they import.
 
     A module is imported wherever in a file the import stands, in a function too. Modules that are
-    chosen by name at run time are not seen: name them among ``rooms``.
+    chosen by name at run time are not seen: name them among ``rooms``. What the files ``leaves``
+    import is not followed.
     """
     found, waiting = set(), set(source_files(*rooms))
+    ends = {PACKAGE / name for name in leaves}
     while waiting:
         file = waiting.pop()
         found.add(file)
-        if file.suffix == ".py":
+        if file.suffix == ".py" and file not in ends:
             waiting |= _imported_files(file) - found
     return sorted(found)
 
@@ -78,6 +80,7 @@ def run_source(model):
     return closure(
         *("training/run.py", f"training/{MODELS[model]}.py"),
         *(f"{room}/model.py", f"{room}/cpu.py", f"{room}/cuda.py"),
+        leaves=SHAPES_NO_NUMBER,  # config.py imports Matplotlib's room, to check a colour map
     )
 
 
