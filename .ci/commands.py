@@ -17,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "results/README.md", "config/README.md", "docs/*.md")
-PROGRAMS = "snakemake|msgd|pip|pytest|python|ruff|snakefmt|uv|bash|squeue|scancel|for"
+PROGRAMS = "snakemake|msgd|pip|pytest|python|ruff|snakefmt|uv|bash|squeue|scancel|for|cp|cd|mkdir"
 SETTING = r"[A-Z_]+=\S+ "
 BLOCK = re.compile(rf"^    ((?:{SETTING})*(?:{PROGRAMS})(?: .+)?)$", re.MULTILINE)
 # Between backquotes a program's bare name is a name.

@@ -46,7 +46,7 @@ def environment(folder):
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
         "PYTHONUNBUFFERED": "1",
-        "NUMBA_ENABLE_CUDASIM": "0",  # a day without a GPU shall fail, not run on the simulator
+        "NUMBA_ENABLE_CUDASIM": "0",  # without a GPU the day fails; the simulator is no substitute
         "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR") or str(folder / "kernels"),
     }
 

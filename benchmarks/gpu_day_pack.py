@@ -4,7 +4,7 @@
 
 Downloads wheels for Linux on x86-64 through pip, as pip is configured, in the versions of
 constraints.txt, and puts them with mnist.pkl.gz into gpu-day/packed. What would go over the limit
-is left out, and said so. On the other machine gpu_day.py installs of it what is missing there.
+is left out, and listed. On the other machine gpu_day.py installs only what is missing there.
 """
 
 import argparse

@@ -123,11 +123,14 @@ def tests(found, day):
             found["counts"], found["failed"] = counts, failed
     found["last_line"] = line.strip()
     found["summary"] = ", ".join(f"{n} {name.lower()}" for name, n in sorted(counts.items()))
-    if process.wait() == INTERRUPTED:
+    found["exit_code"] = process.wait()
+    if found["exit_code"] == INTERRUPTED:
         found["summary"] += ", then out of time"
+    elif not counts or found["exit_code"] not in (ALL_PASSED, SOME_FAILED):
+        raise SystemExit(f"pytest ended with {found['exit_code']}: {found['last_line']}")
 
 
-INTERRUPTED = 2  # pytest's exit code
+ALL_PASSED, SOME_FAILED, INTERRUPTED = 0, 1, 2  # pytest's exit codes
 
 
 def recorded_errors(model):

@@ -48,7 +48,7 @@ def made_by(path):
     model, device = record["settings"]["model"], device_of(record["device"])
     if is_made_by_this_source(record["code"], model, device):
         return "this source"
-    return f"an earlier source, {record['code']['commit'][:12]}"
+    return f"an earlier source, {(record['code']['commit'] or 'of no commit')[:12]}"
 
 
 def outdated():

@@ -81,6 +81,12 @@ class ShortFormatter(PlanFormatter):
         self.running = {}  # job number: (title, when it began)
         self.ended = []  # titles and seconds of jobs that have ended, not yet shown
 
+    def format(self, record):
+        """Return the text of ``record``; of a failed job the lines FAILED say all there is."""
+        if get_event(record) == LogEvent.ERROR and "CalledProcessError" in str(record.msg):
+            return ""
+        return super().format(record)
+
     def format_run_info(self, message):
         """Return how many jobs of which rule there are, on one line."""
         counts = {rule: n for rule, n in message["stats"].items() if rule not in ("total", "all")}

@@ -3,6 +3,7 @@
 import io
 import pickle
 import pickletools
+import time
 
 import numpy as np
 import pytest
@@ -122,9 +123,45 @@ def test_noise_is_not_a_pickle():
             load(random.bytes(60) + b"?")
 
 
-def test_a_self_nested_tuple_of_few_bytes_ends():
-    data = b"\x80\x02)" + b"2\x86" * 60 + b"."  # each DUP and TUPLE2 doubles its size
-    assert len(load(data)) == 2
+DOUBLED = b")" + b"2\x86" * 60  # each DUP and TUPLE2 doubles its size
+REFERRED = b")q\x00" + b"".join(
+    b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60)
+)  # the same through the memo
+FROMBUFFER = b"cnumpy._core.numeric\n_frombuffer\n"
+BYTE = b"cnumpy\ndtype\nU\x02i1\x85R"
+
+
+def huge(n_bytes):
+    return b"\x8b" + n_bytes.to_bytes(4, "little") + b"\x7f" * n_bytes
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DOUBLED,
+        REFERRED,
+        b"}" + DOUBLED + b"Ns",  # as a dict's key, which is hashed
+        b"}" + REFERRED + b"Ns",
+        b"cnumpy\ndtype\n" + REFERRED + b"\x85R",  # as text for messages
+        FROMBUFFER + b"(U\x01x" + BYTE + b"K\x01\x85" + REFERRED + b"tR",
+        FROMBUFFER + b"(U\x01x" + BYTE + b"K\x01\x85U\x01K" + REFERRED + b"tR",
+        FROMBUFFER + b"(U\x01x" + BYTE + b"(" + huge(10**6) * 2 + b"tU\x01CtR",
+        FROMBUFFER + b"(U\x01x" + BYTE + b"(J\xff\xff\xff\x7fU\x10" + b"x" * 16 + b"tU\x01CtR",
+    ],
+)
+def test_few_bytes_that_would_never_end_are_refused_at_once(data):
+    started = time.monotonic()
+    with pytest.raises(UserError) as refusal:
+        load(b"\x80\x02" + data + b".")
+    assert len(str(refusal.value)) < 300
+    assert time.monotonic() - started < 5
+
+
+def test_a_split_may_be_used_twice():
+    pair = (np.zeros((3, 4), np.float32), np.arange(3))
+    loaded = load(pickle.dumps((pair, pair, pair)))
+    assert len(loaded) == 3
+    np.testing.assert_array_equal(loaded[2][1], [0, 1, 2])
 
 
 def test_few_bytes_cannot_fill_the_memory():
@@ -165,7 +202,7 @@ def test_axes_in_another_order_are_only_numbers():
 def test_axes_in_no_order_are_refused(axis_order):
     unpickler = unpickler_of()
     build, dtype = frombuffer_of(unpickler), unpickler.find_class("numpy", "dtype")("i1")
-    with pytest.raises(pickle.UnpicklingError, match="axes in order"):
+    with pytest.raises(pickle.UnpicklingError, match="axes in no order"):
         build(bytes(6), dtype, (2, 3), "K", axis_order)
 
 

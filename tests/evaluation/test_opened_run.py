@@ -150,6 +150,17 @@ def test_runs_of_different_data(spoiled, capsys, words):
     spoiled.refuse(capsys, told, *words, *runs, "--output", spoiled.out / "x.png")
 
 
+@pytest.mark.parametrize(
+    ("command", "split"),
+    [("train", "train"), ("train", "valid"), ("score", "test"), ("mistakes", "test")],
+)
+def test_images_changed_in_the_data_folder(spoiled, capsys, command, split):
+    """Of the same shape and type, so that nothing but their hash tells."""
+    spoiled.edit_array(f"{split}_x", lambda x: x[::-1].copy())
+    told = [f"{spoiled.data}: {split}_x.npy is not the file that dataset.json is of"]
+    spoiled.refuse(capsys, told, *spoiled.words(command))
+
+
 # Of the data: what is done to it, and what of it is told.
 def summary(**changes):
     return lambda s: s.edit_json(s.data / "dataset.json", **changes)

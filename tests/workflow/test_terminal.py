@@ -88,6 +88,8 @@ def test_a_failure_tells_which_job_and_where_its_words_are(tmp_path):
     assert "diverged before its first validation" in told
     assert "FAILED: train a/default" in told
     assert "what it said: results/logs/train/a/default.log" in told
+    assert "CalledProcessError" not in told
+    assert "set -euo pipefail" not in told
 
 
 def test_a_large_sweep_shows_the_best_runs(tmp_path):
@@ -103,3 +105,6 @@ def test_a_large_sweep_shows_the_best_runs(tmp_path):
     assert text.count("wide/seed=") == MAX_ROWS
     assert f"*   wide/seed={n - 1}" in text
     assert f"{n - MAX_ROWS} more runs" in text
+    frame["validation_error_percent"] = 10.0  # a tie, which fewer parameters decided
+    frame.to_csv(tmp_path / "test_scores.csv", index=False)
+    assert f"*   wide/seed={n - 1}" in describe_outcome(tmp_path)

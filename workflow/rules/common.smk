@@ -23,7 +23,7 @@ from msgd.data.unpickle import count_training_examples
 from msgd.errors import UserError
 from msgd.evaluation.outcome import describe_outcome
 from msgd.files import sha256_of_hashes
-from msgd.source import closure, run_source, sha256_of_source
+from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 
 try:
     config = complete_config(config)
@@ -101,7 +101,14 @@ def compared_runs(wildcards):
 
 def code_of(*rooms):
     """The hash of the files or folders ``rooms`` of the package and of all they import."""
-    return sha256_of_source(closure(*rooms))
+    return sha256_of_source(closure(*rooms, leaves=SHAPES_NO_NUMBER))
+
+
+def drawing_code(wildcards):
+    """The hash of what draws weights and mistakes: the figures' source, and the model's own."""
+    model = settings_of(wildcards)["model"]
+    figures = ("plots/weights.py", "plots/mistakes.py")
+    return code_of(*figures, f"models/{model}/model.py")
 
 
 def training_code(wildcards):
@@ -119,11 +126,6 @@ def dataset_content(wildcards):
 def gpus(wildcards):
     """How many GPUs this run asks for: out of the profile's limit, or of Slurm as --gpus."""
     return int(asks_for_gpu(config["backend"], settings_of(wildcards)["model"]))
-
-
-def dataset_source(wildcards, input):
-    """What is read: the file, or the folder of the files."""
-    return DATASET_FILE
 
 
 def data_folder(wildcards, input):

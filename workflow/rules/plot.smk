@@ -56,7 +56,7 @@ rule plot_weights:
     conda:
         "../envs/msgd.yaml"
     params:
-        code=code_of("plots/weights.py"),
+        code=drawing_code,
         data=data_folder,
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],
@@ -88,7 +88,7 @@ rule animate_weights:
     conda:
         "../envs/msgd.yaml"
     params:
-        code=code_of("plots/weights.py"),
+        code=drawing_code,
         data=data_folder,
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],
@@ -154,7 +154,7 @@ rule plot_mistakes:
     conda:
         "../envs/msgd.yaml"
     params:
-        code=code_of("plots/mistakes.py"),
+        code=drawing_code,
         data=data_folder,
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],

@@ -1,13 +1,27 @@
 """What files hold, as one hash: content decides whether a data set is read again, never a date."""
 
+import time
 from pathlib import Path
 
+from msgd.data.dataset import ANEW
 from msgd.errors import UserError
 from msgd.files import read_json, sha256_of_file, sha256_of_hashes, write_json
+
+# A file changed less than so long ago may change again and keep its dates, where these are coarse.
+COARSEST_DATE = 2e9  # nanoseconds
 
 
 def sha256_of_files(paths, memory):
     """Return one SHA-256, 64 hexadecimal digits, of the names and contents of the files ``paths``.
+
+    ``memory``: as in hashes_of_files.
+    """
+    hashes = hashes_of_files(paths, memory)
+    return sha256_of_hashes({Path(name).name: sha256 for name, sha256 in hashes.items()})
+
+
+def hashes_of_files(paths, memory):
+    """Return {path as text: SHA-256} of the files ``paths``.
 
     ``memory``: JSON file that keeps the hashes of single files, so that gigabytes are read once. A
     hash is taken from there while the file's size, dates, inode and device are what they were: the
@@ -18,7 +32,20 @@ def sha256_of_files(paths, memory):
     found = {str(path): _hash_of(Path(path), known) for path in paths}
     if any(known.get(name) != entry for name, entry in found.items()):
         _remember(memory, {**known, **found})
-    return sha256_of_hashes({Path(name).name: entry["sha256"] for name, entry in found.items()})
+    return {name: entry["sha256"] for name, entry in found.items()}
+
+
+def check_images(dataset, splits):
+    """Raise UserError unless the images of ``splits`` are those that dataset.json is of.
+
+    dataset: msgd.data.dataset.Dataset, read from a folder. For what reads images; all else was
+    checked when the data set was loaded.
+    """
+    for split in splits:
+        name = f"{split}_x"
+        if sha256_of_file(dataset.folder / f"{name}.npy") != dataset.sha256.get(name):
+            what = f"{name}.npy is not the file that dataset.json is of: its SHA-256 differs"
+            raise UserError(f"{dataset.folder}: {what}; {ANEW}")
 
 
 def _hash_of(path, known):
@@ -28,8 +55,10 @@ def _hash_of(path, known):
     if entry.get("state") == before:
         return entry
     sha256 = sha256_of_file(path)
-    # A file written while it was read is hashed anew next time.
-    return {"state": before if _state(path) == before else None, "sha256": sha256}
+    # A file that may be written still is hashed anew next time.
+    is_old = time.time_ns() - path.stat().st_ctime_ns > COARSEST_DATE
+    is_settled = is_old and _state(path) == before
+    return {"state": before if is_settled else None, "sha256": sha256}
 
 
 def _state(path):

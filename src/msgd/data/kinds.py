@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes: names are given by people, contents are not.
+"""The kind of a file, recognised by its first bytes: its name may be wrong, they are not.
 
 A gzip is looked into, so what is said of a file holds for it packed and unpacked.
 """

@@ -38,7 +38,7 @@ KINDS = "a .pkl or .pkl.gz file, a .npz file, or a folder of IDX files"
 def read_splits(path):
     """Read the data set at ``path``: a pickle, packed by gzip or not, a .npz, or an IDX folder.
 
-    What a file is, its first bytes tell; its name is asked only if they do not. Raises UserError,
+    The first bytes decide what a file is, and its name only where they do not. Raises UserError,
     naming the file and the finding, if it is not what it should be.
     """
     path = Path(expand_home(path))
@@ -150,7 +150,7 @@ SPLIT_NAMES = {
 }
 PART_NAMES = {"x": ("x", "images"), "y": ("y", "labels")}
 UNDERSTOOD = (
-    "train_x, train_y, test_x, test_y and, unless it shall be split off, valid_x, valid_y; also "
+    "train_x, train_y, test_x, test_y and, optionally, valid_x, valid_y; also "
     "x_train, y_train, ... or train_images, train_labels, ..., and val for valid"
 )
 

@@ -11,12 +11,26 @@ are read.
 import math
 import pickle
 import pickletools
+import re
 
 import numpy as np
 
 from msgd.errors import UserError
 
 STACK_HINT = "; numpy.stack(...) makes one array of a list of arrays, numpy.array(...) of numbers"
+
+
+MAX_AXES = 32
+
+
+def _is_length(value):
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _shown(value):
+    """Return ``value`` for a message in a few letters, whatever a pickle made of it."""
+    is_short = type(value) in (str, bytes) and len(value) <= 40
+    return repr(value) if is_short else f"of Python type {type(value).__name__}"
 
 
 class _DType:
@@ -27,14 +41,15 @@ class _DType:
         if not isinstance(spec, str) or spec not in _NUMERIC:
             is_object = isinstance(spec, str) and spec.startswith("O")
             raise pickle.UnpicklingError(
-                f"an array of dtype {spec!r}, not of numbers" + (STACK_HINT if is_object else "")
+                f"an array of dtype {_shown(spec)}, not of numbers"
+                + (STACK_HINT if is_object else "")
             )
         self.dtype = np.dtype(spec)
 
     def __setstate__(self, state):
         order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
         if order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"a dtype of byte order {order!r}")
+            raise pickle.UnpicklingError(f"a dtype of byte order {_shown(order)}")
         if any(part is not None for part in state[2:5]):
             raise pickle.UnpicklingError("an array of structured dtype")
         self.dtype = self.dtype.newbyteorder(order)
@@ -58,8 +73,10 @@ def _array(data, dtype, shape, order):
         data = data.encode("latin-1")
     if not isinstance(dtype, _DType) or not isinstance(data, (bytes, bytearray)):
         raise pickle.UnpicklingError("an array that is not raw numbers")
-    size = math.prod(shape) * dtype.dtype.itemsize
-    if any(length < 0 for length in shape) or size != len(data):
+    # Before anything is computed of it: a shape may hold a text, and a number that multiplies it.
+    if type(shape) is not tuple or len(shape) > MAX_AXES or not all(map(_is_length, shape)):
+        raise pickle.UnpicklingError("an array whose shape is no short tuple of whole numbers")
+    if math.prod(shape) * dtype.dtype.itemsize != len(data):
         raise pickle.UnpicklingError(f"an array of shape {shape} with {len(data)} bytes of data")
     return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
@@ -103,23 +120,20 @@ class _ArrayUnpickler(pickle.Unpickler):
         array = _Array()
         if order != "K":
             if order not in ("C", "F") or axis_order is not None:
-                raise pickle.UnpicklingError(f"an array in order {order!r}")
+                raise pickle.UnpicklingError(f"an array in order {_shown(order)}")
             array.value = _array(buffer, dtype, shape, order)
             return array
-        is_order = isinstance(axis_order, (tuple, list)) and all(
-            type(axis) is int for axis in axis_order
-        )
-        if not is_order or sorted(axis_order) != [*range(len(shape))]:
-            raise pickle.UnpicklingError(
-                f"an array of shape {shape} with axes in order {axis_order}"
-            )
-        array.value = _array(buffer, dtype, shape, "C").transpose(axis_order)
+        value = _array(buffer, dtype, shape, "C")
+        is_order = type(axis_order) in (tuple, list) and all(map(_is_length, axis_order))
+        if not is_order or sorted(axis_order) != [*range(value.ndim)]:
+            raise pickle.UnpicklingError(f"an array of shape {shape} with its axes in no order")
+        array.value = value.transpose(axis_order)
         return array
 
     def _encode(self, text, encoding):
         """Stand for _codecs.encode, by which Python 3 writes bytes in protocols 0 to 2."""
         if encoding not in ("latin1", b"latin1"):
-            raise pickle.UnpicklingError(f"bytes written as {encoding!r}")
+            raise pickle.UnpicklingError(f"bytes written as {_shown(encoding)}")
         self.remaining -= len(text)
         if self.remaining < 0:
             raise pickle.UnpicklingError("more bytes than the file can hold")
@@ -132,14 +146,37 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 # Three pairs of arrays take some 150 instructions.
 MAX_INSTRUCTIONS = 10_000
+# A few bytes make a tuple that holds another one twice, which holds a third one twice, and so on.
+# Whoever walks through it never ends; Python does, to hash the key of a dict. So the instruction
+# that doubles is refused, and containers may be referred to a few times only: once for a split that
+# is used as two.
+REFUSED = ("DUP", "LONG4")
+MAX_REFERENCES = 24  # 3**8 ways through at most
+PUTS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
+GETS = ("GET", "BINGET", "LONG_BINGET")
+# What makes an object that holds no others of the pickle's: names, stand-ins, texts, numbers.
+MAKES_NO_CONTAINER = re.compile(
+    "GLOBAL|STACK_GLOBAL|REDUCE|BUILD|NONE|NEWTRUE|NEWFALSE|.*(STRING|UNICODE|BYTES|INT|LONG|FLOAT).*"
+)
 
 
 def _check_instructions(stream):
-    """Raise UnpicklingError for a pickle of more instructions or memory cells than arrays need."""
+    """Raise UnpicklingError for a pickle that does more than pickles of arrays do."""
+    containers, n_cells, references, last = set(), 0, 0, ""
     for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        is_put = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
-        if number > MAX_INSTRUCTIONS or (is_put and argument > MAX_INSTRUCTIONS):
+        is_put = opcode.name in PUTS
+        if is_put:
+            cell = n_cells if opcode.name == "MEMOIZE" else argument
+            n_cells += 1
+            if not MAKES_NO_CONTAINER.fullmatch(last):
+                containers.add(cell)
+        references += opcode.name in GETS and argument in containers
+        is_huge = isinstance(argument, int) and abs(argument) >= 2**63
+        if number > MAX_INSTRUCTIONS or (is_put and cell > MAX_INSTRUCTIONS):
             raise pickle.UnpicklingError("more instructions than arrays need" + STACK_HINT)
+        if opcode.name in REFUSED or is_huge or references > MAX_REFERENCES:
+            raise pickle.UnpicklingError("instructions that arrays do not need")
+        last = opcode.name
 
 
 class LimitedReader:

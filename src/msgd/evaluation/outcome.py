@@ -15,7 +15,9 @@ def describe_outcome(folder):
     frame = pd.read_csv(folder / "test_scores.csv")
     shown = frame
     if len(frame) > MAX_ROWS:
-        shown = frame.sort_values("validation_error_percent", kind="stable").head(MAX_ROWS)
+        order = {"selected": False, "validation_error_percent": True}  # column: rising
+        shown = frame.sort_values([*order], ascending=[*order.values()], kind="stable")
+        shown = shown.head(MAX_ROWS)
     rows = [
         {
             "": "*" if row["selected"] else "",

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from msgd.backends import choose_device
+from msgd.data.content import check_images
 from msgd.evaluation.opened_run import open_run
 from msgd.files import atomic_path, write_json
 from msgd.models.interface import count_mistakes, n_evaluated
@@ -23,6 +24,7 @@ def score_run(data_folder, run_folder, backend, threads, chunk_batches=None):
     """
     run_folder = Path(run_folder)
     run = open_run(run_folder, data_folder)
+    check_images(run.dataset, ["test"])
     machine = build_backend(
         run.dataset,
         run.best_parameters(),

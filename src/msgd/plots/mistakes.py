@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from msgd.data.content import check_images
 from msgd.evaluation.opened_run import open_run
 from msgd.models import load_model
 from msgd.plots.style import BLUE, GREY, INK, ORANGE, picture, run_title, save_figure, set_title
@@ -145,6 +146,7 @@ def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
     """Draw to the PNG ``path`` the test images whose label got the smallest probability."""
     run = open_run(run_folder, data_folder)
     dataset, settings = run.dataset, run.settings
+    check_images(dataset, ["test"])
     parameters, predicted = run.best_parameters(), run.predicted()
     wrong = np.flatnonzero(predicted != dataset.test_y)
     model = load_model(settings["model"])

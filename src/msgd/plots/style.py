@@ -35,7 +35,7 @@ LOOK = {
     "legend.frameon": False,
     "font.size": 9.5,
 }
-# Who imported Matplotlib before has set what they like: all of it is set anew.
+# If Matplotlib was imported before msgd, its settings may be anything: all are set anew.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", mpl.MatplotlibDeprecationWarning)
     mpl.rcParams.update(
