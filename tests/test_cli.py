@@ -232,3 +232,22 @@ def test_scores_need_the_whole_run(data, tmp_path):
     done = msgd("score", "--data", data, "--run", tmp_path / "absent")
     assert done.returncode == 1
     assert "absent/provenance.json" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["weights", "--colormap", "nope"], "plots.colormap is 'nope'"),
+        (["weights", "--dpi", "-3"], "dpi is -3"),
+        (["weights", "--output", "w.xyz"], "the figure weights is a .png"),
+        (["weights_animation", "--output", "w.png"], "the figure weights_animation is a .gif"),
+    ],
+)
+def test_a_figure_with_nonsense_options_is_refused(tmp_path, words, told):
+    figure, *options = words
+    output = ["--output", tmp_path / ("w.gif" if "animation" in figure else "w.png")]
+    done = msgd("plot", figure, "--run", tmp_path, "--data", tmp_path, *output, *options)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [*tmp_path.iterdir()]

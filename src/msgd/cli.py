@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from msgd.config import load_schema
+from msgd.config import check_plot_settings, load_schema
 from msgd.errors import RESULT, UserError
 
 log = logging.getLogger("msgd")
@@ -98,7 +98,7 @@ def _parser():
     plot.add_argument("--runs", type=Path, nargs="+", help="folders of the runs to be compared")
     plot.add_argument("--over", metavar="KEY", help="the hyperparameter they are compared over")
     plot.add_argument("--output", type=Path, required=True, help="PNG or GIF file to write")
-    for key, schema in load_schema()["properties"]["plots"]["properties"].items():
+    for key, schema in _plot_settings().items():
         option = f"--{key.replace('_', '-')}"
         number = {"integer": int, "number": float, "string": str}[schema["type"]]
         plot.add_argument(
@@ -108,6 +108,11 @@ def _parser():
     describe = command("describe-config", _describe_config, "write the table of configuration keys")
     describe.add_argument("--output", type=Path, help="Markdown file; standard output by default")
     return parser
+
+
+def _plot_settings():
+    """Return the schema of each key of ``plots`` in the configuration."""
+    return load_schema()["properties"]["plots"]["properties"]
 
 
 FLOATS = ("float32", "float64")
@@ -145,7 +150,8 @@ def _set_up_logging(path):
     logging.addLevelName(RESULT, "RESULT")
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(RESULT if path else logging.INFO)
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    clear = "\r\033[K" if sys.stderr.isatty() else ""  # another training's progress bar
+    terminal.setFormatter(logging.Formatter(clear + "%(message)s"))
     logger = logging.getLogger("msgd")
     for handler in logger.handlers:  # of a call before, in the same process
         handler.close()
@@ -238,7 +244,10 @@ def _describe_config(options):
 
 
 def _plot(options):
-    function, needed = FIGURES[options.figure]
+    function, needed, suffix = FIGURES[options.figure]
+    if options.output.suffix.lower() != suffix:
+        raise UserError(f"--output is {options.output}; the figure {options.figure} is a {suffix}")
+    check_plot_settings({key: getattr(options, key) for key in _plot_settings()})
     missing = [f"--{name}" for name in needed if getattr(options, name) is None]
     if missing:
         raise UserError(f"the figure {options.figure} needs {' and '.join(missing)}")
@@ -288,14 +297,14 @@ def _plot_validation_error_over(options):
     plot_validation_error_over(options.runs, options.over, options.output, options.dpi)
 
 
-# Each figure: the function that draws it, and the options it cannot do without.
+# Each figure: the function that draws it, the options it cannot do without, the kind of file.
 FIGURES = {
-    "learning_curve": (_plot_learning_curve, ["run"]),
-    "weights": (_plot_weights, ["run", "data"]),
-    "weights_animation": (_animate_weights, ["run", "data"]),
-    "confusion": (_plot_confusion, ["run", "data"]),
-    "mistakes": (_plot_mistakes, ["run", "data"]),
-    "validation_error_over": (_plot_validation_error_over, ["runs", "over"]),
+    "learning_curve": (_plot_learning_curve, ["run"], ".png"),
+    "weights": (_plot_weights, ["run", "data"], ".png"),
+    "weights_animation": (_animate_weights, ["run", "data"], ".gif"),
+    "confusion": (_plot_confusion, ["run", "data"], ".png"),
+    "mistakes": (_plot_mistakes, ["run", "data"], ".png"),
+    "validation_error_over": (_plot_validation_error_over, ["runs", "over"], ".png"),
 }
 
 if __name__ == "__main__":

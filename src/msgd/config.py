@@ -62,6 +62,13 @@ def complete_config(config):
     return complete
 
 
+def check_plot_settings(settings):
+    """Raise UserError unless ``settings`` (dict) are allowed under the key ``plots``."""
+    schema = load_schema()
+    findings = _findings(settings, schema["properties"]["plots"])
+    _raise(findings + _unknown_colormap({"plots": settings}, schema), "figure")
+
+
 def complete_experiment(settings):
     """Return a checked copy of one run's ``settings`` (dict), defaults filled in.
 
@@ -381,11 +388,19 @@ def _dotted(path):
     return ".".join(str(part) for part in path) or "the configuration"
 
 
+def _canonical(value, types):
+    """Return ``value`` in the one form that equal numbers have: 0 as 0.0 where fractions may be."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return copy.deepcopy(value)
+    if "integer" in types:
+        return int(value)
+    return float(value) if "number" in types else value
+
+
 def _with_defaults(instance, schema):
     """Return a deep copy of valid ``instance`` with every default of ``schema`` filled in."""
     if not isinstance(instance, dict):
-        whole = "integer" in schema.get("type", "") and isinstance(instance, float)
-        return int(instance) if whole else copy.deepcopy(instance)
+        return _canonical(instance, schema.get("type", ""))
     properties = schema.get("properties", {})
     complete = {}
     for key, subschema in properties.items():

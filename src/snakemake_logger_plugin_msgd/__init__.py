@@ -6,11 +6,14 @@ asks for it with ``logger: msgd``. ``-p`` shows the commands as well, ``--verbos
 
 import logging
 import os
+import re
 import sys
 
 from snakemake.logging import DefaultFormatter, get_event, show_logs
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+
+CLEAR = "\r\033[K"  # of a terminal's line, where a training's progress bar may stand
 
 
 class LogHandler(LogHandlerBase):
@@ -35,7 +38,7 @@ class LogHandler(LogHandlerBase):
         try:
             text = self.format(record)
             if text and text != "None":
-                print(text, file=self.stream, flush=True)
+                print(CLEAR * self.stream.isatty() + text, file=self.stream, flush=True)
         except BrokenPipeError:  # nobody reads any more, as after ``snakemake -n | head``
             self.stream = open(os.devnull, "w")  # noqa: SIM115, PTH123
         except Exception:
@@ -68,9 +71,16 @@ class PlanFormatter(DefaultFormatter):
             return ""
         return super().format(record)
 
+    def format_run_info(self, message):
+        """Return the table of jobs; a plan ends with the same table, which is left out."""
+        table, self.has_table = "" if self.has_table else message["msg"], True
+        return table
+
+    has_table = False
+
     def format_job_info(self, message):
         """Return the title of a job, and why it would run."""
-        return f"{_title(message)}\n    {message['reason']}"
+        return f"{_title(message)}\n    {_what_changed(message['reason'])}"
 
 
 class ShortFormatter(PlanFormatter):
@@ -123,6 +133,23 @@ class ShortFormatter(PlanFormatter):
         if self.show_failed_logs:
             lines += show_logs(message["log"])
         return "\n".join(lines)
+
+
+def _what_changed(reason):
+    """Return Snakemake's ``reason`` for a job; of changed parameters only what differs."""
+    lists = re.fullmatch(r"Params have changed .*? before: (.*?) now: (.*)", reason, re.DOTALL)
+    if not lists:
+        return reason
+    before, now = (re.findall(r"'([^']*)'", text) for text in lists.groups())
+    gone, new = ([w for w in a if w not in b] for a, b in ((before, now), (now, before)))
+    words = [", ".join(w for w in side if not SHA256.fullmatch(w)) for side in (gone, new)]
+    what = f"settings have changed: {' -> '.join(words)}" if any(words) else ""
+    if any(map(SHA256.fullmatch, new)):
+        what += "; " * bool(what) + "the source or the data set behind it has changed"
+    return what or reason
+
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def _title(message):

@@ -32,6 +32,22 @@ def files(tmp_path, monkeypatch):
     return paths
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/digits.npz", "digits"),
+        ("results/downloads/mnist.pkl.gz", "mnist"),
+        ("digits.v1.npz", "digits.v1"),
+        ("digits.v2.NPZ", "digits.v2"),
+        ("folder/", "folder"),
+        (".hidden.npz", "hidden"),
+        ("..npz", "data"),
+    ],
+)
+def test_the_name_of_a_data_set(path, name):
+    assert content.data_name(path) == name
+
+
 def test_what_did_not_change_is_not_read_again(files, read, tmp_path):
     memory = tmp_path / "below" / "memory.json"
     first = sha256_of_files(files, memory)

@@ -1,10 +1,11 @@
 """What people see in the terminal while the workflow runs, and what it tells them at the end."""
 
 import re
+import shutil
 
 import pandas as pd
 import pytest
-from conftest import snakemake
+from conftest import as_triple, make_dataset, save_npz, snakemake
 from test_workflow import TOY, make_folder, write_config
 
 from msgd.evaluation.outcome import MAX_ROWS, describe_outcome
@@ -70,6 +71,20 @@ def test_more_is_told_on_request(finished, folder, switch, told):
     assert told in done.stderr + done.stdout
     if switch == "-n":
         assert "Job stats:" in done.stdout
+
+
+def test_a_plan_says_what_differs_and_nothing_else(finished, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy", symlinks=True)
+    config = {**TOY, "experiments": {**TOY["experiments"]}}
+    config["experiments"]["fast"] = {**TOY["experiments"]["fast"], "l2": 0.5}
+    write_config(copy, config)
+    told = snakemake(copy, "-n").stdout
+    assert "train fast/default\n    settings have changed: l2=0.0 -> l2=0.5\n" in told
+    save_npz(copy / "toy.npz", as_triple(make_dataset(80, 40, 48, (4, 4), 3)))
+    told = snakemake(copy, "-n").stdout
+    assert "the source or the data set behind it has changed" in told
+    assert told.count("Job stats:") == 1
+    assert max(map(len, told.splitlines())) < 1000
 
 
 def test_a_single_target_ends_without_the_table_of_all(finished, folder):

@@ -188,6 +188,7 @@ def test_a_rate_reruns_its_experiment_and_what_follows(folder):
 def test_a_default_written_out_reruns_nothing(folder):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["experiments"]["slow"]["learning_rate"] = 0.13
+    config["experiments"]["slow"] |= {"l1": 0, "p": 2.0}  # equal numbers, written otherwise
     write_config(folder, config)
     assert would_run(folder) == {}
 

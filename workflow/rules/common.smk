@@ -17,7 +17,7 @@ from msgd.config import (
     hyperparameter_words,
     yaml_scalar,
 )
-from msgd.data.content import sha256_of_files
+from msgd.data.content import data_name, sha256_of_files
 from msgd.data.download import load_sources
 from msgd.data.unpickle import count_training_examples
 from msgd.errors import UserError
@@ -66,7 +66,7 @@ DATASET_FILES = (
     else [DATASET_FILE]
 )
 CONTENTS = ".snakemake/msgd/contents.json"  # hashes of files once computed
-DATA = f"results/data/{os.path.basename(DATASET_FILE).split('.')[0]}"
+DATA = f"results/data/{data_name(DATASET_FILE)}"
 ARRAYS = [
     f"{DATA}/{split}_{part}.npy"
     for split in ["train", "valid", "test"]

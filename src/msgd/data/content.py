@@ -1,11 +1,19 @@
 """What files hold, as one hash: content decides whether a data set is read again, never a date."""
 
+import re
 import time
 from pathlib import Path
 
 from msgd.data.dataset import ANEW
 from msgd.errors import UserError
 from msgd.files import read_json, sha256_of_file, sha256_of_hashes, write_json
+
+
+def data_name(path):
+    """Return the name of the data set in a file or folder: ``digits`` of ``digits.pkl.gz``."""
+    name = re.sub(r"(\.(pkl|pickle|npz|gz))+$", "", Path(path).name, flags=re.IGNORECASE)
+    return name.lstrip(".") or "data"
+
 
 # A file changed less than so long ago may change again and keep its dates, where these are coarse.
 COARSEST_DATE = 2e9  # nanoseconds

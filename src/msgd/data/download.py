@@ -11,7 +11,7 @@ import pooch
 import requests
 import yaml
 
-from msgd.errors import UserError
+from msgd.errors import RESULT, UserError
 from msgd.files import atomic_path, sha256_of_file
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def download_mnist(path, sources=None):
         else:
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
-            log.info("%s has arrived from %s", path, name)
+            log.log(RESULT, "%s has arrived from %s", path, name)
             return
     raise UserError(
         "\n".join(

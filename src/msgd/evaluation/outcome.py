@@ -24,7 +24,6 @@ def describe_outcome(folder):
             "run": f"{row['experiment']}/{row['run']}",
             "validation error": error_rate(row["validation_errors"], row["validation_examples"]),
             "test error": error_rate(row["test_errors"], row["test_examples"]),
-            "best epoch / run": f"{row['best_epoch']} / {row['epochs_run']}",
         }
         for row in shown.to_dict("records")
     ]
