@@ -128,6 +128,11 @@ def gpus(wildcards):
     return int(asks_for_gpu(config["backend"], settings_of(wildcards)["model"]))
 
 
+def dataset_source(wildcards):
+    """What is read: the file, or the folder of the files."""
+    return DATASET_FILE
+
+
 def data_folder(wildcards, input):
     """The folder of the six arrays."""
     return os.path.dirname(input.dataset)

@@ -35,7 +35,7 @@ rule unpickle:
     params:
         code=code_of("data/unpickle.py", "data/sources.yaml"),
         content=dataset_content,
-        source=DATASET_FILE,
+        source=dataset_source,
         folder=run_folder,
         floatX=config["floatX"],
         expect="--expect-mnist" if IS_MNIST else "",
