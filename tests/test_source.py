@@ -19,6 +19,8 @@ SMALL = {
     "mlp": {"n_hidden": [5]},
     "lenet": {"nkerns": [2], "filter_size": 3, "n_hidden": 4},
 }
+# What the program imports before it calls the training: itself, and its check of the data's hashes.
+THE_PROGRAMS = {"cli.py", "data/content.py"}
 # Trains, then prints the files of the package's modules that were imported.
 TRAIN_AND_LIST = """
 import json, sys
@@ -44,7 +46,7 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_source_of_a_run_is_what_a_training_imports(model, data, tmp_path):
-    """On the CPU and on the simulator together, the program and its command line left out."""
+    """On the CPU and on the simulator together, what is the program's own left out."""
     program = tmp_path / "train_and_list.py"
     program.write_text(TRAIN_AND_LIST)
     settings = {"model": model, "batch_size": 20, "n_epochs": 1, **SMALL[model]}
@@ -54,7 +56,7 @@ def test_the_source_of_a_run_is_what_a_training_imports(model, data, tmp_path):
         options = ("--data", data, "--run", tmp_path / device, "--backend", device)
         done = run_program(program, "train", *options, *words, NUMBA_ENABLE_CUDASIM=simulator)
         assert done.returncode == 0, done.stderr
-        files = names(map(Path, json.loads(done.stdout.splitlines()[-1]))) - {"cli.py"}
+        files = names(map(Path, json.loads(done.stdout.splitlines()[-1]))) - THE_PROGRAMS
         assert files - {*SHAPES_NO_NUMBER} <= names(training_source(model, device))
         imported |= files
     assert imported == names(run_source(model))

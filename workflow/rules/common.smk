@@ -104,11 +104,14 @@ def code_of(*rooms):
     return sha256_of_source(closure(*rooms, leaves=SHAPES_NO_NUMBER))
 
 
-def drawing_code(wildcards):
-    """The hash of what draws weights and mistakes: the figures' source, and the model's own."""
-    model = settings_of(wildcards)["model"]
-    figures = ("plots/weights.py", "plots/mistakes.py")
-    return code_of(*figures, f"models/{model}/model.py")
+def drawing_code(figure):
+    """A function that gives the hash of the source ``figure`` and of the model it asks."""
+
+    def code_for(wildcards):
+        model = settings_of(wildcards)["model"]
+        return code_of(figure, f"models/{model}/model.py")
+
+    return code_for
 
 
 def training_code(wildcards):

@@ -56,7 +56,7 @@ rule plot_weights:
     conda:
         "../envs/msgd.yaml"
     params:
-        code=drawing_code,
+        code=drawing_code("plots/weights.py"),
         data=data_folder,
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],
@@ -88,7 +88,7 @@ rule animate_weights:
     conda:
         "../envs/msgd.yaml"
     params:
-        code=drawing_code,
+        code=drawing_code("plots/weights.py"),
         data=data_folder,
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],
@@ -154,7 +154,7 @@ rule plot_mistakes:
     conda:
         "../envs/msgd.yaml"
     params:
-        code=drawing_code,
+        code=drawing_code("plots/mistakes.py"),
         data=data_folder,
         folder=drawn_run_folder,
         dpi=config["plots"]["dpi"],
