@@ -69,7 +69,9 @@ def type_of(value):
     if isinstance(value, np.ndarray):
         return types.Array(numba.from_dtype(value.dtype), value.ndim, "C")
     if isinstance(value, tuple):
-        return types.Tuple([type_of(item) for item in value])
+        kinds = [type_of(item) for item in value]
+        is_named = hasattr(value, "_fields")
+        return types.NamedTuple(kinds, type(value)) if is_named else types.Tuple(kinds)
     return types.int64 if isinstance(value, int) else numba.from_dtype(np.dtype(type(value)))
 
 

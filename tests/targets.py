@@ -16,7 +16,7 @@ from conftest import MemoryCheckpoint, make_dataset
 from numba import njit
 
 from msgd.config import complete_experiment
-from msgd.kernels.simd import fma, load, store
+from msgd.kernels.vectors import fma, load, store
 from msgd.models import MODELS, load_backend, load_model, load_trainer
 
 LAYERS = {"mlp": {"n_hidden": [70, 20]}, "lenet": {"nkerns": [4, 6], "filter_size": 3}}

@@ -90,9 +90,10 @@ def training_source(model, device):
     device: "cpu" or "cuda"; each has its kernels in files of its name.
     """
     ignored = {PACKAGE / name for name in SHAPES_NO_NUMBER}
-    foreign = {"cpu": "cuda.py", "cuda": "cpu.py"}[device]
+    other = {"cpu": "cuda", "cuda": "cpu"}[device]
+    foreign = {f"{other}.py", f"{other}_backend.py"}
     files = run_source(model)
-    return [file for file in files if file not in ignored and file.name != foreign]
+    return [file for file in files if file not in ignored and file.name not in foreign]
 
 
 def sha256_of_source(files):

@@ -8,7 +8,7 @@ from numba import njit
 
 from msgd.kernels.cpu import activate, softmax_cross_entropy_row
 from msgd.kernels.formulas import ACTIVATIONS
-from msgd.kernels.simd import LANES
+from msgd.kernels.vectors import LANES
 
 
 @njit

@@ -7,8 +7,7 @@ from numba import njit
 
 from msgd.kernels import patches
 from msgd.kernels.patches import CLASSES, PATCH, ROW
-from msgd.kernels.simd import LANES, aligned_zeros, store
-from msgd.kernels.sums import load_half
+from msgd.kernels.vectors import LANES, aligned_zeros, load_half, store
 
 FLOATS = [np.float32, np.float64]
 

@@ -5,8 +5,7 @@ import pytest
 from exact import dot, fractions, rounding_of_sum
 from numba import njit
 
-from msgd.kernels.simd import store
-from msgd.kernels.sums import HALF, add_outer, load_half, load_sums, store_sums
+from msgd.kernels.vectors import HALF, add_outer, load_half, load_sums, store, store_sums
 
 
 @njit

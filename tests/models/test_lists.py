@@ -15,11 +15,11 @@ from msgd.models.lists import Lists
 def training_lists(dataset, group_size, piece_images, patch):
     """The Lists of 22 images, in minibatches of 4: a tail of two is not trained."""
     lists = Lists(dataset, "train", group_size, piece_images * 25, patch)
-    lists.add_lit(20)
+    lists.add_by_pixel(20)
     if patch == (1, 1):
-        lists.add_products(20, 4, np.float32(1 / 256))
-        return lists, lists.pixels + lists.lit + lists.products
-    return lists, lists.pixels + lists.lit
+        lists.add_gram(20, 4, np.float32(1 / 256))
+        return lists, lists.by_image + lists.by_pixel + lists.gram
+    return lists, lists.by_image + lists.by_pixel
 
 
 @pytest.mark.parametrize("patch", [(1, 1), (2, 4)])
@@ -35,7 +35,7 @@ def test_lists_in_files_are_those_in_memory(
     whole, arrays = training_lists(dataset, group_size, 22, patch)
     pieces, mapped = training_lists(dataset, group_size, piece_images, patch)
     assert not whole.maps
-    n_in_files = len(mapped) if pieces.piece < 20 else len(pieces.pixels)
+    n_in_files = len(mapped) if pieces.piece < 20 else len(pieces.by_image)
     assert len(pieces.maps) == n_in_files
     assert [*tmp_path.iterdir()] == []
     for _ in range(2):  # before and after

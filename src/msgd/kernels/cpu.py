@@ -7,7 +7,7 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 
 from msgd.kernels import formulas, options
-from msgd.kernels.simd import LANES, add, exp, fma, lane_max, lane_sum, load, splat, store
+from msgd.kernels.vectors import LANES, add, exp, fma, lane_max, lane_sum, load, splat, store
 
 
 @overload(formulas.like)

@@ -17,7 +17,7 @@ from numba import njit
 
 from msgd.kernels import options
 from msgd.kernels.cpu import element, penalty, penalty_gradient
-from msgd.kernels.simd import LANES, add, fma, lane_sum, load, multiply_add, splat, store
+from msgd.kernels.vectors import LANES, add, fma, lane_sum, load, multiply_add, splat, store
 
 VECTORS = 4
 BLOCK = VECTORS * LANES

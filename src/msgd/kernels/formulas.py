@@ -74,27 +74,31 @@ def first_argmax(values):
     return best
 
 
-def penalty(weight, penalties):
+def penalty(weight, descent):
     """Return l1 |w| + l2 w^2 + lp |w|^p, one weight's share of the regularised cost.
 
-    penalties: the tuple (l1, l2, lp, p), all floatX.
+    descent: msgd.kernels.arguments.Descent.
     """
-    l1, l2, lp, p = penalties
-    total = l1 * abs(weight) + l2 * weight * weight
-    if lp > like(lp, 0):
-        total += lp * like(weight, math.pow(abs(weight), p))
+    total = descent.l1 * abs(weight) + descent.l2 * weight * weight
+    if descent.lp > like(descent.lp, 0):
+        total += descent.lp * like(weight, math.pow(abs(weight), descent.p))
     return total
 
 
-def penalty_gradient(weight, penalties):
+def penalty_gradient(weight, descent):
     """Return the derivative of penalty by the weight, where d|w|/dw is 0 at 0."""
-    l1, l2, lp, p = penalties
-    slope = l1
-    if lp > like(lp, 0):
-        slope += lp * p * like(weight, math.pow(abs(weight), p - like(p, 1)))
-    gradient = (l2 + l2) * weight
+    slope = descent.l1
+    if descent.lp > like(descent.lp, 0):
+        power = like(weight, math.pow(abs(weight), descent.p - like(descent.p, 1)))
+        slope += descent.lp * descent.p * power
+    gradient = (descent.l2 + descent.l2) * weight
     if weight > like(weight, 0):
         gradient += slope
     elif weight < like(weight, 0):
         gradient -= slope
     return gradient
+
+
+def sgd_step(parameter, gradient, descent):
+    """Return ``parameter`` after a step of stochastic gradient descent: w - rate dcost/dw."""
+    return parameter - descent.rate * gradient

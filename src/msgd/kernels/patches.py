@@ -9,7 +9,7 @@ fills up a patch at the edge of the images is zero, its weight is zero, and so i
 that fills up a block. What there is of each class, such as logits, is an array of W columns, LANES
 for each block, of which the first CLASSES are classes.
 
-Inside ``njit`` functions, as in ``kernels/sums.py``; patch is a vector of HALF numbers:
+Inside ``njit`` functions, as in ``kernels/vectors.py``; patch is a vector of HALF numbers:
 
 - ``no_sums(like)``: the sums of a block, all 0, in the type of the array ``like``
 - ``add_row(patch, weights, i, sums)``: sums[c] + patch weights[i + c PATCH + (0..PATCH-1)]
@@ -23,19 +23,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, register_jitable
 
-from msgd.kernels.simd import (
+from msgd.kernels.vectors import (
+    HALF,
     LANES,
+    Sums,
     Vector,
     aligned_empty,
     build_address,
     build_fma,
     build_load,
+    build_places,
     build_shuffle,
     build_splat,
     build_store,
     llvm_vector,
 )
-from msgd.kernels.sums import HALF, Sums, build_places
 
 PATCH = HALF  # pixels
 CLASSES = 10  # of a block: their sums and what is added to them fit the sixteen registers of AVX2

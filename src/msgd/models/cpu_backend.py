@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from msgd.kernels.arguments import descent_of
 from msgd.models.interface import (
     check_parameters,
     check_parts,
@@ -40,8 +41,8 @@ class CpuBackend:
         self.batch_size = settings["batch_size"]
         self.n_train_batches = n_batches(len(dataset.train_x), self.batch_size)
         self.pixel_scale = float_x(dataset.pixel_scale)
-        self.learning_rate = float_x(settings.get("learning_rate", 0))  # 0: not trained by SGD
-        self.penalties = tuple(float_x(settings[name]) for name in ("l1", "l2", "lp", "p"))
+        self.descent = descent_of(settings, float_x)
+        self.learning_rate, self.penalties = self.descent.rate, self.descent
         self.lists = {}
         self.set_parameters(parameters)
         self.allocate()
@@ -88,7 +89,7 @@ class CpuBackend:
 
     def _list_for_training(self, lists):
         """Add to ``lists``, a Lists of the training images, what training needs."""
-        lists.add_lit(self.n_train_batches * self.batch_size)
+        lists.add_by_pixel(self.n_train_batches * self.batch_size)
 
     def _release_pages(self, split):
         """Give the memory of a split larger than a piece back, and that of its lists."""

@@ -1,7 +1,7 @@
 """Lists of nonzero pixels of splits of any size: in memory, or in files beside the data.
 
 They take once or twice the room of the images if four of five pixels are zero, as in MNIST, and six
-times that if none is; Products, where there are any, take group_size numbers more for each image.
+times that if none is; a Gram takes group_size numbers more for each image.
 Those of a split that is larger than a piece go, piece by piece, to files without a name, which
 vanish with the process, and are memory-mapped.
 """
@@ -14,32 +14,32 @@ import numpy as np
 from tqdm import tqdm
 
 from msgd.errors import UserError
-from msgd.kernels.nonzero import (
-    SPARE,
-    LitImages,
-    NonzeroPixels,
-    Products,
-    list_lit,
-    list_nonzero,
-    list_products,
-)
 from msgd.kernels.patches import to_patches
+from msgd.kernels.sparse import (
+    CSR,
+    DCSC,
+    SPARE,
+    Gram,
+    to_csr,
+    to_dcsc,
+    to_gram,
+)
 
-# Which fields of a list count places in another, and so go on counting from piece to piece.
-PLACES_IN = {
-    NonzeroPixels: {"first": "position"},
-    LitImages: {"first": "pixel", "entry": "image"},
-    Products: {},
+# Index pointers: offsets into another field, shifted when pieces are joined.
+INDEX_POINTERS = {
+    CSR: {"indptr": "indices"},
+    DCSC: {"groups": "pixel", "indptr": "indices"},
+    Gram: {},
 }
-PADDED = {"position", "pixel", "image", "value"}  # these have SPARE zeros after their last entry
+PADDED = {"indices", "pixel", "data"}  # these have SPARE zeros after their last entry
 
 
 class Lists:
     """The lists of one split.
 
-    pixels: NonzeroPixels of all images; their entries, and those of the other lists, are patches of
+    by_image: CSR of all images; their entries, and those of the other lists, are patches of
     the shape ``patch``. A split of more than piece_bytes is listed in pieces of whole groups of
-    group_size images. Of the training images, once asked for: lit, LitImages; products, Products.
+    group_size images. Of the training images, once asked for: by_pixel, DCSC; gram, Gram.
     """
 
     def __init__(self, dataset, split, group_size, piece_bytes, patch=(1, 1)):
@@ -55,27 +55,27 @@ class Lists:
 
         def list_piece(start, stop):
             piece = x if self.piece == len(x) else x[start:stop]
-            return list_nonzero(to_patches(piece, dataset.image_shape, patch), self.size)
+            return to_csr(to_patches(piece, dataset.image_shape, patch), self.size)
 
-        self.pixels = self._list("nonzero pixels", list_piece, len(x))
+        self.by_image = self._list("nonzero pixels", list_piece, len(x))
 
-    def add_lit(self, n_images):
-        """Set ``lit`` to the LitImages of the first ``n_images``."""
-
-        def list_piece(start, stop):
-            rows = self.pixels.rows(start, stop)
-            return list_lit(rows, self.group_size, self.n_positions, self.size)
-
-        self.lit = self._list("lit images", list_piece, n_images)
-
-    def add_products(self, n_images, batch_size, pixel_scale):
-        """Set ``products`` to the Products of the first ``n_images``, in pixel_scale's type."""
+    def add_by_pixel(self, n_images):
+        """Set ``by_pixel`` to the DCSC of the first ``n_images``."""
 
         def list_piece(start, stop):
-            rows = self.pixels.rows(start, stop)
-            return list_products(rows, batch_size, self.group_size, self.n_positions, pixel_scale)
+            images = self.by_image.images(start, stop)
+            return to_dcsc(images, self.group_size, self.n_positions, self.size)
 
-        self.products = self._list("products of images", list_piece, n_images)
+        self.by_pixel = self._list("pixels", list_piece, n_images)
+
+    def add_gram(self, n_images, batch_size, pixel_scale):
+        """Set ``gram`` to the Gram of the first ``n_images``, in pixel_scale's type."""
+
+        def list_piece(start, stop):
+            images = self.by_image.images(start, stop)
+            return to_gram(images, batch_size, self.group_size, self.n_positions, pixel_scale)
+
+        self.gram = self._list("products of images", list_piece, n_images)
 
     def _list(self, what, list_piece, n_images):
         """Return the lists that ``list_piece(start, stop)`` makes of all pieces, joined."""
@@ -109,7 +109,7 @@ class Lists:
         with contextlib.ExitStack() as stack:
             files = counts = None
             for piece in pieces:
-                kind, places = type(piece), PLACES_IN[type(piece)]
+                kind, places = type(piece), INDEX_POINTERS[type(piece)]
                 if files is None:
                     files = {
                         name: stack.enter_context(tempfile.TemporaryFile(dir=folder))

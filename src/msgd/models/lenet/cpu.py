@@ -35,6 +35,7 @@ import numpy as np
 from numba import njit, prange
 
 from msgd.kernels import options
+from msgd.kernels.arguments import Descent
 from msgd.kernels.cpu import (
     activate,
     activation_slope,
@@ -47,21 +48,25 @@ from msgd.kernels.cpu import (
     softmax_cross_entropy,
 )
 from msgd.kernels.formulas import ACTIVATIONS
-from msgd.kernels.simd import (
+from msgd.kernels.vectors import (
     CACHE_LINE,
+    HALF,
     LANES,
     add,
+    add_outer,
     aligned,
     append_marked,
     fma,
     load,
+    load_half,
+    load_sums,
     maximum,
     multiply,
     splat,
     store,
     store_equal,
+    store_sums,
 )
-from msgd.kernels.sums import HALF, add_outer, load_half, load_sums, store_sums
 from msgd.models.cpu_backend import CpuBackend
 from msgd.models.lenet.model import conv_shapes, dense_sizes
 
@@ -544,7 +549,7 @@ def _predict(
     logits = _dense_layer(*network, dense_table.shape[0] - 1)
     labels = np.zeros(TILE, np.int64)  # not used by these phases, nor are step and penalties
     step = (pixel_scale, pixel_scale)
-    penalties = (pixel_scale, pixel_scale, pixel_scale, pixel_scale)
+    penalties = Descent(pixel_scale, pixel_scale, pixel_scale, pixel_scale, pixel_scale)
     for start in range(0, x.shape[0], TILE):
         n = min(TILE, x.shape[0] - start)
         _copy_pixels(x, start, n, pixel_scale, lowest.x, lowest.in_row_step)
@@ -1103,8 +1108,7 @@ def _update_block(first, learning_rate, penalties, layer):
         for unit in range(layer.n_out):
             layer.bias[unit] -= learning_rate * layer.bias_gradient[unit]
             layer.bias_gradient[unit] = 0
-    l1, l2, lp, _ = penalties
-    if l1 == 0 and l2 == 0 and lp == 0:
+    if penalties.l1 == 0 and penalties.l2 == 0 and penalties.lp == 0:
         _step_block(first, last, learning_rate, layer)
         return layer.bias.dtype.type(0)
     total = layer.bias.dtype.type(0)

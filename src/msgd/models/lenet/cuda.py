@@ -24,7 +24,6 @@ from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
-    CudaBackend,
     activate,
     activation_slope,
     launch_shape,
@@ -34,6 +33,7 @@ from msgd.kernels.cuda import (
     softmax_cross_entropy,
 )
 from msgd.kernels.formulas import ACTIVATIONS, like
+from msgd.models.cuda_backend import CudaBackend
 from msgd.models.lenet.model import conv_shapes, dense_sizes
 
 CHUNKS = 32  # of a minibatch, each with a filter gradient of its own
@@ -62,7 +62,7 @@ class Backend(CudaBackend):
     """The CUDA twin; see msgd.models.interface.Backend."""
 
     def keep_parameters(self, parameters):
-        """See msgd.kernels.cuda.CudaBackend."""
+        """See msgd.models.cuda_backend.CudaBackend."""
         self.shapes = {name: array.shape for name, array in parameters.items()}
         flat = np.concatenate([array.ravel() for array in parameters.values()])
         self.parameters = cuda.to_device(flat)

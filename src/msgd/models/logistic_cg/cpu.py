@@ -5,7 +5,7 @@ from numba import njit, prange
 
 from msgd.kernels import options
 from msgd.kernels.cpu import ordered_sum, penalty, penalty_gradient
-from msgd.kernels.simd import aligned_empty, aligned_zeros
+from msgd.kernels.vectors import aligned_empty, aligned_zeros
 from msgd.models.logistic_regression import cpu
 from msgd.models.logistic_regression.cpu import TASKS, _errors, _update, _update_bias
 
@@ -23,8 +23,8 @@ class Backend(cpu.Backend):
         while start < self.n_train_batches:
             stop = min(self.n_train_batches, self._end_of_piece(start))
             _add_minibatches(
-                lists.pixels,
-                lists.lit,
+                lists.by_image,
+                lists.by_pixel,
                 self.dataset.train_y,
                 self.pixel_scale,
                 self.batch_size,
@@ -44,8 +44,8 @@ class Backend(cpu.Backend):
 
 @njit(**options.CPU_PARALLEL)
 def _add_minibatches(
-    pixels,  # NonzeroPixels of the training images
-    lit,  # LitImages of their minibatches
+    by_image,  # CSR of the training images
+    by_pixel,  # DCSC of their minibatches
     y,  # (N,) int32
     pixel_scale,
     batch_size,
@@ -70,7 +70,7 @@ def _add_minibatches(
                 task * batch_size // TASKS,
                 (task + 1) * batch_size // TASKS,
                 minibatch * batch_size,
-                pixels,
+                by_image,
                 y,
                 pixel_scale,
                 inverse,
@@ -82,7 +82,7 @@ def _add_minibatches(
         # A step of rate -1 adds the gradient.
         for task in prange(TASKS):
             share = np.int64(task)
-            _update(share, minibatch, lit, pixel_scale, -one, error, width, weights_gradient)
+            _update(share, minibatch, by_pixel, pixel_scale, -one, error, width, weights_gradient)
         _update_bias(-one, error, bias_gradient)
         minibatch_nll[minibatch] = ordered_sum(nll) * inverse
 

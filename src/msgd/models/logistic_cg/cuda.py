@@ -8,7 +8,6 @@ from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
-    device_errors_told,
     launch_shape,
     loss_phase,
     ordered_sum,
@@ -16,6 +15,7 @@ from msgd.kernels.cuda import (
     penalty_phase,
 )
 from msgd.kernels.formulas import like
+from msgd.models.cuda_backend import device_errors_told
 from msgd.models.logistic_regression import cuda as minibatch_sgd
 
 

@@ -1,8 +1,8 @@
 """Logistic regression on the CPU: loops over the formulas of ``model.py``.
 
 A minibatch is two parallel loops: over images, whose errors do not depend on each other, and over
-patches of pixels, each of which sums its row of the gradient over the images in which it is lit and
-updates its row of the weights. No sum is shared, so the bits are the same for any number of
+patches of pixels, each of which sums its row of the gradient over the images in which it is nonzero
+and updates its row of the weights. No sum is shared, so the bits are the same for any number of
 threads.
 
 Images are taken in patches of eight pixels and classes in blocks of ten (``kernels/patches.py``).
@@ -22,7 +22,6 @@ from msgd.kernels.cpu import (
     penalty_gradient,
     softmax_cross_entropy_row,
 )
-from msgd.kernels.nonzero import share_of_rows
 from msgd.kernels.patches import (
     PATCH,
     ROW,
@@ -39,11 +38,11 @@ from msgd.kernels.patches import (
     to_rows,
     totals,
 )
-from msgd.kernels.simd import LANES, add, aligned_empty, fma, load, splat, store
-from msgd.kernels.sums import load_half
+from msgd.kernels.sparse import share_of_columns
+from msgd.kernels.vectors import LANES, add, aligned_empty, fma, load, load_half, splat, store
 from msgd.models.cpu_backend import CpuBackend
 
-TASKS = 16  # parts that the images or the lit patches of a minibatch are cut into
+TASKS = 16  # parts that the images or the nonzero patches of a minibatch are cut into
 PREDICTION_TASKS = 64  # of a split's images
 
 
@@ -56,14 +55,14 @@ class Backend(CpuBackend):
 
     def allocate(self):
         """Say whether there are penalties."""
-        self.has_penalties = any(self.penalties[:3])
+        self.has_penalties = any((self.descent.l1, self.descent.l2, self.descent.lp))
 
     def train_span(self, first, last, costs):
         """Train minibatches first..last-1 and write their costs, (last - first,) floatX."""
         lists = self._lists("train")
         _train(
-            lists.pixels,
-            lists.lit,
+            lists.by_image,
+            lists.by_pixel,
             self.dataset.train_y,
             self.pixel_scale,
             self.batch_size,
@@ -79,8 +78,8 @@ class Backend(CpuBackend):
 
     def predict_rows(self, split, start, stop, predicted):
         """Write the classes of images start..stop-1 of ``split`` into predicted, int32."""
-        pixels = self._lists(split).pixels.rows(start, stop)
-        _predict(pixels, self.pixel_scale, self.weights, self.bias, predicted)
+        by_image = self._lists(split).by_image.images(start, stop)
+        _predict(by_image, self.pixel_scale, self.weights, self.bias, predicted)
 
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
@@ -100,8 +99,8 @@ class Backend(CpuBackend):
 
 @njit(**options.CPU_PARALLEL)
 def _train(
-    pixels,  # NonzeroPixels of the training images, in patches
-    lit,  # LitImages of their minibatches
+    by_image,  # CSR of the training images, in patches
+    by_pixel,  # DCSC of their minibatches
     y,  # (N,) int32
     pixel_scale,
     batch_size,
@@ -127,7 +126,7 @@ def _train(
                 task * batch_size // TASKS,
                 (task + 1) * batch_size // TASKS,
                 minibatch * batch_size,
-                pixels,
+                by_image,
                 y,
                 pixel_scale,
                 inverse_batch_size,
@@ -141,7 +140,7 @@ def _train(
                 task_penalty[task] = _penalise(np.int64(task), learning_rate, penalties, weights)
         for task in prange(TASKS):
             share = np.int64(task)
-            _update(share, minibatch, lit, pixel_scale, learning_rate, error, width, weights)
+            _update(share, minibatch, by_pixel, pixel_scale, learning_rate, error, width, weights)
         _update_bias(learning_rate, error, bias)
         costs[step] = ordered_sum(nll) * inverse_batch_size + ordered_sum(task_penalty)
 
@@ -151,7 +150,7 @@ def _errors(
     start,
     stop,
     first_image,
-    pixels,
+    by_image,
     y,
     pixel_scale,
     inverse_batch_size,
@@ -166,41 +165,41 @@ def _errors(
     """
     width = bias.shape[0]
     for i in range(start, stop):
-        _logits(pixels, first_image + i, pixel_scale, weights, bias, error, i * width)
+        _logits(by_image, first_image + i, pixel_scale, weights, bias, error, i * width)
     for i in range(start, stop):  # apart: the processor overlaps the one's images, not the two
         label = column_of(y[first_image + i])
         nll[i] = softmax_cross_entropy_row(error, i * width, width, label, inverse_batch_size)
 
 
 @njit(**options.CPU_INLINE)
-def _logits(pixels, i, pixel_scale, weights, bias, logits, at):
+def _logits(by_image, i, pixel_scale, weights, bias, logits, at):
     """Overwrite logits[at : at + W] with x W + b of image i."""
     n_blocks = bias.shape[0] // LANES
     n_patches = weights.shape[0] // (n_blocks * ROW)
     for block in range(n_blocks):
         sums = no_sums(weights)
-        for k in range(pixels.first[i], pixels.first[i + 1]):
-            patch = load_half(weights, pixels.value, k * PATCH)
-            row = block * n_patches + element(pixels.position, k)
+        for k in range(by_image.indptr[i], by_image.indptr[i + 1]):
+            patch = load_half(weights, by_image.data, k * PATCH)
+            row = block * n_patches + element(by_image.indices, k)
             sums = add_row(patch, weights, row * ROW, sums)
         column = block * LANES
         store(logits, at + column, fma(pixel_scale, totals(sums), load(bias, column)))
 
 
 @njit(**options.CPU)
-def _update(task, minibatch, lit, pixel_scale, learning_rate, error, width, weights):
+def _update(task, minibatch, by_pixel, pixel_scale, learning_rate, error, width, weights):
     """Update a task's share of the patches that are lit in a minibatch; error: flat (B, W)."""
     n_blocks = width // LANES
     n_patches = weights.shape[0] // (n_blocks * ROW)
-    start, stop = share_of_rows(lit, minibatch, task, TASKS)
-    for lit_row in range(start, stop):
+    start, stop = share_of_columns(by_pixel, minibatch, task, TASKS)
+    for column in range(start, stop):
         for block in range(n_blocks):
             sums = no_sums(weights)
-            for k in range(lit.entry[lit_row], lit.entry[lit_row + 1]):
-                patch = load_half(weights, lit.value, k * PATCH)
-                at = element(lit.image, k) * width + block * LANES
+            for k in range(by_pixel.indptr[column], by_pixel.indptr[column + 1]):
+                patch = load_half(weights, by_pixel.data, k * PATCH)
+                at = element(by_pixel.indices, k) * width + block * LANES
                 sums = add_products(patch, error, at, sums)
-            row = block * n_patches + lit.pixel[lit_row]
+            row = block * n_patches + by_pixel.pixel[column]
             move_row(-learning_rate * pixel_scale, sums, weights, row * ROW)
 
 
@@ -235,7 +234,7 @@ def _update_bias(learning_rate, error, bias):
 
 
 @njit(**options.CPU_PARALLEL)
-def _predict(pixels, pixel_scale, weights, bias, predicted):
+def _predict(by_image, pixel_scale, weights, bias, predicted):
     """Overwrite predicted (N,) int32 with the class of every image."""
     n_examples = predicted.shape[0]
     width = bias.shape[0]
@@ -244,5 +243,5 @@ def _predict(pixels, pixel_scale, weights, bias, predicted):
         start = task * n_examples // PREDICTION_TASKS
         stop = (task + 1) * n_examples // PREDICTION_TASKS
         for i in range(start, stop):
-            _logits(pixels, i, pixel_scale, weights, bias, logits, np.int64(0))
+            _logits(by_image, i, pixel_scale, weights, bias, logits, np.int64(0))
             predicted[i] = class_of(first_argmax(logits))

@@ -11,7 +11,6 @@ from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
-    CudaBackend,
     launch_shape,
     loss_phase,
     ordered_sum,
@@ -19,6 +18,7 @@ from msgd.kernels.cuda import (
     penalty_phase,
 )
 from msgd.kernels.formulas import like
+from msgd.models.cuda_backend import CudaBackend
 
 
 class Backend(CudaBackend):

@@ -18,7 +18,7 @@ updated. After k minibatches of a group the weights would be
 W being those before the group, X the images of the k minibatches, and P the steps of their errors,
 -learning_rate times each, shrunk by s with every minibatch after their own. A minibatch's sums are
 therefore s^k times its images' products with W, which are taken for the whole group at once, while
-its block of W is in the cache, plus their products with the images before them (Products, the same
+its block of W is in the cache, plus their products with the images before them (Gram, the same
 in every epoch) times P. That is the arithmetic of updates after every minibatch, summed in another
 order. The same holds for the l2 penalty that enters the cost: with P_k, the steps of minibatch k
 alone, and Z_k = X_k W_k its sums,
@@ -60,8 +60,8 @@ from msgd.kernels.dense import (
     weighted_panel,
 )
 from msgd.kernels.formulas import ACTIVATIONS
-from msgd.kernels.nonzero import SPARE, scale
-from msgd.kernels.simd import (
+from msgd.kernels.sparse import SPARE, scale
+from msgd.kernels.vectors import (
     LANES,
     add,
     aligned,
@@ -94,7 +94,7 @@ class Backend(CpuBackend):
         """Choose the way penalties are taken, and the size of groups."""
         self.activation = ACTIVATIONS[self.settings["activation"]]
         # l2 alone is part of the update's arithmetic; beside another, all take the long way.
-        l1, l2, lp, _ = self.penalties
+        _, l1, l2, lp, _ = self.penalties
         self.has_penalties = bool(l1 or lp)
         l2 = self.float_x(0) if self.has_penalties else l2
         shrink = self.float_x(1) - (self.learning_rate + self.learning_rate) * l2
@@ -106,15 +106,15 @@ class Backend(CpuBackend):
         """See CpuBackend._list_for_training."""
         super()._list_for_training(lists)
         n_images = self.n_train_batches * self.batch_size if self.group_batches > 1 else 0
-        lists.add_products(n_images, self.batch_size, self.pixel_scale)
+        lists.add_gram(n_images, self.batch_size, self.pixel_scale)
 
     def train_span(self, first, last, costs):
         """Train minibatches first..last-1 and write their costs, (last - first,) floatX."""
         lists = self._lists("train")
         _train(
-            lists.pixels,
-            lists.lit,
-            lists.products.product,
+            lists.by_image,
+            lists.by_pixel,
+            lists.gram.products,
             self.dataset.train_y,
             self.pixel_scale,
             self.batch_size,
@@ -133,9 +133,9 @@ class Backend(CpuBackend):
 
     def predict_rows(self, split, start, stop, predicted):
         """Write the classes of images start..stop-1 of ``split`` into predicted, int32."""
-        pixels = self._lists(split).pixels.rows(start, stop)
+        by_image = self._lists(split).by_image.images(start, stop)
         network = self.layers, self.weights, self.bias
-        _predict(pixels, self.pixel_scale, self.activation, *network, predicted)
+        _predict(by_image, self.pixel_scale, self.activation, *network, predicted)
 
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
@@ -188,9 +188,9 @@ def _n_sums(layers):
 
 @njit(**options.CPU_PARALLEL)
 def _train(
-    pixels,  # NonzeroPixels of the training images
-    lit,  # LitImages of their groups
-    products,  # (N group_size,), product of Products; not read if a group is one minibatch
+    by_image,  # CSR of the training images
+    by_pixel,  # DCSC of their groups
+    products,  # (N group_size,), ``products`` of Gram; not read if a group is one minibatch
     y,  # (N,) int32
     pixel_scale,
     batch_size,
@@ -287,7 +287,7 @@ def _train(
                 )
             if ends:
                 _update_first(
-                    lit,
+                    by_pixel,
                     minibatch // group_batches,
                     pixel_scale,
                     block,
@@ -310,7 +310,9 @@ def _train(
                 at = (block * group_size + place_after * batch_size) * BLOCK
                 pending[block * group_size * BLOCK : (block + 1) * group_size * BLOCK] = 0
                 image = following * batch_size
-                _forward_first(pixels, image, pixel_scale, block, n_images, layers, weights, z, at)
+                _forward_first(
+                    by_image, image, pixel_scale, block, n_images, layers, weights, z, at
+                )
             if is_forward:
                 _update_sums(
                     block,
@@ -348,18 +350,18 @@ def _train(
 
 
 @njit(**options.CPU)
-def _forward_first(pixels, first_image, pixel_scale, block, n_images, layers, weights, z, at):
+def _forward_first(by_image, first_image, pixel_scale, block, n_images, layers, weights, z, at):
     """Overwrite z[at:], (n_images, BLOCK), with the block's products of images and weights."""
     n_in = layers[0, N_IN]
     value = aligned_empty(n_in + SPARE, weights.dtype)
     for panel in range(0, BLOCK, PANEL):
         first_weight = (block * BLOCK + panel) * n_in
         for i in range(n_images):
-            first = pixels.first[first_image + i]
-            count = pixels.first[first_image + i + 1] - first
-            scale(pixels.value, first, count, pixel_scale, value)
+            first = by_image.indptr[first_image + i]
+            count = by_image.indptr[first_image + i + 1] - first
+            scale(by_image.data, first, count, pixel_scale, value)
             left, right = weighted_panel(
-                pixels.position, first, value, count, weights, first_weight
+                by_image.indices, first, value, count, weights, first_weight
             )
             to = at + i * BLOCK + panel
             store(z, to, left)
@@ -528,7 +530,7 @@ def _backward(
 
 @njit(**options.CPU)
 def _update_first(
-    lit,
+    by_pixel,
     group,
     pixel_scale,
     block,
@@ -548,18 +550,18 @@ def _update_first(
     """Update a block of the first layer; overwrite the penalties before its minibatches."""
     n_in = layers[0, N_IN]
     rate, l2, shrink = rates
-    lit_row, last_row = lit.first[group], lit.first[group + 1]
+    column, last_row = by_pixel.groups[group], by_pixel.groups[group + 1]
     value = aligned_empty(group_size + SPARE, weights.dtype)
     taken = weights.dtype.type(0)
     squares = splat(weights, 0)
     top = block * group_size * BLOCK
     for d in range(n_in):
-        entry, count = lit.entry[lit_row], 0
-        if lit_row < last_row and lit.pixel[lit_row] == d:
-            lit_row += 1
-            count = lit.entry[lit_row] - entry
-        scale(lit.value, entry, count, pixel_scale, value)
-        step = weighted_block(lit.image, entry, value, 0, 1, count, pending, top, BLOCK)
+        entry, count = by_pixel.indptr[column], 0
+        if column < last_row and by_pixel.pixel[column] == d:
+            column += 1
+            count = by_pixel.indptr[column] - entry
+        scale(by_pixel.data, entry, count, pixel_scale, value)
+        step = weighted_block(by_pixel.indices, entry, value, 0, 1, count, pending, top, BLOCK)
         left = block * BLOCK * n_in + d * PANEL
         right = left + n_in * PANEL
         if has_penalties:
@@ -586,7 +588,7 @@ def _update_bias(layer, start, stop, batch_size, rate, layers, error, bias):
 
 
 @njit(**options.CPU_PARALLEL)
-def _predict(pixels, pixel_scale, activation, layers, weights, bias, predicted):
+def _predict(by_image, pixel_scale, activation, layers, weights, bias, predicted):
     """Overwrite predicted (N,) int32 with the class of every image."""
     n_examples = predicted.shape[0]
     n_layers = layers.shape[0]
@@ -607,7 +609,9 @@ def _predict(pixels, pixel_scale, activation, layers, weights, bias, predicted):
                 for block in range(layers[layer, WIDTH] // BLOCK):
                     if layer == 0:
                         at = block * n * BLOCK
-                        _forward_first(pixels, start, pixel_scale, block, n, layers, weights, z, at)
+                        _forward_first(
+                            by_image, start, pixel_scale, block, n, layers, weights, z, at
+                        )
                         _update_sums(
                             block, zero, zero, n, n, one, every, layers, none, bias, none, z, h
                         )

@@ -14,7 +14,6 @@ from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
-    CudaBackend,
     activate,
     activation_slope,
     launch_shape,
@@ -24,6 +23,7 @@ from msgd.kernels.cuda import (
     penalty_gradient,
 )
 from msgd.kernels.formulas import ACTIVATIONS, like
+from msgd.models.cuda_backend import CudaBackend
 
 # The columns of ``layers``, (L, 4) int64: a row per layer.
 N_IN = 0  # units of the layer before it
@@ -36,7 +36,7 @@ class Backend(CudaBackend):
     """The CUDA twin; see msgd.models.interface.Backend."""
 
     def keep_parameters(self, parameters):
-        """See msgd.kernels.cuda.CudaBackend."""
+        """See msgd.models.cuda_backend.CudaBackend."""
         self.shapes = {name: array.shape for name, array in parameters.items()}
         self.weights, self.bias = (
             cuda.to_device(np.concatenate([a.ravel() for a in parameters.values() if a.ndim == n]))
@@ -177,7 +177,7 @@ def _penalty_phase(layer, first_row, penalties, layers, weights, row_penalty):
     first_weight = layers[layer, WEIGHTS]
     if lane == 0:
         for d in range(row, n_in, rows):
-            total = like(penalties[0], 0)
+            total = like(penalties.rate, 0)
             for u in range(n_out):
                 total += penalty(weights[first_weight + d * n_out + u], penalties)
             row_penalty[first_row + d] = total

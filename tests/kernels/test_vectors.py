@@ -6,7 +6,7 @@ import pytest
 from exact import fractions, rounded, worst_error
 from numba import njit
 
-from msgd.kernels.simd import (
+from msgd.kernels.vectors import (
     CACHE_LINE,
     LANES,
     aligned,

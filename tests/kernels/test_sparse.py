@@ -1,16 +1,16 @@
-"""Lists of nonzero pixels, against NumPy."""
+"""Lists of nonzero by_image, against NumPy."""
 
 import numpy as np
 import pytest
 from numba import njit
 
-from msgd.kernels.nonzero import (
+from msgd.kernels.sparse import (
     SPARE,
     TASKS,
-    list_lit,
-    list_nonzero,
-    list_products,
-    share_of_rows,
+    share_of_columns,
+    to_csr,
+    to_dcsc,
+    to_gram,
 )
 
 
@@ -26,25 +26,25 @@ def images(n, d, dtype, share_of_zeros=0.8):
 @pytest.mark.parametrize("share_of_zeros", [0, 0.8, 1])
 def test_lists_by_image_are_the_nonzero_entries_in_order(n, dtype, share_of_zeros):
     x = images(n, 23, dtype, share_of_zeros)
-    pixels = list_nonzero(x)
+    by_image = to_csr(x)
     rows, positions = np.nonzero(x)
-    np.testing.assert_array_equal(pixels.position, [*positions, *[0] * SPARE])
-    np.testing.assert_array_equal(pixels.value, [*x[rows, positions], *[0] * SPARE])
-    np.testing.assert_array_equal(np.diff(pixels.first), (x != 0).sum(axis=1))
-    assert pixels.first[0] == 0
-    assert pixels.value.dtype == x.dtype
+    np.testing.assert_array_equal(by_image.indices, [*positions, *[0] * SPARE])
+    np.testing.assert_array_equal(by_image.data, [*x[rows, positions], *[0] * SPARE])
+    np.testing.assert_array_equal(np.diff(by_image.indptr), (x != 0).sum(axis=1))
+    assert by_image.indptr[0] == 0
+    assert by_image.data.dtype == x.dtype
 
 
 @pytest.mark.parametrize("n", [1, TASKS - 1, TASKS, TASKS + 1, 150])
 @pytest.mark.parametrize("share_of_zeros", [0, 0.8, 0.95, 1])
 def test_patches_by_image_are_those_with_a_nonzero_pixel(n, share_of_zeros):
     x = images(n, 24, "uint8", share_of_zeros)
-    pixels = list_nonzero(x, 4)
+    by_image = to_csr(x, 4)
     patches = x.reshape(n, 6, 4)
     rows, positions = np.nonzero(patches.any(axis=2))
-    np.testing.assert_array_equal(pixels.position, [*positions, *[0] * SPARE])
-    np.testing.assert_array_equal(pixels.value, [*patches[rows, positions].flat, *[0] * SPARE])
-    np.testing.assert_array_equal(np.diff(pixels.first), patches.any(axis=2).sum(axis=1))
+    np.testing.assert_array_equal(by_image.indices, [*positions, *[0] * SPARE])
+    np.testing.assert_array_equal(by_image.data, [*patches[rows, positions].flat, *[0] * SPARE])
+    np.testing.assert_array_equal(np.diff(by_image.indptr), patches.any(axis=2).sum(axis=1))
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -54,7 +54,7 @@ def test_patches_by_image_are_those_with_a_nonzero_pixel(n, share_of_zeros):
 def test_lists_by_pixel_are_those_of_each_group(n, group_size, skipped, share_of_zeros, size):
     """Also of images that begin in the midst of the lists, as those of a piece do."""
     x = images(n + skipped, 11 * size, "uint8", share_of_zeros)
-    lit = list_lit(list_nonzero(x, size).rows(skipped, n + skipped), group_size, 11, size)
+    by_pixel = to_dcsc(to_csr(x, size).images(skipped, n + skipped), group_size, 11, size)
     pixel, entry, image, value, rows = [], [0], [], [], []
     for start in range(skipped, n + skipped, group_size):
         group = x[start : start + group_size].reshape(-1, 11, size)
@@ -68,11 +68,11 @@ def test_lists_by_pixel_are_those_of_each_group(n, group_size, skipped, share_of
                 entry.append(len(image))
                 rows[-1] += 1
     zeros = [0] * SPARE
-    np.testing.assert_array_equal(lit.first, np.cumsum([0, *rows]))
-    np.testing.assert_array_equal(lit.pixel, [*pixel, *zeros])
-    np.testing.assert_array_equal(lit.entry, entry)
-    np.testing.assert_array_equal(lit.image, [*image, *zeros])
-    np.testing.assert_array_equal(lit.value, [*value, *zeros])
+    np.testing.assert_array_equal(by_pixel.groups, np.cumsum([0, *rows]))
+    np.testing.assert_array_equal(by_pixel.pixel, [*pixel, *zeros])
+    np.testing.assert_array_equal(by_pixel.indptr, entry)
+    np.testing.assert_array_equal(by_pixel.indices, [*image, *zeros])
+    np.testing.assert_array_equal(by_pixel.data, [*value, *zeros])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
@@ -87,28 +87,28 @@ def test_products_are_those_of_the_images_of_a_group(
 ):
     x = images(n + skipped, 784, dtype)
     scale = float_x(1 / 256)
-    pixels = list_nonzero(x).rows(skipped, n + skipped)
-    (product,) = list_products(pixels, batch_size, group_size, 784, scale)
-    assert product.dtype == float_x
-    product = product.reshape(n, group_size)
+    by_image = to_csr(x).images(skipped, n + skipped)
+    (products,) = to_gram(by_image, batch_size, group_size, 784, scale)
+    assert products.dtype == float_x
+    products = products.reshape(n, group_size)
     gram = x[skipped:].astype(np.float64) @ x[skipped:].T.astype(np.float64) / 256**2
     for i in range(n):
         start, stop = i // group_size * group_size, i // batch_size * batch_size + batch_size
-        found, expected = product[i, : stop - start], gram[i, start:stop].astype(float_x)
+        found, expected = products[i, : stop - start], gram[i, start:stop].astype(float_x)
         np.testing.assert_allclose(found, expected, rtol=8 * np.finfo(float_x).eps)
 
 
 @njit
-def share(lit, minibatch, task, n_tasks):
-    return share_of_rows(lit, minibatch, task, n_tasks)
+def share(by_pixel, minibatch, task, n_tasks):
+    return share_of_columns(by_pixel, minibatch, task, n_tasks)
 
 
 @pytest.mark.parametrize("share_of_zeros", [0, 0.8, 1])
 @pytest.mark.parametrize("n_tasks", [1, 4, 50])
 def test_tasks_share_a_minibatchs_rows(share_of_zeros, n_tasks):
-    lit = list_lit(list_nonzero(images(40, 11, "uint8", share_of_zeros)), 20, 11)
+    by_pixel = to_dcsc(to_csr(images(40, 11, "uint8", share_of_zeros)), 20, 11)
     for minibatch in range(2):
-        shares = [share(lit, minibatch, task, n_tasks) for task in range(n_tasks)]
+        shares = [share(by_pixel, minibatch, task, n_tasks) for task in range(n_tasks)]
         begins = [start for start, _ in shares]
-        assert begins == [lit.first[minibatch], *[stop for _, stop in shares[:-1]]]
-        assert shares[-1][1] == lit.first[minibatch + 1]
+        assert begins == [by_pixel.groups[minibatch], *[stop for _, stop in shares[:-1]]]
+        assert shares[-1][1] == by_pixel.groups[minibatch + 1]

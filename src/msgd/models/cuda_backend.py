@@ -1,0 +1,203 @@
+"""What the CUDA backends of all models share; see msgd.models.interface.Backend."""
+
+import functools
+
+import numpy as np
+from numba import cuda
+
+from msgd.errors import UserError
+from msgd.kernels import options
+from msgd.kernels.arguments import descent_of
+from msgd.kernels.cuda import first_argmax, launch_shape, require_device
+from msgd.models.interface import check_parameters, check_parts, expected_arrays, n_evaluated
+
+
+def device_errors_told(method):
+    """Let a Backend's method raise UserError where the driver fails."""
+
+    @functools.wraps(method)
+    def call(self, *arguments, **more):
+        try:
+            return method(self, *arguments, **more)
+        except Exception as error:
+            # The driver is reached through two packages, each with errors of its own.
+            if not type(error).__module__.startswith(("numba.cuda.cudadrv", "cuda.")):
+                raise
+            text = " ".join(str(error).split()).partition(". ")[0]  # what may cause it fills pages
+            if "OUT_OF_MEMORY" in text:
+                raise UserError(
+                    f"the CUDA device has too little memory ({text}); set device_chunk_batches to "
+                    "how many minibatches may be on it at a time, fewer if it is set, or backend: "
+                    "cpu"
+                ) from error
+            raise UserError(f"the CUDA device failed: {text}") from error
+
+    return call
+
+
+class SharedVariables:
+    """The six arrays on the device: all of them, or a chunk of minibatches at a time.
+
+    The training kernels run in ``stream``; while they do, the next chunk is uploaded in a stream of
+    its own. Chunks hold whole minibatches, so the kernels see the same numbers either way.
+    """
+
+    def __init__(self, dataset, batch_size, chunk_batches):
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.n_train_batches = len(dataset.train_x) // batch_size
+        self.chunk_batches = min(chunk_batches or self.n_train_batches, self.n_train_batches)
+        self.n_chunks = -(-self.n_train_batches // self.chunk_batches)
+        self.is_resident = chunk_batches is None
+        self.stream, self.upload_stream = cuda.stream(), cuda.stream()
+        self.chunks = {}  # the training chunk in use and the next one
+        self.splits = {}
+        if self.is_resident:
+            for split in ("train", "valid", "test"):
+                self.splits[split] = tuple(map(cuda.to_device, dataset.split(split)))
+
+    def train_pieces(self, first, last):
+        """Yield (x, y, minibatch, step, count) until minibatches first..last-1 are covered.
+
+        Minibatches ``minibatch`` to ``minibatch + count - 1`` of the device arrays x and y are to
+        be trained, the span's ``step``-th and following. Launch kernels in ``self.stream``.
+        """
+        done = first
+        while done < last:
+            chunk, minibatch = divmod(done % self.n_train_batches, self.chunk_batches)
+            in_chunk = min(self.chunk_batches, self.n_train_batches - chunk * self.chunk_batches)
+            count = min(last - done, in_chunk - minibatch)
+            x, y = self._train_chunk(chunk)
+            yield x, y, minibatch, done - first, count
+            done += count
+            if self.n_chunks > 1:  # the kernel is running: fetch what comes after it
+                self._upload((chunk + 1) % self.n_chunks)
+        self.stream.synchronize()
+
+    def split_pieces(self, split):
+        """Yield (x, y, start) of device arrays that cover a split: rows ``start`` and following."""
+        if self.is_resident:
+            yield *self.splits[split], 0
+            return
+        x, y = self.dataset.split(split)
+        rows = self.chunk_batches * self.batch_size
+        for start in range(0, len(x), rows):
+            piece = slice(start, start + rows)
+            yield cuda.to_device(x[piece]), cuda.to_device(y[piece]), start
+
+    def _train_chunk(self, chunk):
+        if self.is_resident:
+            return self.splits["train"]
+        if chunk not in self.chunks:
+            self._upload(chunk)
+        self.upload_stream.synchronize()
+        return self.chunks[chunk]
+
+    def _upload(self, chunk):
+        """Start the upload of a training chunk; of the others the latest one is kept."""
+        if chunk in self.chunks:
+            return
+        rows = self.chunk_batches * self.batch_size
+        piece = slice(chunk * rows, (chunk + 1) * rows)
+        self.chunks = dict(list(self.chunks.items())[-1:])
+        self.chunks[chunk] = tuple(
+            cuda.to_device(array[piece], stream=self.upload_stream)
+            for array in self.dataset.split("train")
+        )
+
+
+class CudaBackend:
+    """What the CUDA backends of all models share; see msgd.models.interface.Backend.
+
+    A model's room adds ``allocate()``, which makes its scratch arrays, and two launches:
+    ``launch_train(x, y, minibatch, costs)`` trains len(costs) minibatches, in
+    ``self.shared.stream``, and writes their costs; ``launch_logits(x, logits)`` writes the
+    (n, C) logits of the images x. It may replace ``keep_parameters(parameters)``, which gets what
+    set_parameters has checked.
+    """
+
+    @device_errors_told
+    def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
+        check_parts(dataset, settings, float_x, chunk_batches)
+        require_device()
+        self.expected = expected_arrays(dataset, settings, float_x)
+        self.batch_size = settings["batch_size"]
+        self.n_classes = dataset.n_classes
+        self.float_x = float_x
+        self.settings = settings
+        self.pixel_scale = float_x(dataset.pixel_scale)
+        self.descent = descent_of(settings, float_x)
+        self.learning_rate, self.penalties = self.descent.rate, self.descent
+        self.shared = SharedVariables(dataset, self.batch_size, chunk_batches)
+        self.set_parameters(parameters)
+        self.allocate()
+
+    @device_errors_told
+    def train(self, first, last):
+        """See msgd.models.interface.Backend.train."""
+        costs = cuda.device_array(last - first, self.float_x)
+        for x, y, minibatch, step, count in self.shared.train_pieces(first, last):
+            self.launch_train(x, y, minibatch, costs[step : step + count])
+        return costs.copy_to_host()
+
+    @device_errors_told
+    def count_errors(self, split):
+        """See msgd.models.interface.Backend.count_errors."""
+        mistakes = cuda.to_device(np.zeros(1, np.int32))
+        n_counted = n_evaluated(len(self.shared.dataset.split(split)[1]), self.batch_size)
+        for x, y, start in self.shared.split_pieces(split):
+            predicted = self._predict(x)
+            n = min(len(y), n_counted - start)
+            if n > 0:
+                _count_mistakes[launch_shape(n)](predicted, y, n, mistakes)
+        return int(mistakes.copy_to_host()[0])
+
+    @device_errors_told
+    def predict(self, split):
+        """See msgd.models.interface.Backend.predict."""
+        pieces = [self._predict(x).copy_to_host() for x, _, _ in self.shared.split_pieces(split)]
+        return np.concatenate(pieces)
+
+    def _predict(self, x):
+        """Return the predicted classes of the images x as a device array, (len(x),) int32."""
+        logits = cuda.device_array((len(x), self.n_classes), self.float_x)
+        predicted = cuda.device_array(len(x), np.int32)
+        self.launch_logits(x, logits)
+        _predict_classes[launch_shape(len(x))](logits, predicted)
+        return predicted
+
+    @device_errors_told
+    def get_parameters(self):
+        """See msgd.models.interface.Backend.get_parameters."""
+        return {name: array.copy_to_host() for name, array in self.parameters.items()}
+
+    @device_errors_told
+    def set_parameters(self, parameters):
+        """See msgd.models.interface.Backend.set_parameters."""
+        check_parameters(parameters, self.expected)
+        self.keep_parameters(parameters)
+
+    def keep_parameters(self, parameters):
+        """Take the parameters to the device."""
+        self.parameters = {name: cuda.to_device(array) for name, array in parameters.items()}
+
+
+@cuda.jit(**options.CUDA_ENTRY)
+def _predict_classes(logits, predicted):
+    """Overwrite predicted (N,) int32 with the class of largest logit: one thread per example."""
+    lane, row = cuda.grid(2)
+    _, rows = cuda.gridsize(2)
+    if lane == 0:
+        for i in range(row, logits.shape[0], rows):
+            predicted[i] = first_argmax(logits[i])
+
+
+@cuda.jit(**options.CUDA_ENTRY)
+def _count_mistakes(predicted, y, n_counted, mistakes):
+    """Add to mistakes[0] how many of the first n_counted predictions differ from y (N,)."""
+    lane, row = cuda.grid(2)
+    _, rows = cuda.gridsize(2)
+    if lane == 0:
+        for i in range(row, n_counted, rows):
+            if predicted[i] != y[i]:
+                cuda.atomic.add(mistakes, 0, 1)  # integers: the order does not matter
