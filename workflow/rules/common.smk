@@ -18,7 +18,7 @@ from msgd.config import (
     yaml_scalar,
 )
 from msgd.data.content import data_name, sha256_of_files
-from msgd.data.download import load_sources
+from msgd.data.sources import load_sources
 from msgd.data.unpickle import count_training_examples
 from msgd.errors import UserError
 from msgd.evaluation.outcome import describe_outcome

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from msgd.data.dataset import ARRAY_NAMES, BYTE_SCALE, SPLITS
-from msgd.data.download import load_sources
 from msgd.data.pixels import check_finite, common_image_shape, drop_channel_axis, pixels_to_store
 from msgd.data.readers import read_splits
+from msgd.data.sources import load_sources
 from msgd.errors import UserError
 from msgd.files import atomic_path, sha256_of_file, write_json
 
