@@ -27,7 +27,9 @@ from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 
 try:
     config = complete_config(config)
-    check_split_sizes(config["experiments"], count_training_examples(config["dataset"]))
+    n_train = count_training_examples(config["dataset"])
+    if n_train is not None:  # else a training checks them, first of all
+        check_split_sizes(config["experiments"], n_train)
 except UserError as error:
     raise WorkflowError(str(error))
 
