@@ -5,7 +5,7 @@
 #   confusion.png, mistakes.png
 #   of an experiment with a grid: results/plots/<experiment>/validation_error_over_<hyperparameter>.png
 #
-# The first rule stands for all of them; the others say what differs. Params they do not name stay.
+# The first rule is whole. The others say what differs, and keep the params that they do not name.
 
 
 rule plot_learning_curve:
