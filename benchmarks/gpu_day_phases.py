@@ -60,22 +60,23 @@ def logistic_regression(backend):
     """Return {phase: us} of a minibatch."""
     from numba import cuda
 
-    from msgd.kernels.cuda import loss_phase, penalty_phase
+    from msgd.kernels.cuda import Images, cost_phase, loss_phase, penalty_phase
     from msgd.models.logistic_regression import cuda as model
 
     x, y = backend.shared.splits["train"]
     weights, bias = backend.parameters["weights"], backend.parameters["bias"]
-    scale, rate = backend.pixel_scale, backend.learning_rate
+    images = Images(x, 0, backend.batch_size, backend.pixel_scale)
     inverse = backend.float_x(1 / backend.batch_size)
     loss = y, 0, inverse, backend.logits, backend.error, backend.example_nll
-    cost = backend.example_nll, backend.row_penalty, cuda.device_array(1, backend.float_x)
-    update = x, 0, scale, rate, backend.penalties, backend.error, weights, bias
+    costs = cuda.device_array(1, backend.float_x)
+    cost = inverse, backend.example_nll, backend.row_penalty, costs, 0
+    update = images, backend.descent, backend.error, weights, bias
     phases = {
-        "logits": (model._logits_phase, (x, 0, scale, weights, bias, backend.logits)),
+        "forward": (model._forward_phase, (images, weights, bias, backend.logits)),
         "loss": (loss_phase, loss),
-        "penalty": (penalty_phase, (backend.penalties, weights, backend.row_penalty)),
-        "gradient and update": (model._update_phase, update),
-        "cost, by one thread": (one_thread_sums(), cost),
+        "penalty": (penalty_phase, (backend.descent, weights, backend.row_penalty)),
+        "update": (model._update_phase, update),
+        "cost, by one thread": (cost_phase, cost),
     }
     return time_phases(phases, max(backend.batch_size, len(backend.row_penalty) + 1))
 
