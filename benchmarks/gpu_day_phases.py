@@ -104,7 +104,7 @@ def lenet(backend):
     from msgd.models.lenet import cuda as model
 
     names = ("LOAD", "PENALTY", "CONV_FORWARD", "DENSE_FORWARD", "LOSS", "DENSE_ERROR", "UNPOOL")
-    names += ("PARTIAL_GRADIENT", "CONV_ERROR", "CONV_UPDATE", "DENSE_UPDATE", "COST")
+    names += ("CONV_GRADIENT", "CONV_ERROR", "CONV_UPDATE", "DENSE_UPDATE", "COST")
     phases = {getattr(model, name): name for name in names}
     program, found = backend.program.copy_to_host(), {}
     x, y = backend.shared.splits["train"]
@@ -115,8 +115,8 @@ def lenet(backend):
         backend.launch_train(x, y, 0, costs)
 
     for row in program:
-        row[3] = 1  # the grid waits
-        name = f"{phases[row[0]]} of layer {row[1] + 1}"
+        row[model.GRID_WAITS] = 1
+        name = f"{phases[row[model.PHASE]]} of layer {row[model.LAYER] + 1}"
         found[name] = microseconds_each(lambda times, r=row: run(times, r))
     backend.program = cuda.to_device(program)
     return found
