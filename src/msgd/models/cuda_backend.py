@@ -127,7 +127,6 @@ class CudaBackend:
         self.settings = settings
         self.pixel_scale = float_x(dataset.pixel_scale)
         self.descent = descent_of(settings, float_x)
-        self.learning_rate, self.penalties = self.descent.rate, self.descent
         self.shared = SharedVariables(dataset, self.batch_size, chunk_batches)
         self.set_parameters(parameters)
         self.allocate()
