@@ -193,6 +193,14 @@ def environment(**changes):
     return {**os.environ, "PATH": path, **changes}
 
 
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Every data set is unpickled in many pieces, however small it is."""
+    from msgd.data import pieces
+
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 100)
+
+
 @pytest.fixture(scope="session")
 def mnist_file():
     """The path of mnist.pkl.gz: the pipeline's own, fetched if it is not there yet."""

@@ -14,6 +14,8 @@ from msgd.data.dataset import load_dataset
 from msgd.data.unpickle import count_training_examples, unpickle
 from msgd.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("small_pieces")
+
 TOY = make_dataset(n_train=30, n_valid=12, n_test=9, shape=(4, 5), n_classes=3)
 
 
@@ -49,7 +51,7 @@ def test_every_format_gives_the_same_arrays(tmp_path, kind):
     found = check_equals_toy(tmp_path / "arrays")
     # Only IDX files say how the pixels of an image lie.
     assert found.image_shape == ((4, 5) if "idx" in kind else (1, 20))
-    assert count_training_examples(str(source)) == 30
+    assert count_training_examples(str(source)) == (None if kind == "pickle" else 30)
 
 
 def test_images_with_axes_keep_their_shape(tmp_path):

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pandas as pd
@@ -121,6 +122,22 @@ def test_everything_is_made_and_nothing_else_is_left(finished):
         "results",
         ".snakemake",
     }
+
+
+def test_every_rule_is_explained_in_the_list(folder):
+    rules = snakemake(folder, "--list").stdout.splitlines()
+    assert {line.split()[0] for line in rules} >= {"all", "train", *PER_RUN, *AFTER}
+    for line in rules:
+        assert re.fullmatch(r"\w+ \([A-Z].+\.\)", line), line
+
+
+def test_reading_the_workflow_loads_nothing_that_draws_downloads_or_trains(folder):
+    """Every job of a cluster reads it, too."""
+    words = [sys.executable, "-X", "importtime", "-m", "snakemake", *in_folder(folder), "-n"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment())
+    loaded = set(re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, re.MULTILINE))
+    assert "msgd.data.unpickle" in loaded
+    assert not loaded & {"matplotlib", "pooch", "numba", "msgd.data.download"}
 
 
 def test_a_second_run_has_nothing_to_do(folder):
