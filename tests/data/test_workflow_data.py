@@ -51,7 +51,7 @@ def test_settings_are_checked_against_what_is_left_for_training(tmp_path, home):
 
 
 @pytest.mark.parametrize("path", ["~/absent.npz", "absent/toy.npz"])
-def test_a_path_not_found_is_told_with_its_folder(tmp_path, home, path):
+def test_a_path_not_found_is_reported_with_its_folder(tmp_path, home, path):
     write_config(tmp_path, dataset=path)
     done = snakemake(tmp_path, "--cores", "1", HOME=str(home))
     assert done.returncode != 0
