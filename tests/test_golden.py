@@ -50,7 +50,7 @@ def test_the_golden_mlp_is_the_references():
 @pytest.mark.parametrize(("name", "n_epochs"), [("mlp", 2), ("lenet", 1)])
 def test_float32_follows_the_golden_trajectory(mnist, name, n_epochs):
     expected = golden_errors(name)[:n_epochs]
-    found = [errors for _, errors in trajectory(mnist, name, n_epochs, np.float32)]
+    found = [errors for _, errors in trajectory(mnist, name, "cpu", n_epochs, np.float32)]
     assert np.abs(np.subtract(found, expected)).max() <= FLOAT32_EXAMPLES
 
 
