@@ -4,7 +4,7 @@ The rooms, in the order data passes through them:
 
 - ``data``: download, safe unpickling, the six arrays
 - ``kernels``: formulas and reductions that models share, for CPU and CUDA
-- ``models``: one room per model: ``model.py``, ``cpu.py``, ``cuda.py``
+- ``models``: one room per model: ``model.py``, ``reference.py``, ``cpu.py``, ``cuda.py``
 - ``training``: the loop, the patience rule, snapshots, states to go on from
 - ``evaluation``: test scores, selection and model card, published tables
 - ``plots``: figures from saved files

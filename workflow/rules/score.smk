@@ -21,7 +21,7 @@ rule score:
         "results/benchmarks/score/{experiment}/{run}.tsv"
     conda:
         "../envs/msgd.yaml"
-    threads: config["threads"]
+    threads: THREADS
     resources:
         gpu=gpus,
     params:

@@ -24,7 +24,7 @@ rule train:
         "results/benchmarks/train/{experiment}/{run}.tsv"
     conda:
         "../envs/msgd.yaml"
-    threads: config["threads"]
+    threads: THREADS
     resources:
         gpu=gpus,
     params:

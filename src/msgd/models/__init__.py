@@ -7,6 +7,8 @@
 
 import importlib
 
+from msgd.errors import UserError
+
 # What a model runs on, each in the file of its name in the model's room.
 DEVICES = ("cpu", "cuda", "reference")
 
@@ -25,8 +27,17 @@ def load_model(name):
 
 
 def load_backend(name, device):
-    """Return the class ``Backend`` of model ``name`` for ``device``, one of DEVICES."""
-    return importlib.import_module(f"msgd.models.{name}.{device}").Backend
+    """Return the class ``Backend`` of model ``name`` for ``device``, one of DEVICES.
+
+    Raises UserError if the model has no such file: a new model begins with its reference.
+    """
+    module = f"msgd.models.{name}.{device}"
+    try:
+        return importlib.import_module(module).Backend
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise UserError(f"{name} has no {device}.py yet; backend: reference runs it") from error
 
 
 def load_trainer(name):
