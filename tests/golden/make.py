@@ -35,20 +35,21 @@ def trajectory(dataset, name, device, n_epochs, float_x):
 
 
 def main(name, n_epochs):
-    """Write the trajectory of ``name`` over ``n_epochs`` epochs."""
+    """Write the trajectory of ``name``, anew after each of ``n_epochs`` epochs."""
     dataset = load_dataset(MNIST)
-    rows = []
-    for cost, errors in trajectory(dataset, name, "reference", n_epochs, np.float64):
-        rows.append({"cost": cost, "validation_errors": errors})
-        print(len(rows), rows[-1], flush=True)
     record = {
         "model": name,
+        "device": "reference",
         "floatX": "float64",
-        "epochs": rows,
+        "epochs": [],
         "code": describe_code(name, "reference"),
         "hardware": describe_hardware(),
     }
-    (HERE / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for cost, errors in trajectory(dataset, name, "reference", n_epochs, np.float64):
+        record["epochs"].append({"cost": cost, "validation_errors": errors})
+        print(len(record["epochs"]), record["epochs"][-1], flush=True)
+        text = json.dumps(record, indent=2) + "\n"
+        (HERE / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

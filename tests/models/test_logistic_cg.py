@@ -1,4 +1,4 @@
-"""Conjugate gradients: the full gradient of both twins, and the whole fit, against the oracle."""
+"""Conjugate gradients: the full gradient on every device, and the whole fit, against the oracle."""
 
 import numpy as np
 import oracle
@@ -8,7 +8,7 @@ from scipy.optimize import fmin_cg
 
 from msgd.config import complete_experiment
 from msgd.errors import UserError
-from msgd.models import load_backend
+from msgd.models import DEVICES, load_backend
 from msgd.models.logistic_cg import model
 from msgd.training.conjugate_gradient import train
 
@@ -33,7 +33,7 @@ def oracle_cost_and_gradient(dataset, parameters, batch_size=10):
 
 
 @pytest.mark.parametrize("chunk_batches", [None, 1, 3])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("float_x", "tolerance"), [(np.float32, 5e-6), (np.float64, 1e-13)])
 def test_the_full_gradient_agrees_with_the_oracle(device, float_x, tolerance, chunk_batches):
     dataset = make_dataset(n_train=47, n_classes=4)
@@ -52,7 +52,7 @@ def test_the_full_gradient_agrees_with_the_oracle(device, float_x, tolerance, ch
         assert np.linalg.norm(found - array) <= tolerance * np.linalg.norm(array)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_fit_follows_scipy_on_the_oracle(device):
     dataset = make_dataset(n_train=47, n_valid=30, n_classes=3)
     settings = complete_experiment({"model": "logistic_cg"})

@@ -49,8 +49,8 @@ def update(layer, gradient, descent):
     layer: (weights, bias); gradient: the derivatives of the cost by them, (dcost/dW, dcost/db).
     """
     weights, bias = layer
-    of_weights, of_bias = gradient
+    weights_gradient, bias_gradient = gradient
     for at in np.ndindex(weights.shape):
-        weights[at] = sgd_step(weights[at], of_weights[at], descent)
+        weights[at] = sgd_step(weights[at], weights_gradient[at], descent)
     for at in np.ndindex(bias.shape):
-        bias[at] = sgd_step(bias[at], of_bias[at], descent)
+        bias[at] = sgd_step(bias[at], bias_gradient[at], descent)

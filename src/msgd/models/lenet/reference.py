@@ -28,17 +28,17 @@ def train_minibatch(x, y, convs, denses, s, pooling, descent):
     dense_gradient, error = mlp.backward(dense_h, error, denses, s, descent)  # and e_{K+1}
     error = mlp.error_below(error, denses[0].weights, dense_h[0], s).reshape(h[-1].shape)  # e_K
     conv_gradient = []
-    for k in range(len(convs) - 1, -1, -1):
-        d = unpool(error, a[k], p, to_all)
-        conv_gradient.insert(0, gradients(h[k], d, error, convs[k].weights, descent))
-        if k > 0:
-            error = error_below(d, convs[k].weights, h[k], s)
-    for k in range(len(convs)):
-        cost += penalties(convs[k].weights, descent)
-        update(convs[k], conv_gradient[k], descent)
-    for k in range(len(denses)):
-        cost += penalties(denses[k].weights, descent)
-        update(denses[k], dense_gradient[k], descent)
+    for layer in range(len(convs) - 1, -1, -1):
+        d = unpool(error, a[layer], p, to_all)
+        conv_gradient.insert(0, gradients(h[layer], d, error, convs[layer].weights, descent))
+        if layer > 0:
+            error = error_below(d, convs[layer].weights, h[layer], s)
+    for layer in range(len(convs)):
+        cost += penalties(convs[layer].weights, descent)
+        update(convs[layer], conv_gradient[layer], descent)
+    for layer in range(len(denses)):
+        cost += penalties(denses[layer].weights, descent)
+        update(denses[layer], dense_gradient[layer], descent)
     return cost
 
 
@@ -57,11 +57,11 @@ def flat(h):
 
 @njit(**options.CPU)
 def activations(x, convs, s, p):
-    """Return the list of the a of layers 1..K and the list [h_0, ..., h_K]."""
+    """Return the lists [a_1, ..., a_K] and [h_0, ..., h_K]: convs[0] makes a_1 and h_1 of h_0."""
     a, h = [], [x]
-    for k in range(len(convs)):
-        a.append(convolve(h[k], convs[k].weights))
-        h.append(pool(a[k], convs[k].bias, s, p))
+    for layer in range(len(convs)):
+        a.append(convolve(h[layer], convs[layer].weights))
+        h.append(pool(a[layer], convs[layer].bias, s, p))
     return a, h
 
 
@@ -115,7 +115,7 @@ def unpool(error, a, p, to_all):
 @njit(**options.CPU)
 def gradients(h, d, error, weights, descent):
     """Return dcost/dW_l and dcost/db_l of a convolution layer; h: h_{l-1}; error: e_l."""
-    of_weights, f = penalty_gradients(weights, descent), weights.shape[2]
+    weights_gradient, f = penalty_gradients(weights, descent), weights.shape[2]
     for n, m, k in np.ndindex(len(h), len(weights), h.shape[1]):
         for i in range(f):
             for j in range(f):
@@ -123,11 +123,11 @@ def gradients(h, d, error, weights, descent):
                 for r in range(d.shape[2]):
                     for c in range(d.shape[3]):
                         total += d[n, m, r, c] * h[n, k, r + i, c + j]
-                of_weights[m, k, f - 1 - i, f - 1 - j] += total
-    of_bias = np.zeros(error.shape[1], error.dtype)
+                weights_gradient[m, k, f - 1 - i, f - 1 - j] += total
+    bias_gradient = np.zeros(error.shape[1], error.dtype)
     for n, m, r, c in np.ndindex(error.shape):
-        of_bias[m] += error[n, m, r, c]
-    return of_weights, of_bias
+        bias_gradient[m] += error[n, m, r, c]
+    return weights_gradient, bias_gradient
 
 
 @njit(**options.CPU)

@@ -13,8 +13,8 @@ from msgd.models.logistic_regression.reference import gradients, logits
 def cost_and_gradients(x, y, weights, bias, descent):
     """Return the cost of a minibatch, dcost/dW (D, C) and dcost/db (C,); x (B, D), y (B,)."""
     nll, error = loss(logits(x, weights, bias), y)
-    of_weights, of_bias = gradients(x, error, weights, descent)
-    return nll + penalties(weights, descent), of_weights, of_bias
+    weights_gradient, bias_gradient = gradients(x, error, weights, descent)
+    return nll + penalties(weights, descent), weights_gradient, bias_gradient
 
 
 class Backend(reference.Backend):

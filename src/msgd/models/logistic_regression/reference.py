@@ -35,14 +35,14 @@ def logits(x, weights, bias):
 @njit(**options.CPU)
 def gradients(x, error, weights, descent):
     """Return dcost/dW = x^T error + the penalties' gradient, and dcost/db = sum_i error_i."""
-    of_weights = penalty_gradients(weights, descent)
+    weights_gradient = penalty_gradients(weights, descent)
     for d, i in np.ndindex(x.shape[1], x.shape[0]):
         for c in range(error.shape[1]):
-            of_weights[d, c] += x[i, d] * error[i, c]
-    of_bias = np.zeros(error.shape[1], error.dtype)
+            weights_gradient[d, c] += x[i, d] * error[i, c]
+    bias_gradient = np.zeros(error.shape[1], error.dtype)
     for i, c in np.ndindex(error.shape):
-        of_bias[c] += error[i, c]
-    return of_weights, of_bias
+        bias_gradient[c] += error[i, c]
+    return weights_gradient, bias_gradient
 
 
 class Backend(ReferenceBackend):

@@ -1,8 +1,8 @@
 """The multilayer perceptron in plain loops, in the letters of model.py: read this first.
 
-x = h_0: images (B, D) floatX; y: labels (B,) int32; layers: from layer 1 to layer L; s: which
-activation; descent: learning rate and penalties. A layer's sums and gradients are those of logistic
-regression on h_{l-1}. The twins, cpu.py and cuda.py, compute the same up to rounding.
+x = h_0: images (B, D) floatX; y: labels (B,) int32; layers: the layers 1 to L, so that layers[0]
+makes h_1 of h_0; s: which activation; descent: learning rate and penalties. A layer's sums and gradients are
+those of logistic regression on h_{l-1}. The twins, cpu.py and cuda.py, equal it up to rounding.
 """
 
 from typing import NamedTuple
@@ -32,9 +32,9 @@ def train_minibatch(x, y, layers, s, descent):
     h = activations(x, layers, s)
     cost, error = loss(h[-1], y)  # e_L = (P - onehot(y)) / B
     gradient, _ = backward(h, error, layers, s, descent)  # all of them, at the old parameters
-    for k in range(len(layers)):
-        cost += penalties(layers[k].weights, descent)
-        update(layers[k], gradient[k], descent)
+    for layer in range(len(layers)):
+        cost += penalties(layers[layer].weights, descent)
+        update(layers[layer], gradient[layer], descent)
     return cost
 
 
@@ -48,9 +48,9 @@ def logits(x, layers, s):
 def activations(x, layers, s):
     """Return the list [h_0, ..., h_{L-1}, logits]; h_l = s(h_{l-1} W_l + b_l) is (B, n_l)."""
     h = [x]
-    for k in range(len(layers)):
-        z = weighted_sums(h[k], layers[k].weights, layers[k].bias)
-        if k < len(layers) - 1:
+    for layer in range(len(layers)):
+        z = weighted_sums(h[layer], layers[layer].weights, layers[layer].bias)
+        if layer < len(layers) - 1:
             for at in np.ndindex(z.shape):
                 z[at] = activate(z[at], s)
         h.append(z)
@@ -61,9 +61,9 @@ def activations(x, layers, s):
 def backward(h, error, layers, s, descent):
     """Return the list of (dcost/dW_l, dcost/db_l) of the layers, and e_1; error: e_L."""
     gradient = [gradients(h[-2], error, layers[-1].weights, descent)]
-    for k in range(len(layers) - 1, 0, -1):
-        error = error_below(error, layers[k].weights, h[k], s)
-        gradient.insert(0, gradients(h[k - 1], error, layers[k - 1].weights, descent))
+    for layer in range(len(layers) - 1, 0, -1):
+        error = error_below(error, layers[layer].weights, h[layer], s)
+        gradient.insert(0, gradients(h[layer - 1], error, layers[layer - 1].weights, descent))
     return gradient, error
 
 
