@@ -1,8 +1,9 @@
 """The multilayer perceptron in plain loops, in the letters of model.py: read this first.
 
 x = h_0: images (B, D) floatX; y: labels (B,) int32; layers: the layers 1 to L, so that layers[0]
-makes h_1 of h_0; s: which activation; descent: learning rate and penalties. A layer's sums and gradients are
-those of logistic regression on h_{l-1}. The twins, cpu.py and cuda.py, equal it up to rounding.
+makes h_1 of h_0; s: which activation; descent: learning rate and penalties. A layer's sums and
+gradients are those of logistic regression on h_{l-1}. The twins, cpu.py and cuda.py, compute the
+same up to rounding.
 """
 
 from typing import NamedTuple
