@@ -14,7 +14,7 @@ from conftest import darkened, make_dataset
 
 from msgd.config import complete_experiment
 from msgd.errors import UserError
-from msgd.models import load_backend
+from msgd.models import DEVICES, load_backend
 from msgd.models.lenet import cpu, model
 
 # A gradient passes a handful of sums of up to some thousand terms, each rounded once per term.
@@ -230,7 +230,7 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name):
 
 
 @pytest.mark.parametrize("ties", ["all", "first"])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_gradient_of_tied_maxima_goes_where_the_setting_says(device, ties):
     """Blank images: in layer 2 all pixels of a square are equal, and its input is not 0.
 

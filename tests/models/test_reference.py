@@ -35,7 +35,6 @@ CASES = {
         "filter_size": 2,
         "n_hidden": 4,
         "pool_size": 1,
-        "maxpool_ties": "first",
         **PENALTIES,
     },
     "lenet, sigmoids": {
