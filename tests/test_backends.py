@@ -62,11 +62,18 @@ def test_auto_takes_the_cpu_otherwise_and_says_why(machine, caplog, model, prete
 def test_no_gpu_is_asked_for_by_what_takes_none(machine):
     machine()
     assert not asks_for_gpu("cpu", "lenet")
+    assert not asks_for_gpu("reference", "lenet")
     assert asks_for_gpu("cuda", "mlp"), "what is asked for is taken, however slow"
 
 
+def test_the_reference_runs_only_where_it_is_asked_for(machine, caplog):
+    machine()
+    assert choose_device("reference", "lenet") == "reference"
+    assert "backend reference, as configured" in caplog.text
+
+
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(UserError, match="backend is 'tpu'"):
+    with pytest.raises(UserError, match="backend is 'tpu'; allowed: auto or cpu or cuda or refer"):
         choose_device("tpu", "mlp")
 
 

@@ -1,12 +1,10 @@
 """Toy settings, once: the smallest network of each model that has every kind of its layers."""
 
-import importlib.util
-
 import conftest as _  # noqa: F401 (before msgd: it sees to Numba and to the simulator)
 import numpy as np
 
 from msgd.config import complete_experiment
-from msgd.models import MODELS, load_backend, load_model
+from msgd.models import DEVICES, MODELS, load_backend, load_model
 
 # Layers, where a model has any to choose. A model without an entry trains with its defaults.
 LAYERS = {
@@ -23,14 +21,7 @@ SHAPE = (7, 7)  # the smallest images that such a LeNet can have: 7 x 7, 3 x 3, 
 SGD_MODELS = [name for name, trainer in MODELS.items() if trainer == "loop"]
 
 
-def devices_of(name):
-    """Return the devices of a model: each is a module in its room, with a Backend."""
-    # The guard goes as soon as every room has its reference.py.
-    devices = ["cpu", "cuda", "reference"]
-    return [d for d in devices if importlib.util.find_spec(f"msgd.models.{name}.{d}")]
-
-
-BACKENDS = [(name, device) for name in MODELS for device in devices_of(name)]
+BACKENDS = [(name, device) for name in MODELS for device in DEVICES]
 
 
 def settings_of(name, **changes):

@@ -23,7 +23,7 @@ from conftest import MemoryCheckpoint, as_triple, make_dataset, save_npz
 
 from msgd.data.dataset import Dataset, load_dataset
 from msgd.data.unpickle import unpickle
-from msgd.models import MODELS, cpu_backend, load_model, load_trainer
+from msgd.models import DEVICES, MODELS, cpu_backend, load_model, load_trainer
 
 PENALTIES = {"l1": 0.002, "l2": 0.01, "lp": 0.003, "p": 1.5}
 ALL_KINDS = tuple((float_x, p) for float_x in ("float32", "float64") for p in ("uint8", "float"))
@@ -129,16 +129,15 @@ class Contract:
     def pytest_generate_tests(self, metafunc):
         """Give a test the devices, sizes and kinds it asks for."""
         adapter, wanted = self.adapter, set(metafunc.fixturenames)
-        devices = toy.devices_of(adapter.name)
         if "sizes" in wanted:
-            cases = [(d, sizes) for d in devices for sizes in adapter.sizes_of(d)]
+            cases = [(d, sizes) for d in DEVICES for sizes in adapter.sizes_of(d)]
             metafunc.parametrize(("device", "sizes"), cases, ids=str)
         elif "prediction" in wanted:
             table = adapter.predictions
-            cases = [(d, case) for d in devices for case in table.get(d, table["cuda"])]
+            cases = [(d, case) for d in DEVICES for case in table.get(d, table["cuda"])]
             metafunc.parametrize(("device", "prediction"), cases, ids=str)
         elif "device" in wanted:
-            metafunc.parametrize("device", devices)
+            metafunc.parametrize("device", DEVICES)
         if "kind" in wanted:
             # Of either floatX the first kind: compiled already, by the steps.
             first = dict(reversed(adapter.kinds))

@@ -8,7 +8,7 @@ import toy
 from conftest import make_dataset
 
 from msgd.errors import UserError
-from msgd.models import load_backend, load_model
+from msgd.models import DEVICES, load_backend, load_model
 
 SHAPE = (12, 12)
 
@@ -92,7 +92,7 @@ def test_settings_that_do_not_fit_the_data(name, device):
             ("mlp", {"n_hidden": [5, 4, 3]}),
             ("lenet", {"nkerns": [3]}),
         )
-        for device in toy.devices_of(name)
+        for device in DEVICES
     ],
 )
 def test_parameters_of_other_settings(device, name, changes):
@@ -101,7 +101,7 @@ def test_parameters_of_other_settings(device, name, changes):
         load_backend(name, device)(dataset, parameters, {**settings, **changes}, np.float32)
 
 
-@pytest.mark.parametrize("device", toy.devices_of("lenet"))
+@pytest.mark.parametrize("device", DEVICES)
 def test_filters_larger_than_the_image(device):
     dataset, settings, parameters = made("lenet")
     with pytest.raises(UserError, match="filter_size is 13; allowed: at most 12"):

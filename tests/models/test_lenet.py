@@ -14,6 +14,7 @@ from conftest import darkened, make_dataset
 from contract import ALL_KINDS, Adapter, SgdContract, Sizes, as_list
 
 from msgd.errors import UserError
+from msgd.models import DEVICES
 from msgd.models.lenet import cpu, cuda, model
 
 SMALL = {"nkerns": [2, 3], "filter_size": 3, "n_hidden": 4}  # on images of 10 x 10
@@ -157,7 +158,7 @@ def test_an_image_too_small_for_the_layers_is_an_error(shape, changes, key):
 
 
 @pytest.mark.parametrize("ties", ["all", "first"])
-@pytest.mark.parametrize("device", toy.devices_of("lenet"))
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_gradient_of_tied_maxima_goes_where_the_setting_says(device, ties):
     """Blank images: in layer 2 all pixels of a square are equal, and its input is not 0.
 

@@ -1,4 +1,4 @@
-"""Conjugate gradients: the full gradient of both twins, and the whole fit, against the oracle."""
+"""Conjugate gradients: the full gradient on every device, and the whole fit, against the oracle."""
 
 import dataclasses
 
@@ -12,6 +12,7 @@ from test_logistic_regression import ADAPTER, PENALISED
 
 from msgd.config import complete_experiment
 from msgd.errors import UserError
+from msgd.models import DEVICES
 from msgd.models.logistic_cg import model
 from msgd.training.conjugate_gradient import train
 
@@ -35,7 +36,7 @@ class TestContract(Contract):
     )
 
 
-@pytest.mark.parametrize("device", toy.devices_of("logistic_cg"))
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_fit_follows_scipy_on_the_oracle(device):
     dataset = make_dataset(n_train=47, n_valid=30, n_classes=3)
     settings = toy.settings_of("logistic_cg", batch_size=10, n_epochs=6, **PENALTIES)

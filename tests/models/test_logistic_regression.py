@@ -8,6 +8,7 @@ from conftest import darkened, make_dataset
 from contract import ALL_KINDS, Adapter, SgdContract, Sizes
 
 from msgd.kernels.patches import CLASSES, PATCH
+from msgd.models import DEVICES
 from msgd.models.logistic_regression import model
 from msgd.models.logistic_regression.cpu import TASKS
 
@@ -72,7 +73,7 @@ class TestContract(SgdContract):
     adapter = ADAPTER
 
 
-@pytest.mark.parametrize("device", toy.devices_of("logistic_regression"))
+@pytest.mark.parametrize("device", DEVICES)
 def test_gradient_of_l1_is_zero_at_zero(device):
     every_image_first_pixel = np.s_[:, 0]  # a pixel that is always zero gets no other gradient
     dataset = darkened(make_dataset(n_train=8), every_image_first_pixel)

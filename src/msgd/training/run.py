@@ -61,11 +61,11 @@ def run_training(
 ):
     """Train one run, or go on with one that was killed, and write its files into ``run_folder``.
 
-    data_folder: what unpickle wrote; settings: completed hyperparameters; backend: "auto", "cpu"
-    or "cuda"; float_x: "float32" or "float64"; threads: of the CPU backend; results do not depend
-    on it; chunk_batches: see msgd.models.interface.Backend; states: folder of the states of all
-    runs, None to keep none; seconds_between_states: see msgd.training.checkpoint. Raises UserError;
-    what it had written into ``run_folder`` is then removed.
+    data_folder: what unpickle wrote; settings: completed hyperparameters; backend: as in the
+    configuration; float_x: "float32" or "float64"; threads: of the CPU backend; results do not
+    depend on it; chunk_batches: see msgd.models.interface.Backend; states: folder of the states of
+    all runs, None to keep none; seconds_between_states: see msgd.training.checkpoint. Raises
+    UserError; what it had written into ``run_folder`` is then removed.
     """
     run_folder = Path(run_folder)
     dataset = load_dataset(data_folder)
@@ -128,9 +128,9 @@ def run_name(run_folder):
 
 
 def describe_device(device):
-    """Return the name of ``device``, "cpu" or "cuda", for people."""
-    if device == "cpu":
-        return "cpu"
+    """Return the name of ``device``, one of msgd.models.DEVICES, for people."""
+    if device != "cuda":
+        return device
     from msgd.kernels import cuda
 
     return f"cuda: {cuda.describe_device()}"
