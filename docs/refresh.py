@@ -59,7 +59,7 @@ def outdated():
             lines.append(f"{path.parent.relative_to(ROOT)} was made by {words}; train it anew")
     for path in sorted((ROOT / "tests" / "golden").glob("*.json")):
         record = read_json(path)
-        if not is_made_by_this_source(record["code"], record["model"]):
+        if not is_made_by_this_source(record["code"], record["model"], record["device"]):
             name = path.relative_to(ROOT)
             lines.append(f"{name} was made by an earlier source; see make.py there")
     return lines

@@ -6,19 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import toy
 from conftest import as_triple, environment, make_dataset, save_npz
 
-from msgd.config import complete_experiment, hyperparameter_words
+from msgd.config import hyperparameter_words
 from msgd.data.unpickle import unpickle
-from msgd.models import MODELS
+from msgd.models import DEVICES, MODELS
 from msgd.source import PACKAGE, SHAPES_NO_NUMBER, closure, run_source, training_source
 
-SMALL = {
-    "logistic_regression": {},
-    "logistic_cg": {},
-    "mlp": {"n_hidden": [5]},
-    "lenet": {"nkerns": [2], "filter_size": 3, "n_hidden": 4},
-}
 # What the program imports before it calls the training: itself, and its check of the data's hashes.
 THE_PROGRAMS = {"cli.py", "data/content.py"}
 # Trains, then prints the files of the package's modules that were imported.
@@ -46,13 +41,12 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_source_of_a_run_is_what_a_training_imports(model, data, tmp_path):
-    """On the CPU and on the simulator together, what is the program's own left out."""
+    """On all devices together, one of them the simulator; what is the program's own left out."""
     program = tmp_path / "train_and_list.py"
     program.write_text(TRAIN_AND_LIST)
-    settings = {"model": model, "batch_size": 20, "n_epochs": 1, **SMALL[model]}
-    words = hyperparameter_words(complete_experiment(settings))
+    words = hyperparameter_words(toy.settings_of(model, batch_size=20, n_epochs=1))
     imported = set()
-    for device, simulator in (("cpu", "0"), ("cuda", "1")):
+    for device, simulator in (("cpu", "0"), ("cuda", "1"), ("reference", "0")):
         options = ("--data", data, "--run", tmp_path / device, "--backend", device)
         done = run_program(program, "train", *options, *words, NUMBA_ENABLE_CUDASIM=simulator)
         assert done.returncode == 0, done.stderr
@@ -81,8 +75,19 @@ def test_a_model_built_on_another_is_shaped_by_its_room_too():
 
 
 def test_the_other_devices_kernels_shape_nothing():
-    assert "models/mlp/cuda.py" not in names(training_source("mlp", "cpu"))
-    assert "models/mlp/cpu.py" not in names(training_source("mlp", "cuda"))
+    kernels = {
+        "cpu": {"models/mlp/cpu.py", "models/cpu_backend.py", "kernels/cpu.py"},
+        "cuda": {"models/mlp/cuda.py", "models/cuda_backend.py", "kernels/cuda.py"},
+        "reference": {
+            *("models/mlp/reference.py", "models/reference_backend.py", "kernels/reference.py"),
+            "kernels/cpu.py",  # compiles the formulas of both
+        },
+    }
+    assert set(kernels) == set(DEVICES)
+    for device, own in kernels.items():
+        found = names(training_source("mlp", device))
+        assert own <= found
+        assert not found & (set().union(*kernels.values()) - own), device
 
 
 def test_data_is_read_by_no_training():

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from msgd.errors import UserError
+from msgd.models import DEVICES
 
 log = logging.getLogger(__name__)
 
@@ -17,14 +18,14 @@ ON_SIMULATOR = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
 
 
 def choose_device(backend, model):
-    """Return "cpu" or "cuda" for config key ``backend`` ("auto", "cpu", "cuda"), and log why.
+    """Return one of msgd.models.DEVICES for config key ``backend``, and log why.
 
     Raises UserError for "cuda" with neither a GPU nor the simulator: the device is what was asked
     for, never a silent stand-in.
     """
-    if backend == "cpu":
-        log.info("backend cpu, as configured")
-        return "cpu"
+    if backend in ("cpu", "reference"):
+        log.info("backend %s, as configured", backend)
+        return backend
     if backend == "cuda":
         from msgd.kernels.cuda import describe_device, require_device
 
@@ -32,7 +33,7 @@ def choose_device(backend, model):
         log.info("backend cuda, as configured: %s", describe_device())
         return "cuda"
     if backend != "auto":
-        raise UserError(f"backend is {backend!r}; allowed: auto or cpu or cuda")
+        raise UserError(f"backend is {backend!r}; allowed: auto or {' or '.join(DEVICES)}")
     reason = _why_not_cuda(model)
     if reason:
         log.info("backend auto takes cpu: %s", reason)

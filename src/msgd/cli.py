@@ -10,6 +10,7 @@ from pathlib import Path
 
 from msgd.config import check_plot_settings, load_schema
 from msgd.errors import RESULT, UserError
+from msgd.models import DEVICES
 
 log = logging.getLogger("msgd")
 
@@ -121,7 +122,7 @@ FLOATS = ("float32", "float64")
 def _add_run_options(parser):
     parser.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--backend", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--backend", default="auto", choices=("auto", *DEVICES))
     parser.add_argument("--threads", type=_positive, default=1, help="of the CPU backend")
     parser.add_argument(
         "--device-chunk-batches",

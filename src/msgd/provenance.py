@@ -16,7 +16,7 @@ def describe_run(settings, backend, device, float_x, threads, dataset):
     """Return the record kept beside a run (dict, for JSON).
 
     settings: completed hyperparameters; backend: what was configured; device: what it came to,
-    "cpu" or "cuda" and a name; dataset: msgd.data.dataset.Dataset.
+    "cpu", "reference", or "cuda" and a name; dataset: msgd.data.dataset.Dataset.
     """
     return {
         "settings": settings,
@@ -34,7 +34,7 @@ def describe_run(settings, backend, device, float_x, threads, dataset):
 
 
 def device_of(description):
-    """Return "cpu" or "cuda" from the description of a device, "cuda: NVIDIA H100", say."""
+    """Return the device from its description: "cuda" from "cuda: NVIDIA H100", say."""
     return description.partition(":")[0]
 
 

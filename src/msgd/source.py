@@ -74,26 +74,36 @@ def _module_file(prefix):
 
 def run_source(model):
     """Return all files that a training of ``model`` imports, on whichever device."""
-    from msgd.models import MODELS
+    from msgd.models import DEVICES
 
-    room = f"models/{model}"
-    return closure(
-        *("training/run.py", f"training/{MODELS[model]}.py"),
-        *(f"{room}/model.py", f"{room}/cpu.py", f"{room}/cuda.py"),
-        leaves=SHAPES_NO_NUMBER,  # config.py imports Matplotlib's room, to check a colour map
-    )
+    return sorted(set(_device_independent(model)).union(*(_kernels(model, d) for d in DEVICES)))
 
 
 def training_source(model, device):
     """Return the files that shape the numbers a training of ``model`` computes on ``device``.
 
-    device: "cpu" or "cuda"; each has its kernels in files of its name.
+    device: one of msgd.models.DEVICES. The files are what the device's own file in the model's room
+    imports, and what every training imports, without the kernels of another device: for describing
+    a GPU, training/run.py imports kernels/cuda.py whatever the device.
     """
-    ignored = {PACKAGE / name for name in SHAPES_NO_NUMBER}
-    other = {"cpu": "cuda", "cuda": "cpu"}[device]
-    foreign = {f"{other}.py", f"{other}_backend.py"}
-    files = run_source(model)
-    return [file for file in files if file not in ignored and file.name not in foreign]
+    from msgd.models import DEVICES
+
+    foreign = {PACKAGE / "kernels" / f"{name}.py" for name in DEVICES}
+    files = set(_device_independent(model)) - foreign | set(_kernels(model, device))
+    return sorted(files - {PACKAGE / name for name in SHAPES_NO_NUMBER})
+
+
+def _device_independent(model):
+    """Return what a training of ``model`` imports apart from its Backend."""
+    from msgd.models import MODELS
+
+    rooms = "training/run.py", f"training/{MODELS[model]}.py", f"models/{model}/model.py"
+    return closure(*rooms, leaves=SHAPES_NO_NUMBER)  # config.py imports Matplotlib's room
+
+
+def _kernels(model, device):
+    """Return what the Backend of ``model`` on ``device`` imports."""
+    return closure(f"models/{model}/{device}.py", leaves=SHAPES_NO_NUMBER)
 
 
 def sha256_of_source(files):

@@ -170,13 +170,13 @@ def test_it_is_called_so_under_every_name(tmp_path, kind, name):
     assert words in refusal(tmp_path / name)
 
 
-def test_a_file_packed_twice_is_told(tmp_path):
+def test_a_file_packed_twice_is_reported(tmp_path):
     (tmp_path / "toy.pkl.gz").write_bytes(gzip.compress(gzip.compress(PICKLES[2])))
     assert "packed twice" in refusal(tmp_path / "toy.pkl.gz")
 
 
 @pytest.mark.parametrize("length", [5, 12, 40])
-def test_a_gzip_cut_at_its_beginning_is_told(tmp_path, length):
+def test_a_gzip_cut_at_its_beginning_is_reported(tmp_path, length):
     (tmp_path / "toy.pkl.gz").write_bytes(gzip.compress(os.urandom(600))[:length])
     assert "is truncated" in refusal(tmp_path / "toy.pkl.gz")
 
@@ -308,7 +308,7 @@ def test_without_a_validation_part_the_last_sixth_is_split_off(tmp_path, style, 
     assert count_training_examples(str(source)) == 25
 
 
-def test_a_missing_array_is_told_with_those_found(tmp_path):
+def test_a_missing_array_is_reported_with_those_found(tmp_path):
     for style in NAMES:
         for name in named(style):
             arrays = named(style)
@@ -323,7 +323,7 @@ def test_a_missing_array_is_told_with_those_found(tmp_path):
             assert "train_images" in said
 
 
-def test_arrays_without_names_are_told(tmp_path):
+def test_arrays_without_names_are_reported(tmp_path):
     np.savez(tmp_path / "toy.npz", *range(30))
     said = refusal(tmp_path / "toy.npz")
     assert "lacks train_x, train_y, test_x, test_y; it holds arr_0, arr_1" in said
@@ -344,14 +344,14 @@ def test_an_npz_of_objects_gets_a_hint(tmp_path):
     assert "numpy.stack" in refusal(tmp_path / "toy.npz")
 
 
-def test_too_few_images_to_split_off_a_validation_set_are_told(tmp_path):
+def test_too_few_images_to_split_off_a_validation_set_are_reported(tmp_path):
     few = {name: array[:5] for name, array in named("own").items() if "valid" not in name}
     (tmp_path / "toy.npz").write_bytes(npz_bytes(**few))
     with pytest.raises(UserError, match="no validation part, and 5 training images are too few"):
         read(tmp_path / "toy.npz")
 
 
-def test_labels_too_few_are_told_before_anything_is_split_off(tmp_path):
+def test_labels_too_few_are_reported_before_anything_is_split_off(tmp_path):
     arrays = {name: array for name, array in named("own").items() if "valid" not in name}
     arrays["train_y"] = arrays["train_y"][:-1]
     (tmp_path / "toy.npz").write_bytes(npz_bytes(**arrays))
@@ -457,7 +457,7 @@ def test_folders_and_other_files_beside_are_no_matter(idx):
 
 
 @pytest.mark.parametrize("name", ["train-images", "train-labels", "valid-images", "t10k-labels"])
-def test_a_missing_idx_file_is_told_with_those_found(idx, name):
+def test_a_missing_idx_file_is_reported_with_those_found(idx, name):
     (file,) = idx.glob(f"{name}*")
     file.unlink()
     said = refusal(idx)
@@ -484,7 +484,7 @@ def test_an_idx_bomb_is_stopped(idx, monkeypatch):
 # Paths.
 
 
-def test_a_path_not_found_is_told_with_its_folder(tmp_path, monkeypatch):
+def test_a_path_not_found_is_reported_with_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "digits.npz").write_bytes(b"")
@@ -502,7 +502,7 @@ def test_a_path_not_found_is_told_with_its_folder(tmp_path, monkeypatch):
             count_training_examples(path)
 
 
-def test_a_link_that_leads_nowhere_is_told(tmp_path):
+def test_a_link_that_leads_nowhere_is_reported(tmp_path):
     (tmp_path / "toy.npz").symlink_to(tmp_path / "gone.npz")
     assert "a link of that name leads nowhere" in refusal(tmp_path / "toy.npz")
 

@@ -64,7 +64,7 @@ def test_a_pickle_says_how_many_it_has_once_it_has_been_read(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["~/absent.npz", "absent/toy.npz"])
-def test_a_path_not_found_is_told_with_its_folder(tmp_path, home, path):
+def test_a_path_not_found_is_reported_with_its_folder(tmp_path, home, path):
     write_config(tmp_path, dataset=path)
     done = snakemake(tmp_path, "--cores", "1", HOME=str(home))
     assert done.returncode != 0

@@ -9,6 +9,7 @@ from msgd.config import complete_experiment
 from msgd.data.unpickle import unpickle
 from msgd.evaluation.score import score_run
 from msgd.files import read_json
+from msgd.models import DEVICES
 from msgd.training.run import run_training
 from msgd.training.snapshots import list_snapshots, load_parameters, save_parameters
 
@@ -20,7 +21,7 @@ def predict(parameters, dataset):
     )
 
 
-@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+@pytest.mark.parametrize("backend", DEVICES)
 @pytest.mark.parametrize("batch_size", [10, "all"])
 def test_a_toy_run_is_scored_as_the_oracle_does(tmp_path, backend, batch_size):
     dataset = make_dataset(60, 30, 37, (4, 4), 4)

@@ -342,18 +342,18 @@ def test_the_selected_model_follows_the_grid(tmp_path):
     assert would_run(folder, *targets) == {"train": 1, "score": 1, **after}
 
 
-def test_figures_of_a_grid_that_is_not_there_are_told(folder):
+def test_figures_of_a_grid_that_is_not_there_are_reported(folder):
     done = snakemake(folder, "-n", "results/plots/fast/validation_error_over_learning_rate.png")
     assert done.returncode != 0
-    told = "the configuration has no experiment fast with a grid over learning_rate"
-    assert told in done.stdout + done.stderr
+    message = "the configuration has no experiment fast with a grid over learning_rate"
+    assert message in done.stdout + done.stderr
 
 
-def test_a_run_that_is_not_asked_for_is_told(folder):
+def test_a_run_that_is_not_asked_for_is_reported(folder):
     done = snakemake(folder, "-n", "results/runs/fast/seed=7/history.csv")
     assert done.returncode != 0
-    told = "the configuration has no run fast/seed=7; it has: slow/default"
-    assert told in done.stdout + done.stderr
+    message = "the configuration has no run fast/seed=7; it has: slow/default"
+    assert message in done.stdout + done.stderr
 
 
 def test_a_killed_snakemake_goes_on(tmp_path):

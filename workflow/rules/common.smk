@@ -49,6 +49,7 @@ FIGURES = [
     "confusion.png",
     "mistakes.png",
 ]
+THREADS = 1 if config["backend"] == "reference" else config["threads"]
 COMPARED = {
     experiment: compared_hyperparameters(grid)
     for experiment, grid in EXPERIMENTS.items()

@@ -20,7 +20,7 @@ rule score:
         "results/logs/score/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/score/{experiment}/{run}.tsv"
-    threads: config["threads"]
+    threads: THREADS
     resources:
         gpu=gpus,
     params:

@@ -23,7 +23,7 @@ rule train:
         "results/logs/train/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/train/{experiment}/{run}.tsv"
-    threads: config["threads"]
+    threads: THREADS
     resources:
         gpu=gpus,
     params:

@@ -3,6 +3,8 @@
 - ``options``: every Numba option, and where compiled kernels are cached
 - ``formulas``: scalar and row formulas, plain Python, written once for both targets
 - ``cpu``, ``cuda``: those formulas compiled for their target, with what only that target needs
+- ``reference``: those of the CPU over whole arrays, in plain loops
 
-The twins of a model (``models/<model>/cpu.py`` and ``cuda.py``) hold loops over these.
+A model's room holds the loops over these: ``reference.py`` plain ones, ``cpu.py`` and ``cuda.py``
+fast ones.
 """

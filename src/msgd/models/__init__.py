@@ -1,10 +1,16 @@
-"""The registry of models: one room each, the same three doors in every room.
+"""The registry of models: one room each, the same doors in every room.
 
-``model.py`` holds the parameters, their initialisation recipe and the formulas; ``cpu.py`` and
-``cuda.py`` hold a ``Backend`` with the same public names (see ``msgd.models.interface``).
+``model.py`` holds the parameters, their initialisation recipe and the formulas; ``reference.py``,
+``cpu.py`` and ``cuda.py`` hold a ``Backend`` each with the same public names (see
+``msgd.models.interface``): the formulas in plain loops, and the two fast ones.
 """
 
 import importlib
+
+from msgd.errors import UserError
+
+# What a model runs on, each in the file of its name in the model's room.
+DEVICES = ("cpu", "cuda", "reference")
 
 # Each model with the module of msgd.training that trains it.
 MODELS = {
@@ -21,8 +27,17 @@ def load_model(name):
 
 
 def load_backend(name, device):
-    """Return the class ``Backend`` of model ``name`` for ``device``, "cpu" or "cuda"."""
-    return importlib.import_module(f"msgd.models.{name}.{device}").Backend
+    """Return the class ``Backend`` of model ``name`` for ``device``, one of DEVICES.
+
+    Raises UserError if the model has no such file: a new model begins with its reference.
+    """
+    module = f"msgd.models.{name}.{device}"
+    try:
+        return importlib.import_module(module).Backend
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise UserError(f"{name} has no {device}.py yet; backend: reference runs it") from error
 
 
 def load_trainer(name):

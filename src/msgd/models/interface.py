@@ -14,7 +14,7 @@ from msgd.models import load_model
 
 
 class Backend(Protocol):
-    """A model on a device. ``cpu.py`` and ``cuda.py`` of every model room hold one each."""
+    """A model on a device: ``reference.py``, ``cpu.py``, ``cuda.py`` of its room hold one each."""
 
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
         """Take the shared variables and the initial parameters to the device.

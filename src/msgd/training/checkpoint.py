@@ -165,9 +165,9 @@ class Checkpoint:
 def state_folder(states, settings, device, float_x, dataset):
     """Return the folder below ``states`` for the states of a run; make it and its run.json.
 
-    settings: completed hyperparameters of the run; device: "cpu" or "cuda"; float_x: "float32" or
-    "float64"; dataset: msgd.data.dataset.Dataset. Its name is the hash of run.json: everything that
-    shapes the result, the cap on epochs excepted.
+    settings: completed hyperparameters of the run; device: one of msgd.models.DEVICES; float_x:
+    "float32" or "float64"; dataset: msgd.data.dataset.Dataset. Its name is the hash of run.json:
+    everything that shapes the result, the cap on epochs excepted.
     """
     shapes_the_result = {
         "settings": {key: value for key, value in settings.items() if key != "n_epochs"},

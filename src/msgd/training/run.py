@@ -61,11 +61,11 @@ def run_training(
 ):
     """Train one run, or go on with one that was killed, and write its files into ``run_folder``.
 
-    data_folder: what unpickle wrote; settings: completed hyperparameters; backend: "auto", "cpu"
-    or "cuda"; float_x: "float32" or "float64"; threads: of the CPU backend; results do not depend
-    on it; chunk_batches: see msgd.models.interface.Backend; states: folder of the states of all
-    runs, None to keep none; seconds_between_states: see msgd.training.checkpoint. Raises UserError;
-    what it had written into ``run_folder`` is then removed.
+    data_folder: what unpickle wrote; settings: completed hyperparameters; backend: as in the
+    configuration; float_x: "float32" or "float64"; threads: of the CPU backend; results do not
+    depend on it; chunk_batches: see msgd.models.interface.Backend; states: folder of the states of
+    all runs, None to keep none; seconds_between_states: see msgd.training.checkpoint. Raises
+    UserError; what it had written into ``run_folder`` is then removed.
     """
     run_folder = Path(run_folder)
     dataset = load_dataset(data_folder)
@@ -74,7 +74,7 @@ def run_training(
     device = choose_device(backend, settings["model"])
     model = load_model(settings["model"])
     parameters = model.initial_parameters(dataset, settings, np.dtype(float_x).type)
-    machine = build_backend(dataset, parameters, resolved, device, float_x, threads, chunk_batches)
+    kernels = build_backend(dataset, parameters, resolved, device, float_x, threads, chunk_batches)
 
     remove_partial(run_folder)
     snapshots = empty_folder(run_folder / "snapshots")
@@ -82,23 +82,14 @@ def run_training(
     title = run_name(run_folder)
     checkpoint = Checkpoint(snapshots, states_of_run, seconds_between_states, title)
     try:
-        result = load_trainer(settings["model"])(machine, dataset, resolved, checkpoint)
+        result = load_trainer(settings["model"])(kernels, dataset, resolved, checkpoint)
     except BaseException:
         shutil.rmtree(snapshots)
         raise
 
     provenance = describe_run(settings, backend, describe_device(device), float_x, threads, dataset)
     write_json(run_folder / "provenance.json", provenance)
-    _write_csv(run_folder / "history.csv", result.history)
-    iterations = [row["iteration"] for row in result.history]
-    _write_csv(
-        run_folder / "timings.csv",
-        [
-            {"iteration": iteration, "seconds": round(seconds, 6)}
-            for iteration, seconds in zip(iterations, result.seconds, strict=True)
-        ],
-    )
-    save_parameters(run_folder / "best_parameters.npz", result.best_parameters)
+    _write_result(run_folder, result)
     summary = {
         "model": settings["model"],
         "backend": device,
@@ -109,6 +100,17 @@ def run_training(
     }
     write_json(run_folder / "training.json", summary)
     log.log(RESULT, "%s: %s", title, result.describe())
+
+
+def _write_result(run_folder, result):
+    """Write what a Training holds: history, timings and best parameters."""
+    _write_csv(run_folder / "history.csv", result.history)
+    timings = [
+        {"iteration": row["iteration"], "seconds": round(seconds, 6)}
+        for row, seconds in zip(result.history, result.seconds, strict=True)
+    ]
+    _write_csv(run_folder / "timings.csv", timings)
+    save_parameters(run_folder / "best_parameters.npz", result.best_parameters)
 
 
 def _hashes_of_parameters(run_folder):
@@ -126,9 +128,9 @@ def run_name(run_folder):
 
 
 def describe_device(device):
-    """Return the name of ``device``, "cpu" or "cuda", for people."""
-    if device == "cpu":
-        return "cpu"
+    """Return the name of ``device``, one of msgd.models.DEVICES, for people."""
+    if device != "cuda":
+        return device
     from msgd.kernels import cuda
 
     return f"cuda: {cuda.describe_device()}"

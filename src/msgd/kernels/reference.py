@@ -1,0 +1,56 @@
+"""The shared formulas over whole arrays, in plain loops: what every model's reference.py needs.
+
+Sums run in the order of their index and in floatX. Parameters are of any number of dimensions.
+"""
+
+import numpy as np
+from numba import njit
+
+from msgd.kernels import options
+from msgd.kernels.cpu import penalty, penalty_gradient, sgd_step, softmax_cross_entropy
+from msgd.kernels.formulas import like
+
+
+@njit(**options.CPU)
+def loss(logits, y):
+    """Return -(1/B) sum_i log P(Y = y_i | x_i), and the error (P - onehot(y)) / B, (B, C).
+
+    logits: (B, C) floatX, whose softmax is P; y: (B,) labels.
+    """
+    inverse_batch_size = like(logits[0, 0], 1) / like(logits[0, 0], y.shape[0])
+    total, error = like(inverse_batch_size, 0), np.empty_like(logits)
+    for i in range(y.shape[0]):
+        total += softmax_cross_entropy(logits[i], y[i], inverse_batch_size, error[i])
+    return total * inverse_batch_size, error
+
+
+@njit(**options.CPU)
+def penalties(weights, descent):
+    """Return l1 sum |W| + l2 sum W^2 + lp sum |W|^p; descent: msgd.kernels.arguments.Descent."""
+    total = like(descent.rate, 0)
+    for weight in weights.flat:
+        total += penalty(weight, descent)
+    return total
+
+
+@njit(**options.CPU)
+def penalty_gradients(weights, descent):
+    """Return the gradient of ``penalties`` by the weights, of their shape."""
+    gradient = np.empty_like(weights)
+    for at in np.ndindex(weights.shape):
+        gradient[at] = penalty_gradient(weights[at], descent)
+    return gradient
+
+
+@njit(**options.CPU)
+def update(layer, gradient, descent):
+    """Take a step of SGD: overwrite the weights and the bias of a layer.
+
+    layer: (weights, bias); gradient: the derivatives of the cost by them, (dcost/dW, dcost/db).
+    """
+    weights, bias = layer
+    weights_gradient, bias_gradient = gradient
+    for at in np.ndindex(weights.shape):
+        weights[at] = sgd_step(weights[at], weights_gradient[at], descent)
+    for at in np.ndindex(bias.shape):
+        bias[at] = sgd_step(bias[at], bias_gradient[at], descent)
