@@ -8,7 +8,7 @@ from msgd.config import complete_experiment
 from msgd.data.dataset import Dataset, load_dataset
 from msgd.data.unpickle import unpickle
 from msgd.models import MODELS, cpu_backend, load_backend, load_model
-from msgd.models.mlp import cpu as mlp_cpu
+from msgd.models.mlp import deferred as mlp_deferred
 
 SMALL = {
     "logistic_regression": {},
@@ -52,7 +52,7 @@ def test_at_most_two_chunks_are_on_the_device():
 @pytest.mark.parametrize("name", MODELS)
 def test_long_spans_in_pieces_give_the_same_bits(tmp_path, monkeypatch, name, piece_bytes):
     """On the CPU, over arrays mapped from files whose pages are given back after each piece."""
-    monkeypatch.setattr(mlp_cpu, "GROUP_IMAGES", 8)  # groups of two minibatches, and one alone
+    monkeypatch.setattr(mlp_deferred, "GROUP_IMAGES", 8)  # groups of two minibatches, and one alone
     dataset = make_dataset(n_train=22, n_valid=11, shape=(5, 5), n_classes=3)
     save_npz(tmp_path / "toy.npz", as_triple(dataset))
     unpickle(tmp_path / "toy.npz", tmp_path / "arrays", "float32")

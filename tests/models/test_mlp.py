@@ -9,9 +9,11 @@ import pytest
 from conftest import make_dataset
 
 from msgd.config import complete_experiment
-from msgd.kernels.dense import BLOCK, PANEL, from_panels, to_panels
+from msgd.kernels.vectors import LANES
 from msgd.models import load_backend
-from msgd.models.mlp import cpu, model
+from msgd.models.mlp import deferred, model
+from msgd.models.mlp.first_layer import BLOCK, PANEL, get_first_layer, new_first_layer
+from msgd.models.mlp.later_layers import get_dense_layer, new_dense_layer
 
 FLOATS = {"float32": (np.float32, 5e-6), "float64": (np.float64, 1e-12)}
 
@@ -76,14 +78,31 @@ def test_oracle_gradients_agree_with_finite_differences(kind):
 
 
 @pytest.mark.parametrize("n_out", [1, PANEL - 1, PANEL, PANEL + 1, BLOCK, BLOCK + 1, 3 * BLOCK])
-def test_panels_come_back(n_out):
-    weights = np.random.RandomState(0).normal(size=(5, n_out))
-    flat = to_panels(weights)
-    assert flat.size == 5 * -(-n_out // BLOCK) * BLOCK
-    assert flat[2 * PANEL + min(n_out, PANEL) - 1] == weights[2, min(n_out, PANEL) - 1]
-    back = from_panels(flat, 5, n_out)
-    np.testing.assert_array_equal(back, weights)
-    assert not np.shares_memory(back, flat)
+def test_the_panels_of_the_first_layer_come_back(n_out):
+    random = np.random.RandomState(0)
+    weights, bias = random.normal(size=(5, n_out)), random.normal(size=n_out)
+    layer = new_first_layer(weights, bias)
+    assert layer.panels.shape == (2 * -(-n_out // BLOCK), 5 * PANEL)
+    assert layer.panels[0, 2 * PANEL + min(n_out, PANEL) - 1] == weights[2, min(n_out, PANEL) - 1]
+    for found, given, stored in zip(
+        get_first_layer(layer, n_out), (weights, bias), layer, strict=True
+    ):
+        np.testing.assert_array_equal(found, given)
+        assert not np.shares_memory(found, stored)
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("n_in", [1, BLOCK, BLOCK + 1])
+def test_a_later_layer_comes_back(n_in, is_last):
+    random = np.random.RandomState(0)
+    weights, bias = random.normal(size=(n_in, 3)), random.normal(size=3)
+    layer = new_dense_layer(weights, bias, 8, is_last)
+    padding = layer.bias[3:]
+    assert len(layer.bias) == (LANES if is_last else BLOCK)
+    np.testing.assert_array_equal(padding, np.full_like(padding, -np.inf if is_last else 0))
+    for found, given in zip(get_dense_layer(layer, n_in), (weights, bias), strict=True):
+        np.testing.assert_array_equal(found, given)
+        assert not any(np.shares_memory(found, array) for array in layer[1:])
 
 
 # (batch, image shape, n_hidden, classes): on the CPU around blocks of units, on the simulator
@@ -205,7 +224,7 @@ def test_groups_of_minibatches_follow_the_oracle(
 ):
     """Seven minibatches of 3 an epoch: whole groups and smaller ones, and calls that cut them."""
     float_x, tolerance = FLOATS[float_name]
-    monkeypatch.setattr(cpu, "GROUP_IMAGES", group_images)
+    monkeypatch.setattr(deferred, "GROUP_IMAGES", group_images)
     dataset = make_dataset(n_train=22, n_classes=3, pixels=pixels)
     settings = settings_of(batch_size=3, n_hidden=BLOCK + 1, learning_rate=0.2, l1=l1, l2=l2)
     parameters = random_parameters(dataset, settings, float_x)
