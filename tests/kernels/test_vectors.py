@@ -17,16 +17,20 @@ from msgd.kernels.vectors import (
     append_marked,
     exp,
     fma,
+    high_half,
     lane_max,
     lane_sum,
     load,
     load_as,
     load_half,
     load_sums,
+    load_wide,
+    low_half,
     maximum,
     multiply,
     multiply_add,
     splat,
+    splat_wide,
     store,
     store_equal,
     store_sums,
@@ -267,3 +271,33 @@ def test_half_vectors_are_converted(float_x, stored):
     out = np.zeros(HALF + 2, float_x)
     run_half(out, numbers, out)
     np.testing.assert_array_equal(out, [0, *numbers[2 : 2 + HALF], 0])
+
+
+@njit
+def run_wide(a, x, out):
+    v = load_wide(a, 3, 4 * LANES)
+    store(out, 0, fma(x, v, splat_wide(out, 2, 4 * LANES)))
+    store(out, 4 * LANES, high_half(v))
+    store(out, 6 * LANES, low_half(v))
+    return lane_sum(v)
+
+
+@pytest.mark.parametrize("float_x", [np.float32, np.float64])
+def test_vectors_longer_than_lanes(float_x):
+    a = np.random.RandomState(0).normal(size=3 + 4 * LANES).astype(float_x)
+    out = np.full(9 * LANES, np.nan, float_x)
+    x = float_x(1.5)
+    total = run_wide(a, x, out)
+    v = a[3:]
+    products = [fractions([x])[0] * one + 2 for one in fractions(v)]  # one rounding
+    expected = [
+        *(rounded(product, float_x) for product in products),
+        *v[2 * LANES :],
+        *v[: 2 * LANES],
+    ]
+    np.testing.assert_array_equal(out[: 8 * LANES], expected)
+    assert np.isnan(out[8 * LANES :]).all()
+    halves = v
+    while len(halves) > 1:
+        halves = halves[: len(halves) // 2] + halves[len(halves) // 2 :]
+    assert total == halves[0]

@@ -10,8 +10,10 @@ import toy
 from conftest import make_dataset
 from contract import Adapter, SgdContract, Sizes
 
-from msgd.kernels.dense import BLOCK, PANEL, from_panels, to_panels
-from msgd.models.mlp import cpu, model
+from msgd.kernels.vectors import LANES
+from msgd.models.mlp import deferred, model
+from msgd.models.mlp.first_layer import BLOCK, PANEL, get_first_layer, new_first_layer
+from msgd.models.mlp.later_layers import get_dense_layer, new_dense_layer
 
 # (batch, image shape, classes, n_hidden): on the CPU around blocks of units, on the simulator
 # around blocks of 4 x 8 threads.
@@ -79,7 +81,7 @@ class TestContract(SgdContract):
     )
 
     def cut_groups(self, monkeypatch):
-        monkeypatch.setattr(cpu, "GROUP_IMAGES", 8)  # groups of two minibatches, and one alone
+        monkeypatch.setattr(deferred, "GROUP_IMAGES", 8)  # groups of two minibatches, and one alone
 
 
 FINGERPRINTS = {
@@ -109,14 +111,31 @@ def test_the_published_initial_weights(float_name):
 
 
 @pytest.mark.parametrize("n_out", [1, PANEL - 1, PANEL, PANEL + 1, BLOCK, BLOCK + 1, 3 * BLOCK])
-def test_panels_come_back(n_out):
-    weights = np.random.RandomState(0).normal(size=(5, n_out))
-    flat = to_panels(weights)
-    assert flat.size == 5 * -(-n_out // BLOCK) * BLOCK
-    assert flat[2 * PANEL + min(n_out, PANEL) - 1] == weights[2, min(n_out, PANEL) - 1]
-    back = from_panels(flat, 5, n_out)
-    np.testing.assert_array_equal(back, weights)
-    assert not np.shares_memory(back, flat)
+def test_the_panels_of_the_first_layer_come_back(n_out):
+    random = np.random.RandomState(0)
+    weights, bias = random.normal(size=(5, n_out)), random.normal(size=n_out)
+    layer = new_first_layer(weights, bias)
+    assert layer.panels.shape == (2 * -(-n_out // BLOCK), 5 * PANEL)
+    assert layer.panels[0, 2 * PANEL + min(n_out, PANEL) - 1] == weights[2, min(n_out, PANEL) - 1]
+    for found, given, stored in zip(
+        get_first_layer(layer, n_out), (weights, bias), layer, strict=True
+    ):
+        np.testing.assert_array_equal(found, given)
+        assert not np.shares_memory(found, stored)
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("n_in", [1, BLOCK, BLOCK + 1])
+def test_a_later_layer_comes_back(n_in, is_last):
+    random = np.random.RandomState(0)
+    weights, bias = random.normal(size=(n_in, 3)), random.normal(size=3)
+    layer = new_dense_layer(weights, bias, 8, is_last)
+    padding = layer.bias[3:]
+    assert len(layer.bias) == (LANES if is_last else BLOCK)
+    np.testing.assert_array_equal(padding, np.full_like(padding, -np.inf if is_last else 0))
+    for found, given in zip(get_dense_layer(layer, n_in), (weights, bias), strict=True):
+        np.testing.assert_array_equal(found, given)
+        assert not any(np.shares_memory(found, array) for array in layer[1:])
 
 
 @pytest.mark.parametrize("group_images", [1, 3, 6, 12, 80])
@@ -127,7 +146,7 @@ def test_groups_of_minibatches_follow_the_oracle(
 ):
     """Seven minibatches of 3 an epoch: whole groups and smaller ones, and calls that cut them."""
     tolerance = 10 * TestContract.adapter.tolerances[float_name]
-    monkeypatch.setattr(cpu, "GROUP_IMAGES", group_images)
+    monkeypatch.setattr(deferred, "GROUP_IMAGES", group_images)
     dataset = make_dataset(n_train=22, n_classes=3, pixels=pixels)
     changes = {"batch_size": 3, "n_hidden": BLOCK + 1, "learning_rate": 0.2, "l1": l1, "l2": l2}
     settings = toy.settings_of("mlp", **changes)

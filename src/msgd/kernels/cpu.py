@@ -56,6 +56,8 @@ penalty = njit(**options.CPU)(formulas.penalty)
 penalty_gradient = njit(**options.CPU)(formulas.penalty_gradient)
 has_penalty = njit(**options.CPU)(formulas.has_penalty)
 sgd_step = njit(**options.CPU)(formulas.sgd_step)
+is_l2_alone = njit(**options.CPU)(formulas.is_l2_alone)
+l2_factor = njit(**options.CPU)(formulas.l2_factor)
 
 
 @njit(**options.CPU_INLINE)

@@ -107,3 +107,13 @@ def has_penalty(descent):
 def sgd_step(parameter, gradient, descent):
     """Return ``parameter`` after a step of stochastic gradient descent: w - rate dcost/dw."""
     return parameter - descent.rate * gradient
+
+
+def is_l2_alone(descent):
+    """Return whether a step on the penalties is one factor for all weights: no l1 and no lp."""
+    return descent.l1 == 0 and descent.lp == 0
+
+
+def l2_factor(descent):
+    """Return what a step on l2 w^2 alone multiplies a weight by: 1 - 2 rate l2."""
+    return like(descent.rate, 1) - (descent.rate + descent.rate) * descent.l2

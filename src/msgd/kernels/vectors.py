@@ -12,10 +12,10 @@ The operations come to the same bits on every processor. Where it has no instruc
 before 2013, the C library's function is called for each lane: a hundred times slower if not more.
 
 A vector has LANES numbers, or HALF as many; ``store``, ``add``, ``multiply``, ``multiply_add``,
-``fma``, ``maximum`` and ``store_equal`` take both. ``Sums`` are several vectors of HALF, their
-number known when compiling: a processor multiplies and adds two vectors in a cycle, and loads two,
-and each result is some cycles away. So eight sums or more have to run beside each other, and what
-is loaded has to serve several of them.
+``fma``, ``maximum``, ``store_equal`` and ``lane_sum`` take both. ``Sums`` are several vectors of
+HALF, their number known when compiling: a processor multiplies and adds two vectors in a cycle, and
+loads two, and each result is some cycles away. So eight sums or more have to run beside each other,
+and what is loaded has to serve several of them.
 
 - ``load(array, i)``: the vector array[i : i + LANES]
 - ``load_as(like, array, i)``: the same of an array of integers too, in the type of ``like``
@@ -32,6 +32,13 @@ is loaded has to serve several of them.
 - ``lane_max(v)``: the largest lane
 - ``append_marked(marks, ...)``: list which of eight marks are set
 - ``load_half(like, array, i)``: the vector array[i : i + HALF] in the type of the array ``like``
+
+A vector may be longer, its length a constant: LLVM cuts it into the processor's vectors. What takes
+a vector of HALF takes these too:
+
+- ``load_wide(array, i, lanes)``: the vector array[i : i + lanes]
+- ``splat_wide(array, x, lanes)``: x in every one of so many lanes, in the type of ``array``
+- ``low_half(v)``, ``high_half(v)``: the first and the second half of the lanes
 
 For ``Sums``, rows is a tuple of whole numbers, one for each row of the sums:
 
@@ -190,6 +197,52 @@ def splat(typing_context, array, x):
         return build_splat(builder, llvm_vector(vector), scalar)
 
     return vector(array, x), build
+
+
+@intrinsic(prefer_literal=True)
+def load_wide(typing_context, array, i, lanes):
+    """Return the vector array[i : i + lanes]; ``lanes``: a constant."""
+    vector = Vector(array.dtype, lanes.literal_value)
+
+    def build(context, builder, signature, args):
+        return build_load_as(context, builder, vector, signature.args[:2], args[:2])
+
+    return vector(array, types.unliteral(i), lanes), build
+
+
+@intrinsic(prefer_literal=True)
+def splat_wide(typing_context, array, x, lanes):
+    """Return ``x`` in every one of ``lanes`` lanes, a constant, in the type of ``array``."""
+    vector = Vector(array.dtype, lanes.literal_value)
+
+    def build(context, builder, signature, args):
+        scalar = context.cast(builder, args[1], signature.args[1], vector.scalar)
+        return build_splat(builder, llvm_vector(vector), scalar)
+
+    return vector(array, types.unliteral(x), lanes), build
+
+
+def _half_builder(first):
+    """Return what builds half of a vector's lanes, from the first or the middle on."""
+
+    def build(context, builder, signature, args):
+        half = args[0].type.count // 2
+        undefined = ir.Constant(args[0].type, ir.Undefined)
+        return build_shuffle(builder, args[0], undefined, range(first * half, (first + 1) * half))
+
+    return build
+
+
+@intrinsic
+def low_half(typing_context, vector):
+    """Return the first half of the lanes."""
+    return Vector(vector.scalar, vector.lanes // 2)(vector), _half_builder(0)
+
+
+@intrinsic
+def high_half(typing_context, vector):
+    """Return the second half of the lanes."""
+    return Vector(vector.scalar, vector.lanes // 2)(vector), _half_builder(1)
 
 
 @intrinsic
