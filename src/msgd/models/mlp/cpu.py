@@ -175,7 +175,7 @@ def _turn(group, following, images, minibatches, descent, network, deferred):
     layer, above = FirstLayer(*network.first), DenseLayer(*network.dense[0])
     units, units_above = Activations(*network.units[0]), Activations(*network.units[1])
     size = minibatches.size
-    penalty = np.zeros(layer.bias.shape[0] // BLOCK, layer.bias.dtype)
+    penalty = np.empty(layer.bias.shape[0] // BLOCK, layer.bias.dtype)
     for index in prange(layer.bias.shape[0] // BLOCK):
         block = np.int64(index)
         error_block(block, above, units, units_above, size)
@@ -199,7 +199,7 @@ def _backward(layer, descent, below, above, n):
 
     layer: DenseLayer; below, above: Activations of its inputs and units; n: images.
     """
-    penalty = np.zeros(layer.sums.shape[0], layer.bias.dtype)
+    penalty = np.empty(layer.sums.shape[0], layer.bias.dtype)
     for index in prange(layer.sums.shape[0]):
         block = np.int64(index)
         error_block(block, layer, below, above, n)
