@@ -228,6 +228,9 @@ def test_marks_are_listed_in_order(n):
         assert (numbers[9:] == -1).all()
 
 
+WIDE = 4 * LANES  # a constant: the length of a vector is part of its type
+
+
 @njit
 def run_sums(x, array, out, step, rows, vectors):
     sums = load_sums(out, 1, step, rows, vectors)
@@ -275,8 +278,8 @@ def test_half_vectors_are_converted(float_x, stored):
 
 @njit
 def run_wide(a, x, out):
-    v = load_wide(a, 3, 4 * LANES)
-    store(out, 0, fma(x, v, splat_wide(out, 2, 4 * LANES)))
+    v = load_wide(a, 3, WIDE)
+    store(out, 0, fma(x, v, splat_wide(out, 2, WIDE)))
     store(out, 4 * LANES, high_half(v))
     store(out, 6 * LANES, low_half(v))
     return lane_sum(v)

@@ -154,7 +154,7 @@ def _train(images, minibatches, descent, first, network, deferred, costs):
 
 @njit(**options.CPU)
 def _begin(group, by_image, minibatches, network, deferred):
-    """Take the first minibatch of a span through the first layer, and into the second's sums."""
+    """Take the first minibatch of a span forward through the first layer; see _turn."""
     layer, units = network.first, network.units[0]
     for block in range(layer.bias.shape[0] // BLOCK):
         begin_group(block, group, by_image, minibatches, layer, deferred)
@@ -164,18 +164,19 @@ def _begin(group, by_image, minibatches, network, deferred):
 
 @njit(**options.CPU_PARALLEL)
 def _turn(group, following, images, minibatches, descent, network, deferred):
-    """Take a minibatch back through the first hidden units, and the following one forward.
+    """Take a minibatch back through the first layer, and the next one forward through it.
 
-    group, following: Group of either. Returns the penalty of the second layer's weights before.
-    One parallel loop for both, because the threads are so often done: waiting for each other once
-    more takes as long as ....
+    group, following: the Group of either; the others: as in _train. Updates the first layer and the
+    second; returns the penalty of the second's weights before. Both directions are one parallel
+    loop, so that a network with one hidden layer needs one loop for a minibatch: threads that wait
+    for each other once more would lose a few microseconds of its hundred.
     """
-    # Parallel loops take NamedTuples, but not such as have others inside.
+    # A parallel loop takes NamedTuples, but none that hold others. Numba must see what they are.
     by_image, by_pixel = CSR(*images.by_image), DCSC(*images.by_pixel)
     layer, above = FirstLayer(*network.first), DenseLayer(*network.dense[0])
     units, units_above = Activations(*network.units[0]), Activations(*network.units[1])
     size = minibatches.size
-    penalty = np.zeros(layer.bias.shape[0] // BLOCK, layer.bias.dtype)
+    penalty = np.empty(layer.bias.shape[0] // BLOCK, layer.bias.dtype)
     for index in prange(layer.bias.shape[0] // BLOCK):
         block = np.int64(index)
         error_block(block, above, units, units_above, size)
@@ -199,7 +200,7 @@ def _backward(layer, descent, below, above, n):
 
     layer: DenseLayer; below, above: Activations of its inputs and units; n: images.
     """
-    penalty = np.zeros(layer.sums.shape[0], layer.bias.dtype)
+    penalty = np.empty(layer.sums.shape[0], layer.bias.dtype)
     for index in prange(layer.sums.shape[0]):
         block = np.int64(index)
         error_block(block, layer, below, above, n)
@@ -224,7 +225,10 @@ def _forward(layer, above, next_layer, n):
 
 @njit(**options.CPU_ENTRY)
 def _predict(by_image, pixel_scale, network, predicted):
-    """Overwrite predicted (N,) int32 with the class of every image of by_image, a CSR."""
+    """Overwrite predicted (N,) int32 with the class of every image of by_image, a CSR.
+
+    network: Network, whose units and sums are overwritten.
+    """
     dense, units, last = network.dense, network.units, len(network.dense) - 1
     logits = units[last + 1]
     for start in range(0, predicted.shape[0], TILE):
@@ -240,7 +244,10 @@ def _predict(by_image, pixel_scale, network, predicted):
 
 @njit(**options.CPU_PARALLEL)
 def _predict_first(by_image, images, pixel_scale, network):
-    """Take images (start, stop) through the first layer, and into the second's sums."""
+    """Overwrite the first layer's units for images (start, stop), and what they add to the second.
+
+    by_image: CSR; network: Network.
+    """
     layer, above = FirstLayer(*network.first), DenseLayer(*network.dense[0])
     units = Activations(*network.units[0])
     first, n = images[0], images[1] - images[0]
@@ -255,7 +262,10 @@ def _predict_first(by_image, images, pixel_scale, network):
 
 @njit(**options.CPU)
 def _predict_block(block, by_image, first, rows, pixel_scale, layer, units):
-    """Overwrite a block of units for images first + rows, rows (start, stop) of ``units``."""
+    """Overwrite a block of units, rows (start, stop), by images first + start..first + stop - 1.
+
+    by_image: CSR; layer: FirstLayer; units: Activations.
+    """
     start, stop = rows
     sums = aligned_empty((stop - start) * BLOCK, layer.bias.dtype)
     multiply_images(block, by_image, (first + start, first + stop), pixel_scale, layer, sums, 0)

@@ -152,7 +152,7 @@ def begin_group(block, group, by_image, minibatches, layer, deferred):
     multiply_images(block, by_image, images, minibatches.pixel_scale, layer, z, group.row)
 
 
-@njit(**options.CPU)
+@njit(**options.CPU_INLINE)
 def forward_block(block, group, minibatches, layer, deferred, units):
     """Turn X_k W in z into Z_k = s^k (X_k W) + (X_k X^T) P; overwrite the units by it and b.
 
@@ -166,7 +166,7 @@ def forward_block(block, group, minibatches, layer, deferred, units):
         activate_block(block, z, at, layer, units, i)
 
 
-@njit(**options.CPU)
+@njit(**options.CPU_INLINE)
 def defer_steps(block, group, minibatches, descent, deferred, units):
     """Add a minibatch's steps to those pending: P becomes (s P, P_k); overwrite its growth_k.
 

@@ -84,7 +84,7 @@ def get_dense_layer(layer, n_in):
 # Kernels. layer: DenseLayer; below, above: Activations of its inputs and of its units; n: images.
 
 
-@njit(**options.CPU)
+@njit(**options.CPU_INLINE)
 def multiply_block(block, layer, below, images):
     """Overwrite what a block of inputs adds to the units' sums, for images (start, stop)."""
     width, n_in = layer.bias.shape[0], layer.sums.shape[0] * BLOCK
@@ -144,7 +144,7 @@ def loss(layer, above, labels, inverse_size):
     return ordered_sum(nll) * inverse_size
 
 
-@njit(**options.CPU)
+@njit(**options.CPU_INLINE)
 def error_block(block, layer, below, above, n):
     """Overwrite below.error of a block of inputs."""
     n_in, start = layer.sums.shape[0] * BLOCK, block * BLOCK
@@ -160,7 +160,7 @@ def error_block(block, layer, below, above, n):
             set_element(below.error, u, slope * element(below.error, u))
 
 
-@njit(**options.CPU)
+@njit(**options.CPU_INLINE)
 def update_block(block, layer, descent, below, above, n):
     """Update the weights of a block of inputs; return their penalty before.
 
@@ -187,7 +187,7 @@ def update_block(block, layer, descent, below, above, n):
     return descent.l2 * lane_sum(squares) if is_l2_alone(descent) and descent.l2 != 0 else total
 
 
-@njit(**options.CPU)
+@njit(**options.CPU_INLINE)
 def update_bias(bias, descent, above, units, n):
     """Update the biases of units (start, stop), of this layer or the first, by n images' errors."""
     start, stop = units
