@@ -131,6 +131,22 @@ def test_every_rule_is_explained_in_the_list(folder):
         assert re.fullmatch(r"\w+ \([A-Z].+\.\)", line), line
 
 
+def test_all_but_reading_training_and_scoring_runs_where_snakemake_runs():
+    """On a cluster. Snakemake passes ``localrule`` on by no ``use rule``, so it stands in each."""
+    local = {}
+    for file in [ROOT / "workflow" / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]:
+        _, *rules = re.split(r"^(?:use )?rule ", file.read_text(), flags=re.MULTILINE)
+        for rule in rules:
+            name = re.match(r"(?:\w+ as )?(\w+)", rule)[1]
+            local[name] = "\n    localrule: True\n" in rule
+    assert {name for name in local if not local[name]} == {"unpickle", "train", "score"}
+    assert {name for name in local if local[name]} >= {
+        "all",
+        "download",
+        *PER_RUN - {"train", "score"},
+    }
+
+
 def test_reading_the_workflow_loads_nothing_that_draws_downloads_or_trains(folder):
     """Every job of a cluster reads it, too."""
     words = [sys.executable, "-X", "importtime", "-m", "snakemake", *in_folder(folder), "-n"]

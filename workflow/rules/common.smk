@@ -148,7 +148,7 @@ def folders_of_runs(wildcards, input):
 
 
 def run_figure(name, category, figure):
-    """A figure of one run, with its caption (workflow/report/) and its place in the report."""
+    """A figure of one run, with its caption (workflow/report/) and where the report shows it."""
     return report(
         f"results/plots/{{experiment}}/{{run}}/{name}",
         caption=f"../report/{os.path.splitext(name)[0]}.rst",

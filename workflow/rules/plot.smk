@@ -5,7 +5,8 @@
 #   confusion.png, mistakes.png
 #   of an experiment with a grid: results/plots/<experiment>/validation_error_over_<hyperparameter>.png
 #
-# The first rule stands for all of them; the others say what differs. Params they do not name stay.
+# The first rule is whole. The others say what differs, and keep the params that they do not name;
+# `localrule` is not passed on.
 
 
 rule plot_learning_curve:
@@ -46,6 +47,7 @@ use rule plot_learning_curve as plot_weights with:
         "results/logs/plot_weights/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/plot_weights/{experiment}/{run}.tsv"
+    localrule: True
     params:
         code=drawing_code("plots/weights.py"),
         figure="weights",
@@ -63,6 +65,7 @@ use rule plot_weights as animate_weights with:
         "results/logs/animate_weights/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/animate_weights/{experiment}/{run}.tsv"
+    localrule: True
     params:
         figure="weights_animation",
         options=plot_options("dpi", "colormap", "frames_per_second", data=DATA),
@@ -81,6 +84,7 @@ use rule plot_learning_curve as plot_confusion with:
         "results/logs/plot_confusion/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/plot_confusion/{experiment}/{run}.tsv"
+    localrule: True
     params:
         code=code_of("plots/mistakes.py"),
         figure="confusion",
@@ -104,6 +108,7 @@ use rule plot_confusion as plot_mistakes with:
         "results/logs/plot_mistakes/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/plot_mistakes/{experiment}/{run}.tsv"
+    localrule: True
     params:
         code=drawing_code("plots/mistakes.py"),
         figure="mistakes",
@@ -129,6 +134,7 @@ use rule plot_learning_curve as plot_validation_error_over with:
         "results/logs/plot_validation_error_over/{experiment}/{hyperparameter}.log",
     benchmark:
         "results/benchmarks/plot_validation_error_over/{experiment}/{hyperparameter}.tsv"
+    localrule: True
     params:
         code=code_of("plots/comparison.py"),
         figure="validation_error_over",

@@ -50,7 +50,7 @@ class Images:
     def rows(self):
         """Yield the images in order, in arrays (n, D) in C order.
 
-        All of the array is read, whichever its part: a checksum at the end is verified.
+        The whole array is read, for a part of it too: a checksum at its end is verified by that.
         """
         at = 0
         for piece in pieces(self.array):

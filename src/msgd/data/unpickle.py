@@ -37,7 +37,7 @@ def unpickle(path, folder, float_x, expect_mnist=False):
 
     ``float_x``: "float32" or "float64", the dtype of pixels that are no bytes. With
     ``expect_mnist`` the arrays must be the published ones, bit for bit. Images in a .npz or in IDX
-    files are read in pieces, twice: to be checked, and to be written. Logs a warning where the
+    files are read in pieces, first to be checked, then to be written. Logs a warning where the
     scale of the pixels is ambiguous. Raises UserError, naming the file and the finding, before
     anything is written.
     """
