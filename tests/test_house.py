@@ -29,8 +29,6 @@ KNOWN = {
         "models/mlp/cpu.py:_train",
         "models/mlp/cpu.py:_update_first",
         "models/mlp/cpu.py:_update_sums",
-        "models/mlp/cuda.py:_next_phase",
-        "models/mlp/cuda.py:_update_phase",
     },
     "no call passes more than nine arguments by position": {
         "models/lenet/cpu.py:Backend.train_span",
@@ -43,13 +41,9 @@ KNOWN = {
         "models/mlp/cpu.py:Backend.train_span",
         "models/mlp/cpu.py:_predict",
         "models/mlp/cpu.py:_train",
-        "models/mlp/cuda.py:_next_layer",
-        "models/mlp/cuda.py:_train",
     },
     "no function is longer than sixty lines": {
-        "models/lenet/cuda.py:_train",
         "models/mlp/cpu.py:_train",
-        "models/mlp/cuda.py:_train",
     },
     "every kernel has a docstring": {
         "models/lenet/cpu.py:_activate_all",
@@ -60,12 +54,7 @@ KNOWN = {
         "models/lenet/cpu.py:_spread_five",
         "models/lenet/cpu.py:_spread_one",
         "models/lenet/cpu.py:_train",
-        "models/lenet/cuda.py:_train",
-        "models/lenet/cuda.py:_unpool_square",
-        "models/logistic_cg/cuda.py:_add_gradients",
-        "models/logistic_regression/cuda.py:_train",
         "models/mlp/cpu.py:_train",
-        "models/mlp/cuda.py:_train",
     },
 }
 
