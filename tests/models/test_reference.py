@@ -222,7 +222,7 @@ def test_the_fast_twin_follows_the_reference_over_an_epoch_of_mnist(mnist, model
 
 @pytest.mark.parametrize("case", ["lr, penalties", "mlp", "lenet"])
 def test_a_whole_run_by_the_reference_is_the_twins_to_rounding(case, tmp_path):
-    save_npz(tmp_path / "toy.npz", as_triple(make_dataset(60, 40, 30, (11, 10), 3)))
+    save_npz(tmp_path / "toy.npz", as_triple(make_dataset(60, 40, 30, (10, 10), 3)))
     unpickle(tmp_path / "toy.npz", tmp_path / "data", "float64")
     settings = settings_of(case, n_epochs=6, learning_rate=0.02)
     states, found = tmp_path / "states", {}
