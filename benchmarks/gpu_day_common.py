@@ -71,14 +71,9 @@ def toy_dataset():
 
 def settings_of(model, is_toy):
     """Return the completed settings of ``model``: the tutorials', or a toy's."""
-    from msgd.config import complete_experiment
+    import toy
 
-    toys = {
-        "logistic_regression": {"batch_size": 20},
-        "mlp": {"batch_size": 20, "n_hidden": 7},
-        "lenet": {"batch_size": 20, "nkerns": [2, 3], "filter_size": 3, "n_hidden": 5},
-    }
-    return complete_experiment({"model": model, **(toys[model] if is_toy else {})})
+    return toy.settings_of(model, batch_size=20) if is_toy else toy.published_settings(model)
 
 
 def make_backend(model, device, dataset, float_name="float32", is_toy=False):

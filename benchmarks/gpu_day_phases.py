@@ -30,21 +30,6 @@ def repeated(phase):
     return kernel
 
 
-def one_thread_sums():
-    """Return the device function that adds up a minibatch's cost, as the models' kernels do."""
-    from numba import cuda
-
-    from msgd.kernels.cuda import ordered_sum
-
-    @cuda.jit(device=True)
-    def cost(example_nll, row_penalty, costs):
-        lane, row = cuda.grid(2)
-        if lane == 0 and row == 0:
-            costs[0] = ordered_sum(example_nll) + ordered_sum(row_penalty)
-
-    return cost
-
-
 def time_phases(phases, n_rows):
     """Return {name: us} of phases {name: (device function, arguments)} on a grid for n_rows."""
     from msgd.kernels.cuda import launch_shape
@@ -60,22 +45,23 @@ def logistic_regression(backend):
     """Return {phase: us} of a minibatch."""
     from numba import cuda
 
-    from msgd.kernels.cuda import loss_phase, penalty_phase
+    from msgd.kernels.cuda import Images, cost_phase, loss_phase, penalty_phase
     from msgd.models.logistic_regression import cuda as model
 
     x, y = backend.shared.splits["train"]
     weights, bias = backend.parameters["weights"], backend.parameters["bias"]
-    scale, rate = backend.pixel_scale, backend.learning_rate
+    images = Images(x, 0, backend.batch_size, backend.pixel_scale)
     inverse = backend.float_x(1 / backend.batch_size)
     loss = y, 0, inverse, backend.logits, backend.error, backend.example_nll
-    cost = backend.example_nll, backend.row_penalty, cuda.device_array(1, backend.float_x)
-    update = x, 0, scale, rate, backend.penalties, backend.error, weights, bias
+    costs = cuda.device_array(1, backend.float_x)
+    cost = inverse, backend.example_nll, backend.row_penalty, costs, 0
+    update = images, backend.descent, backend.error, weights, bias
     phases = {
-        "logits": (model._logits_phase, (x, 0, scale, weights, bias, backend.logits)),
+        "forward": (model._forward_phase, (images, weights, bias, backend.logits)),
         "loss": (loss_phase, loss),
-        "penalty": (penalty_phase, (backend.penalties, weights, backend.row_penalty)),
-        "gradient and update": (model._update_phase, update),
-        "cost, by one thread": (one_thread_sums(), cost),
+        "penalty": (penalty_phase, (backend.descent, weights, backend.row_penalty)),
+        "update": (model._update_phase, update),
+        "cost, by one thread": (cost_phase, cost),
     }
     return time_phases(phases, max(backend.batch_size, len(backend.row_penalty) + 1))
 
@@ -84,30 +70,29 @@ def mlp(backend):
     """Return {phase: us} of a minibatch of a network with one hidden layer."""
     from numba import cuda
 
-    from msgd.kernels.cuda import loss_phase
+    from msgd.kernels.cuda import Images, cost_phase, loss_phase
     from msgd.models.mlp import cuda as model
 
     x, y = backend.shared.splits["train"]
     b, h, error = backend.batch_size, backend.h, backend.error
-    network = backend.layers, backend.weights, backend.bias
-    hidden = int(backend.layers_on_host[1, model.UNITS]) * b
+    network = model.Network(backend.layers, backend.weights, backend.bias)
+    activations = model.Activations(h, error)
+    images, inverse = Images(x, 0, b, backend.pixel_scale), backend.float_x(1 / b)
+    hidden = int(backend.layers_on_host[1, model.FIRST_UNIT]) * b
     logits, logits_error = (flat[hidden:].reshape((b, backend.n_classes)) for flat in (h, error))
-    inverse = backend.float_x(1 / b)
-    scale, kind, table = backend.pixel_scale, backend.activation, backend.layers
-    first = x, 0, b, scale, kind, *network, h
-    second = h, 0, b, 1, model.NO_ACTIVATION, *network, h, hidden
-    penalties = backend.penalties, table, backend.weights, backend.row_penalty
-    updated = x, 0, scale, b, backend.learning_rate, backend.penalties
-    cost = backend.example_nll, backend.row_penalty, cuda.device_array(1, backend.float_x)
+    kind, descent = backend.activation, backend.descent
+    second = h, 0, b, 1, model.NO_ACTIVATION, network, h, hidden
+    costs = cuda.device_array(1, backend.float_x)
+    cost = inverse, backend.example_nll, backend.row_penalty, costs, 0
     phases = {
-        "layer 1 forward": (model._first_phase, first),
-        "layer 2 forward": (model._next_phase, second),
-        "penalty 1": (model._penalty_phase, (0, 0, *penalties)),
+        "forward 1": (model._first_forward_phase, (images, kind, network, h)),
+        "forward 2": (model._next_forward_phase, second),
+        "penalty 1": (model._penalty_phase, (0, 0, descent, network, backend.row_penalty)),
         "loss": (loss_phase, (y, 0, inverse, logits, logits_error, backend.example_nll)),
-        "hidden error": (model._error_phase, (0, b, kind, table, backend.weights, h, error)),
-        "update 1": (model._update_phase, (*updated, 0, *network, h, error)),
-        "update 2": (model._update_phase, (*updated, 1, *network, h, error)),
-        "cost, by one thread": (one_thread_sums(), cost),
+        "error 1": (model._error_phase, (0, b, kind, network, activations)),
+        "update 1": (model._update_phase, (images, 0, descent, network, activations)),
+        "update 2": (model._update_phase, (images, 1, descent, network, activations)),
+        "cost, by one thread": (cost_phase, cost),
     }
     return time_phases(phases, max(b, x.shape[1] + 1))
 
@@ -119,7 +104,7 @@ def lenet(backend):
     from msgd.models.lenet import cuda as model
 
     names = ("LOAD", "PENALTY", "CONV_FORWARD", "DENSE_FORWARD", "LOSS", "DENSE_ERROR", "UNPOOL")
-    names += ("PARTIAL_GRADIENT", "CONV_ERROR", "CONV_UPDATE", "DENSE_UPDATE", "COST")
+    names += ("CONV_GRADIENT", "CONV_ERROR", "CONV_UPDATE", "DENSE_UPDATE", "COST")
     phases = {getattr(model, name): name for name in names}
     program, found = backend.program.copy_to_host(), {}
     x, y = backend.shared.splits["train"]
@@ -130,8 +115,8 @@ def lenet(backend):
         backend.launch_train(x, y, 0, costs)
 
     for row in program:
-        row[3] = 1  # the grid waits
-        name = f"{phases[row[0]]} of layer {row[1] + 1}"
+        row[model.GRID_WAITS] = 1
+        name = f"{phases[row[model.PHASE]]} of layer {row[model.LAYER] + 1}"
         found[name] = microseconds_each(lambda times, r=row: run(times, r))
     backend.program = cuda.to_device(program)
     return found

@@ -46,6 +46,8 @@ if numba.config.ENABLE_CUDASIM:
 
         simulator.install()  # before anything is jitted
 
+pytest.register_assert_rewrite("contract")
+
 from msgd.data.dataset import Dataset  # noqa: E402
 from msgd.data.download import download_mnist  # noqa: E402
 
@@ -191,6 +193,14 @@ def environment(**changes):
     """Return this process's environment with ``changes``, in which rules find the msgd program."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, **changes}
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Every data set is unpickled in many pieces, however small it is."""
+    from msgd.data import pieces
+
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 100)
 
 
 @pytest.fixture(scope="session")

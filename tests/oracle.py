@@ -17,22 +17,43 @@ def softmax(logits):
     return e / e.sum(axis=1, keepdims=True)
 
 
+def mean_nll(logits, y):
+    """The mean negative log-likelihood of labels, also where a probability is too small to store.
+
+    -log softmax(z)_y = log(sum_c exp(z_c - max z)) - (z_y - max z).
+    """
+    z = logits - logits.max(axis=1, keepdims=True)
+    return (np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]).mean()
+
+
 def onehot(y, n_classes):
     return np.eye(n_classes)[y]
 
 
-def logistic_regression_cost(parameters, x, y, l1=0.0, l2=0.0):
+def penalty(weights, l1=0.0, l2=0.0, lp=0.0, p=2.0):
+    return l1 * np.abs(weights).sum() + l2 * (weights**2).sum() + lp * (np.abs(weights) ** p).sum()
+
+
+def penalty_gradient(weights, l1=0.0, l2=0.0, lp=0.0, p=2.0):
+    slope = lp * p * np.abs(weights) ** (p - 1) * np.sign(weights)
+    return l1 * np.sign(weights) + 2 * l2 * weights + slope
+
+
+def penalties_of(settings):
+    """The arguments of penalty that an experiment's settings hold."""
+    return {name: settings[name] for name in ("l1", "l2", "lp", "p")}
+
+
+def logistic_regression_cost(parameters, x, y, **penalties):
     """Mean negative log-likelihood plus penalties, from parameters (weights, bias)."""
     weights, bias = parameters
-    p = softmax(x @ weights + bias)
-    nll = -np.log(p[np.arange(len(y)), y]).mean()
-    return nll + l1 * np.abs(weights).sum() + l2 * (weights**2).sum()
+    return mean_nll(x @ weights + bias, y) + penalty(weights, **penalties)
 
 
-def logistic_regression_gradients(parameters, x, y, l1=0.0, l2=0.0):
+def logistic_regression_gradients(parameters, x, y, **penalties):
     weights, bias = parameters
     error = (softmax(x @ weights + bias) - onehot(y, len(bias))) / len(y)
-    return x.T @ error + l1 * np.sign(weights) + 2 * l2 * weights, error.sum(axis=0)
+    return x.T @ error + penalty_gradient(weights, **penalties), error.sum(axis=0)
 
 
 def logistic_regression_predict(parameters, x):
@@ -118,15 +139,6 @@ def activation_and_slope(z, kind):
     return s, s * (1 - s)
 
 
-def penalty(weights, l1=0.0, l2=0.0, lp=0.0, p=2.0):
-    return l1 * np.abs(weights).sum() + l2 * (weights**2).sum() + lp * (np.abs(weights) ** p).sum()
-
-
-def penalty_gradient(weights, l1=0.0, l2=0.0, lp=0.0, p=2.0):
-    slope = lp * p * np.abs(weights) ** (p - 1) * np.sign(weights)
-    return l1 * np.sign(weights) + 2 * l2 * weights + slope
-
-
 def mlp_forward(parameters, x, kind):
     """Activations of every layer, x first and logits last, and the slopes of the hidden ones."""
     hs, slopes = [x], []
@@ -141,8 +153,7 @@ def mlp_forward(parameters, x, kind):
 
 def mlp_cost(parameters, x, y, kind="tanh", **penalties):
     """Mean negative log-likelihood plus penalties; parameters: [weights, bias, weights, ...]."""
-    p = softmax(mlp_forward(parameters, x, kind)[0][-1])
-    nll = -np.log(p[np.arange(len(y)), y]).mean()
+    nll = mean_nll(mlp_forward(parameters, x, kind)[0][-1], y)
     return nll + sum(penalty(weights, **penalties) for weights in parameters[::2])
 
 
@@ -160,7 +171,3 @@ def mlp_gradients(parameters, x, y, kind="tanh", **penalties):
         if layer > 0:
             error = (error @ weights.T) * slopes[layer - 1]
     return gradients
-
-
-def mlp_predict(parameters, x, kind="tanh"):
-    return mlp_forward(parameters, x, kind)[0][-1].argmax(axis=1)

@@ -6,6 +6,7 @@ definition, with the filter running backwards over the image.
 """
 
 import numpy as np
+from oracle import mean_nll, onehot, penalties_of, penalty, penalty_gradient, softmax
 
 
 def convolve(h, filters):
@@ -75,7 +76,7 @@ def slope(h, activation):
 
 
 def forward(parameters, images, settings):
-    """The input of every layer, the convolutions before pooling, and the probabilities.
+    """The input of every layer, the convolutions before pooling, and the logits.
 
     images: (n, height, width) float64 pixels.
     """
@@ -94,23 +95,20 @@ def forward(parameters, images, settings):
             h = h @ weights + bias
             if number < len(pairs) - 1:
                 h = activate(h, settings["activation"])
-    e = np.exp(h - h.max(axis=1, keepdims=True))
-    return inputs, convolved, e / e.sum(axis=1, keepdims=True)
+    return inputs, convolved, h
 
 
 def cost(parameters, images, y, settings):
-    p = forward(parameters, images, settings)[2]
-    total = -np.log(p[np.arange(len(y)), y]).mean()
-    for weights in parameters[::2]:
-        total += settings["l1"] * np.abs(weights).sum() + settings["l2"] * (weights**2).sum()
-        total += settings["lp"] * (np.abs(weights) ** settings["p"]).sum()
-    return total
+    """Mean negative log-likelihood plus penalties."""
+    penalties = penalties_of(settings)
+    nll = mean_nll(forward(parameters, images, settings)[2], y)
+    return nll + sum(penalty(weights, **penalties) for weights in parameters[::2])
 
 
 def gradients(parameters, images, y, settings):
     """The gradients of cost by all parameters, in their order."""
-    inputs, convolved, p = forward(parameters, images, settings)
-    error = (p - np.eye(p.shape[1])[y]) / len(y)
+    inputs, convolved, logits = forward(parameters, images, settings)
+    error = (softmax(logits) - onehot(y, logits.shape[1])) / len(y)
     found = []
     for number in range(len(inputs) - 1, -1, -1):
         weights, h = parameters[2 * number], inputs[number]
@@ -122,10 +120,7 @@ def gradients(parameters, images, y, settings):
             to_bias = error.sum(axis=(0, 2, 3))
             on_pixels = max_pool_gradient(a, settings["pool_size"], error, settings["maxpool_ties"])
             to_h, to_weights = convolve_gradients(h, weights, on_pixels)
-        absolute = np.abs(weights)
-        to_weights = to_weights + settings["l1"] * np.sign(weights) + 2 * settings["l2"] * weights
-        power = absolute ** (settings["p"] - 1) * np.sign(weights)
-        to_weights += settings["lp"] * settings["p"] * power
+        to_weights = to_weights + penalty_gradient(weights, **penalties_of(settings))
         found = [to_weights, to_bias, *found]
         if number > 0:
             error = to_h * slope(h, settings["activation"])
@@ -135,7 +130,3 @@ def gradients(parameters, images, y, settings):
                 rows, columns = (size // settings["pool_size"] for size in a.shape[2:])
                 error = error.reshape(len(y), a.shape[1], rows, columns)
     return found
-
-
-def predict(parameters, images, settings):
-    return forward(parameters, images, settings)[2].argmax(axis=1)

@@ -12,14 +12,13 @@ import sys
 os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 
 import numpy as np
+import toy
 from conftest import MemoryCheckpoint, make_dataset
 from numba import njit
 
-from msgd.config import complete_experiment
 from msgd.kernels.vectors import fma, load, store
 from msgd.models import MODELS, load_backend, load_model, load_trainer
 
-LAYERS = {"mlp": {"n_hidden": [70, 20]}, "lenet": {"nkerns": [4, 6], "filter_size": 3}}
 SGD = {"learning_rate": 0.1, "l2": 0.001, "n_epochs": 2}
 
 
@@ -27,8 +26,7 @@ def digest(name, float_x):
     """Return the digest of a training of the model ``name`` on 20 minibatches or more."""
     dataset = make_dataset(200, 60, 20, (14, 14), 10)
     changes = SGD if MODELS[name] == "loop" else {"n_epochs": 8}
-    changes |= LAYERS.get(name, {})
-    settings = complete_experiment({"model": name, "batch_size": 20, **changes})
+    settings = toy.settings_of(name, batch_size=20, **toy.WIDER.get(name, {}), **changes)
     parameters = load_model(name).initial_parameters(dataset, settings, float_x)
     backend = load_backend(name, "cpu")(dataset, parameters, settings, float_x)
     training = load_trainer(name)(backend, dataset, settings, MemoryCheckpoint())

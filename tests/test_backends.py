@@ -41,7 +41,7 @@ def test_auto_takes_a_gpu_where_it_was_measured_to_be_faster(machine, caplog):
 
 
 @pytest.mark.parametrize(
-    ("model", "pretended", "told"),
+    ("model", "pretended", "message"),
     [
         ("mlp", {}, "mlp was measured to be slower on NVIDIA H100"),
         ("logistic_regression", {}, "logistic_regression was never measured on NVIDIA H100"),
@@ -52,10 +52,10 @@ def test_auto_takes_a_gpu_where_it_was_measured_to_be_faster(machine, caplog):
         ("lenet", {"on_simulator": True}, "the CUDA simulator runs only where backend is cuda"),
     ],
 )
-def test_auto_takes_the_cpu_otherwise_and_says_why(machine, caplog, model, pretended, told):
+def test_auto_takes_the_cpu_otherwise_and_says_why(machine, caplog, model, pretended, message):
     machine(**pretended)
     assert choose_device("auto", model) == "cpu"
-    assert f"backend auto takes cpu: {told}" in caplog.text
+    assert f"backend auto takes cpu: {message}" in caplog.text
     assert not asks_for_gpu("auto", model)
 
 

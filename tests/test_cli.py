@@ -107,7 +107,7 @@ def test_cuda_without_a_device_is_an_error_that_says_so(data, tmp_path):
         (["seed=-1"], "seed is -1"),
     ],
 )
-def test_bad_hyperparameters_are_told(data, tmp_path, words, message):
+def test_bad_hyperparameters_are_reported(data, tmp_path, words, message):
     done = train(data, tmp_path / "run", *words)
     assert done.returncode == 1
     assert message in done.stderr
@@ -115,7 +115,7 @@ def test_bad_hyperparameters_are_told(data, tmp_path, words, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_larger_than_the_training_set_is_told(data, tmp_path):
+def test_a_batch_larger_than_the_training_set_is_reported(data, tmp_path):
     words = ["model=logistic_regression", "batch_size=61"]
     done = msgd("train", "--data", data, "--run", tmp_path / "run", *words)
     assert done.returncode == 1
@@ -123,7 +123,7 @@ def test_a_batch_larger_than_the_training_set_is_told(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bad_data_set_is_told_in_the_log_too(tmp_path):
+def test_a_bad_data_set_is_reported_in_the_log_too(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"nothing")
     log = tmp_path / "logs" / "unpickle.log"
     done = msgd("unpickle", "--log", log, tmp_path / "bad.npz", "--output", tmp_path / "arrays")
@@ -235,7 +235,7 @@ def test_scores_need_the_whole_run(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["weights", "--colormap", "nope"], "plots.colormap is 'nope'"),
         (["weights", "--dpi", "-3"], "dpi is -3"),
@@ -243,11 +243,11 @@ def test_scores_need_the_whole_run(data, tmp_path):
         (["weights_animation", "--output", "w.png"], "the figure weights_animation is a .gif"),
     ],
 )
-def test_a_figure_with_nonsense_options_is_refused(tmp_path, words, told):
+def test_a_figure_with_nonsense_options_is_refused(tmp_path, words, message):
     figure, *options = words
     output = ["--output", tmp_path / ("w.gif" if "animation" in figure else "w.png")]
     done = msgd("plot", figure, "--run", tmp_path, "--data", tmp_path, *output, *options)
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not [*tmp_path.iterdir()]

@@ -125,7 +125,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("finding", BAD)
-def test_what_cannot_be_used_is_told(finding):
+def test_what_cannot_be_used_is_reported(finding):
     given, message = BAD[finding]
     with pytest.raises(UserError, match=message):
         config.complete_config(given)
@@ -144,7 +144,7 @@ def test_sizes_are_checked_against_the_training_set():
         config.check_split_sizes(experiments, 50)
 
 
-def test_a_run_that_would_end_before_its_first_validation_is_told():
+def test_a_run_that_would_end_before_its_first_validation_is_reported():
     settings = {"batch_size": 10, "n_epochs": 2, "validation_frequency": 11}
     experiments = config.complete_config(minimal(**settings))["experiments"]
     config.check_split_sizes(experiments, 60)
@@ -184,7 +184,7 @@ def test_hyperparameter_words_come_back():
 
 
 @pytest.mark.parametrize("words", [["learning_rate"], ["l1=0", "l1=0"]])
-def test_malformed_words_are_told(words):
+def test_malformed_words_are_reported(words):
     with pytest.raises(UserError, match="hyperparameter"):
         config.parse_hyperparameter_words(words)
 

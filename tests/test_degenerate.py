@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import toy
 from conftest import as_triple, make_dataset, save_npz
 from PIL import Image
 
@@ -21,21 +22,15 @@ FIGURES = {
     "confusion": "confusion.png",
     "mistakes": "mistakes.png",
 }
-SIZES = {
-    "logistic_regression": ["batch_size=10"],
-    "logistic_cg": ["batch_size=10"],
-    "mlp": ["batch_size=10", "n_hidden=4"],
-    "lenet": ["batch_size=10", "nkerns=[2]", "filter_size=3", "n_hidden=4"],
-}
 
 
-def toy(**changes):
-    """Return three pairs (images, labels) of four classes; lenet wants at least 4 x 4 pixels."""
-    sizes = {"n_train": 40, "n_valid": 20, "n_test": 20, "shape": (6, 6), "n_classes": 4}
+def triple_of(**changes):
+    """Return three pairs (images, labels) of four classes."""
+    sizes = {"n_train": 40, "n_valid": 20, "n_test": 20, "shape": toy.SHAPE, "n_classes": 4}
     return as_triple(make_dataset(**{**sizes, **changes}))
 
 
-class Toy:
+class Run:
     """A data set and a run of ``model`` in a folder, and what every command makes of them."""
 
     def __init__(self, folder, model, triple, *words):
@@ -44,8 +39,8 @@ class Toy:
         folder.mkdir(exist_ok=True)
         save_npz(folder / "toy.npz", triple)
         self.call("unpickle", folder / "toy.npz", "--output", self.data)
-        words = {w.partition("=")[0]: w for w in [*SIZES[model], f"model={model}", *words]}
-        self.train(words.values())
+        changes = dict(word.split("=") for word in words)
+        self.train(toy.words_of(model, **{"batch_size": 10, **changes}))
 
     def call(self, *words):
         assert main([*map(str, words)]) == 0
@@ -96,9 +91,9 @@ def relabelled(triple, test_y):
 @pytest.mark.parametrize("shift", [0, 1])
 def test_no_mistakes_and_nothing_but_mistakes(tmp_path, model, shift):
     """The test labels are the predictions, or all others."""
-    first = Toy(tmp_path / "first", model, toy(), "n_epochs=2")
+    first = Run(tmp_path / "first", model, triple_of(), "n_epochs=2")
     labels = (first.predicted + shift) % 4
-    second = Toy(tmp_path / "second", model, relabelled(toy(), labels), "n_epochs=2")
+    second = Run(tmp_path / "second", model, relabelled(triple_of(), labels), "n_epochs=2")
     assert second.read("score.json")["all_test_errors"] == shift * 20
     second.finish()
 
@@ -106,8 +101,8 @@ def test_no_mistakes_and_nothing_but_mistakes(tmp_path, model, shift):
 @pytest.mark.parametrize("model", MODELS)
 def test_the_least_of_everything(tmp_path, model):
     """Two classes, one validation and one test example, one minibatch, trained once."""
-    triple = toy(n_train=6, n_valid=1, n_test=1, n_classes=2)
-    run = Toy(tmp_path, model, triple, "batch_size=all", "n_epochs=1")
+    triple = triple_of(n_train=6, n_valid=1, n_test=1, n_classes=2)
+    run = Run(tmp_path, model, triple, "batch_size=all", "n_epochs=1")
     assert len(run.history) == 1
     assert run.read("score.json")["all_test_examples"] == 1
     run.finish()
@@ -119,21 +114,18 @@ def test_the_least_of_everything(tmp_path, model):
 @pytest.mark.parametrize("model", MODELS)
 def test_pixels_that_say_nothing(tmp_path, model):
     """All are zero: so are weights, or their gradients; one class is predicted and no other."""
-    triple = toy()
+    triple = triple_of()
     black = [(np.zeros_like(x), y) for x, y in triple]
-    run = Toy(tmp_path, model, relabelled(black, triple[2][1] % 3), "n_epochs=2")
+    run = Run(tmp_path, model, relabelled(black, triple[2][1] % 3), "n_epochs=2")
     assert len(np.unique(run.predicted)) == 1
     run.finish()
 
 
-SGD = [model for model in MODELS if MODELS[model] == "loop"]
-
-
-@pytest.mark.parametrize("model", SGD)
+@pytest.mark.parametrize("model", toy.SGD_MODELS)
 def test_a_training_that_diverged_late(tmp_path, model):
     """Each step multiplies the weights by -19; the last snapshot holds what came of it."""
     words = ("learning_rate=10", "l2=1", "validation_frequency=1", "n_epochs=100")
-    run = Toy(tmp_path, model, toy(), *words)
+    run = Run(tmp_path, model, triple_of(), *words)
     assert run.read("training.json")["stopped_by"] == "divergence"
     assert len(run.history) > 1
     run.finish()
@@ -141,14 +133,14 @@ def test_a_training_that_diverged_late(tmp_path, model):
 
 def test_conjugate_gradients_that_begin_at_the_minimum(tmp_path):
     """Nothing is better than where they begin; going on from that finds the same."""
-    black = [(np.zeros_like(x), y) for x, y in toy()]
-    run = Toy(tmp_path, "logistic_cg", black, "n_epochs=9")
+    black = [(np.zeros_like(x), y) for x, y in triple_of()]
+    run = Run(tmp_path, "logistic_cg", black, "n_epochs=9")
     assert run.history[["iteration", "epoch", "best_iteration"]].to_numpy().tolist() == [[0, 0, 0]]
     training = run.read("training.json")
     assert (training["epochs_run"], training["stopped_by"]) == (0, "convergence")
     assert len(list((run.run / "snapshots").iterdir())) == 1
     history = (run.run / "history.csv").read_bytes()
-    words = [*SIZES["logistic_cg"], "model=logistic_cg", "n_epochs=9"]
+    words = toy.words_of("logistic_cg", batch_size=10, n_epochs=9)
     for _ in range(2):  # the second goes on from the state of the first
         run.train([*words, "--states", tmp_path / "states", "--seconds-between-states", 0])
         assert (run.run / "history.csv").read_bytes() == history
@@ -159,7 +151,7 @@ def test_conjugate_gradients_that_begin_at_the_minimum(tmp_path):
 def test_conjugate_gradients_that_overflow(tmp_path, caplog, words):
     """They keep what they came to, or say that they came to nothing."""
     try:
-        run = Toy(tmp_path, "logistic_cg", toy(), *words)
+        run = Run(tmp_path, "logistic_cg", triple_of(), *words)
     except AssertionError:
         assert "error: conjugate gradients made no iteration" in caplog.text
         assert "please report" not in caplog.text
@@ -169,7 +161,9 @@ def test_conjugate_gradients_that_overflow(tmp_path, caplog, words):
 
 @pytest.mark.parametrize("cost", [[np.nan], [0.0, np.nan, np.inf], [np.inf, np.inf], [0.0, 0.0]])
 def test_costs_that_are_no_numbers_are_left_out_of_the_curve(tmp_path, cost):
-    run = Toy(tmp_path, "logistic_regression", toy(), "n_epochs=3", "improvement_test=mcnemar")
+    run = Run(
+        tmp_path, "logistic_regression", triple_of(), "n_epochs=3", "improvement_test=mcnemar"
+    )
     history = run.history.tail(len(cost)).assign(cost=cost)  # its end is that of training.json
     history.to_csv(run.run / "history.csv", index=False)
     run.finish()
@@ -178,9 +172,9 @@ def test_costs_that_are_no_numbers_are_left_out_of_the_curve(tmp_path, cost):
 @pytest.mark.parametrize("model", MODELS)
 def test_a_cost_of_zero(tmp_path, model):
     """Each class has pixels of its own, and steps are so large that the softmax is 0 or 1."""
-    triple = [(np.repeat(np.eye(4)[y] * 255 / 256, 9, axis=1), y) for _, y in toy()]
+    triple = [(np.repeat(np.eye(4)[y] * 255 / 256, 16, axis=1), y) for _, y in triple_of()]
     big = () if model == "logistic_cg" else ("learning_rate=3000", "validation_frequency=1")
-    run = Toy(tmp_path, model, triple, *big, "n_epochs=60")
+    run = Run(tmp_path, model, triple, *big, "n_epochs=60")
     if model == "logistic_regression":
         assert (run.history["cost"] == 0).any()
         assert run.read("training.json")["validation_errors"] == 0

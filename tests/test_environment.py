@@ -244,7 +244,7 @@ def test_without_docstrings(plain, tmp_path):
     ],
 )
 @pytest.mark.parametrize("step", ["train", "score"])
-def test_what_numba_cannot_work_with_is_told_in_a_line(plain, tmp_path, step, changes, message):
+def test_what_numba_cannot_work_with_is_reported_in_a_line(plain, tmp_path, step, changes, message):
     if "tbb" in changes.values() and has_tbb():
         pytest.skip("tbb is installed here")
     run = tmp_path / "toy" / "default"

@@ -78,7 +78,7 @@ def test_the_day_from_end_to_end(gpu, tmp_path):
     assert speed["cpu"]["threads"] >= 1
     assert "grid.sync of 264 blocks, us" in steps["micro"]
     assert set(steps["profile"]["logistic_regression"]["us"]) == {
-        *("logits", "loss", "penalty", "gradient and update", "cost, by one thread")
+        *("forward", "loss", "penalty", "update", "cost, by one thread")
     }
     text = (tmp_path / "day" / "gpu_day.md").read_text()
     assert "| sanitizer | missing |" in text

@@ -11,18 +11,11 @@ from pathlib import Path
 
 import pretended
 import pytest
+import toy
 from conftest import ROOT, as_triple, make_dataset, msgd, save_npz
 from packaging.requirements import Requirement
 from pretended import Launch, read_log, run_program, with_gpu
 
-from msgd.models import MODELS
-
-WORDS = {
-    "logistic_regression": [],
-    "logistic_cg": [],
-    "mlp": ["n_hidden=5"],
-    "lenet": ["nkerns=[2,3]", "filter_size=3", "n_hidden=4"],
-}
 DEVICE = "a pretended GPU, compute capability 9.0"
 
 
@@ -45,15 +38,13 @@ def data(tmp_path_factory):
 def train(data, run, *words, model="logistic_regression", options=(), **environment):
     return msgd(
         *("train", "--data", data, "--run", run, "--backend", "cuda", *options),
-        *(f"model={model}", "batch_size=10", "n_epochs=2", *WORDS[model], *words),
+        *toy.words_of(model, batch_size=10, n_epochs=2),
+        *words,
         **environment,
     )
 
 
-SGD_MODELS = [model for model, trainer in MODELS.items() if trainer == "loop"]
-
-
-@pytest.mark.parametrize("model", SGD_MODELS)
+@pytest.mark.parametrize("model", toy.SGD_MODELS)
 def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model):
     run, log = tmp_path / "run", tmp_path / "log"
     done = train(data, run, model=model, **gpu(PRETENDED_LOG=str(log)))
@@ -165,7 +156,7 @@ NO_DEVICE = "backend is cuda, but there is neither a CUDA device with its driver
     ],
     ids=lambda value: "_".join(map("=".join, value.items())) if isinstance(value, dict) else "",
 )
-def test_what_fails_is_told_in_one_line(gpu, data, tmp_path, changes, message):
+def test_what_fails_is_reported_in_one_line(gpu, data, tmp_path, changes, message):
     done = train(data, tmp_path / "run", **gpu(**changes))
     assert done.returncode == 1
     assert message in done.stderr
@@ -183,7 +174,7 @@ def test_what_fails_is_told_in_one_line(gpu, data, tmp_path, changes, message):
     ],
 )
 @pytest.mark.parametrize("model", ["mlp", "lenet", "logistic_cg"])
-def test_failures_are_told_for_every_model(gpu, data, tmp_path, model, failure, message):
+def test_failures_are_reported_for_every_model(gpu, data, tmp_path, model, failure, message):
     """In making the backend, in its arrays and in what it launches."""
     changes = gpu(PRETENDED_FAIL=failure)
     done = train(data, tmp_path / "run", model=model, **changes)
@@ -241,7 +232,7 @@ def test_packages_on_the_path_alone_give_the_right_numba_cuda(gpu):
 
 
 @pytest.mark.parametrize("before", ["import numba.cuda", "from numba import cuda"])
-def test_numbas_own_old_module_is_told(gpu, before):
+def test_numbas_own_old_module_is_reported(gpu, before):
     file, reason = which_numba_cuda(gpu, before)
     assert Path(file).parts[-4:-1] != ("numba_cuda", "numba", "cuda")
     assert reason.startswith(f"numba.cuda is Numba's own old module ({file})")

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simulator
+import toy
 from conftest import make_dataset
 from numba import cuda, float32, int32
 from simulator import SimulatorError
 
-from msgd.config import complete_experiment
 from msgd.kernels import cuda as kernels
-from msgd.models import MODELS, load_backend, load_model
+from msgd.models import MODELS
 
 pytestmark = pytest.mark.skipif(
     not simulator.is_installed(), reason="the layer over the simulator is not in use"
@@ -167,7 +167,7 @@ def wait_apart():
         cuda.syncthreads()  # the other place
 
 
-def test_threads_that_wait_apart_are_told_with_their_lines(order):
+def test_threads_that_wait_apart_are_reported_with_their_lines(order):
     with pytest.raises(SimulatorError) as error:
         wait_apart[1, 12]()
     message = str(error.value)
@@ -368,26 +368,13 @@ def test_options_of_the_compiler_are_accepted_and_no_others():
 
 # The models.
 
-SETTINGS = {
-    "logistic_regression": {},
-    "logistic_cg": {},
-    "mlp": {"n_hidden": [5, 4]},
-    "lenet": {"nkerns": [2, 3], "filter_size": 2, "n_hidden": 4},
-}
-
 
 def digest_of_steps(name):
     """Return a digest of all that two training steps of a model and its predictions give."""
-    dataset = make_dataset(12, 10, 10, (7, 7), 3)
-    settings = complete_experiment(
-        {"model": name, "batch_size": 5, "l1": 0.001, "l2": 0.01, **SETTINGS[name]}
-    )
-    random = np.random.RandomState(3)
-    parameters = {
-        key: (array + random.normal(0, 0.1, array.shape)).astype(np.float32)
-        for key, array in load_model(name).initial_parameters(dataset, settings, np.float32).items()
-    }
-    backend = load_backend(name, "cuda")(dataset, parameters, settings, np.float32)
+    dataset = make_dataset(12, 10, 10, toy.SHAPE, 3)
+    settings = toy.settings_of(name, batch_size=5, l1=0.001, l2=0.01, lp=0.001)
+    parameters = toy.random_parameters(dataset, settings, np.float32)
+    backend = toy.make_backend("cuda", dataset, settings, parameters)
     if MODELS[name] == "conjugate_gradient":
         cost, gradient = backend.cost_and_gradient()
         results = [np.float64(cost), *gradient.values()]
@@ -403,9 +390,9 @@ def plain_digests():
     """The digests of all models on Numba's simulator without the layer."""
     program = """
 import json
-from test_simulator import SETTINGS, digest_of_steps, simulator
+from test_simulator import MODELS, digest_of_steps, simulator
 assert not simulator.is_installed()
-print(json.dumps({name: digest_of_steps(name) for name in SETTINGS}))
+print(json.dumps({name: digest_of_steps(name) for name in MODELS}))
 """
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path, "MSGD_PLAIN_SIMULATOR": "1"}

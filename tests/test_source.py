@@ -6,19 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import toy
 from conftest import as_triple, environment, make_dataset, save_npz
 
-from msgd.config import complete_experiment, hyperparameter_words
+from msgd.config import hyperparameter_words
 from msgd.data.unpickle import unpickle
 from msgd.models import DEVICES, MODELS
 from msgd.source import PACKAGE, SHAPES_NO_NUMBER, closure, run_source, training_source
 
-SMALL = {
-    "logistic_regression": {},
-    "logistic_cg": {},
-    "mlp": {"n_hidden": [5]},
-    "lenet": {"nkerns": [2], "filter_size": 3, "n_hidden": 4},
-}
 # What the program imports before it calls the training: itself, and its check of the data's hashes.
 THE_PROGRAMS = {"cli.py", "data/content.py"}
 # Trains, then prints the files of the package's modules that were imported.
@@ -49,8 +44,7 @@ def test_the_source_of_a_run_is_what_a_training_imports(model, data, tmp_path):
     """On all devices together, one of them the simulator; what is the program's own left out."""
     program = tmp_path / "train_and_list.py"
     program.write_text(TRAIN_AND_LIST)
-    settings = {"model": model, "batch_size": 20, "n_epochs": 1, **SMALL[model]}
-    words = hyperparameter_words(complete_experiment(settings))
+    words = hyperparameter_words(toy.settings_of(model, batch_size=20, n_epochs=1))
     imported = set()
     for device, simulator in (("cpu", "0"), ("cuda", "1"), ("reference", "0")):
         options = ("--data", data, "--run", tmp_path / device, "--backend", device)

@@ -1,7 +1,7 @@
 """The same bytes on every x86 processor: trainings as if on another, in processes of their own.
 
-Numba compiles for the processor it is told; OpenBLAS, NumPy and the C library each choose their
-functions by the processor, and can be told to take those of another. What cannot be told is a
+Numba compiles for the processor it is given; OpenBLAS, NumPy and the C library each choose their
+functions by the processor, and can be made to take those of another. What cannot be had is a
 processor that can do more than this one: such targets are skipped.
 """
 

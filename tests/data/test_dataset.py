@@ -14,6 +14,8 @@ from msgd.data.dataset import load_dataset
 from msgd.data.unpickle import count_training_examples, unpickle
 from msgd.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("small_pieces")
+
 TOY = make_dataset(n_train=30, n_valid=12, n_test=9, shape=(4, 5), n_classes=3)
 
 
@@ -49,7 +51,7 @@ def test_every_format_gives_the_same_arrays(tmp_path, kind):
     found = check_equals_toy(tmp_path / "arrays")
     # Only IDX files say how the pixels of an image lie.
     assert found.image_shape == ((4, 5) if "idx" in kind else (1, 20))
-    assert count_training_examples(str(source)) == 30
+    assert count_training_examples(str(source)) == (None if kind == "pickle" else 30)
 
 
 def test_images_with_axes_keep_their_shape(tmp_path):
@@ -166,7 +168,7 @@ BAD = {
 
 @pytest.mark.parametrize("kind", ["toy.pkl.gz", "toy.npz"])
 @pytest.mark.parametrize("finding", BAD)
-def test_bad_arrays_are_told_and_nothing_is_written(tmp_path, finding, kind):
+def test_bad_arrays_are_reported_and_nothing_is_written(tmp_path, finding, kind):
     change, message = BAD[finding]
     source = tmp_path / kind
     (save_npz if kind.endswith("npz") else save_pickle)(source, bad(change))
@@ -198,7 +200,7 @@ def test_an_npz_bomb_is_stopped_early(tmp_path, monkeypatch):
     check_refused(source, r"unpacks to 41,943,\d+ bytes")
 
 
-def test_truncated_files_are_told(tmp_path):
+def test_truncated_files_are_reported(tmp_path):
     save_pickle(tmp_path / "whole.pkl.gz", as_triple(TOY))
     save_npz(tmp_path / "whole.npz", as_triple(TOY))
     for suffix, message in ((".pkl.gz", "is truncated"), (".npz", r"not a whole \.npz")):
@@ -209,7 +211,7 @@ def test_truncated_files_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["toy.pkl.gz", "toy.npz", "toy"])
-def test_damage_is_told_wherever_it_is(tmp_path, kind):
+def test_damage_is_reported_wherever_it_is(tmp_path, kind):
     """A checksum at the end is verified, and nothing may follow it."""
     source = tmp_path / kind
     if kind == "toy":
@@ -227,7 +229,7 @@ def test_damage_is_told_wherever_it_is(tmp_path, kind):
         check_refused(source, "is truncated|goes on|is not a|was refused|unpacks to|hold")
 
 
-def test_a_truncated_idx_file_is_told(tmp_path):
+def test_a_truncated_idx_file_is_reported(tmp_path):
     folder = tmp_path / "toy"
     save_idx_folder(folder, TOY)
     file = folder / "t10k-images-idx3-ubyte"
@@ -235,7 +237,7 @@ def test_a_truncated_idx_file_is_told(tmp_path):
     check_refused(folder, r"t10k-images-idx3-ubyte is truncated: 84 of 180 bytes")
 
 
-def test_other_content_is_told(tmp_path):
+def test_other_content_is_reported(tmp_path):
     (tmp_path / "noise.pkl.gz").write_bytes(b"no gzip at all")
     check_refused(tmp_path / "noise.pkl.gz", "not a pickle of arrays")
     save_pickle(tmp_path / "pair.pkl.gz", as_triple(TOY)[:2])

@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from msgd.data.download import download_mnist, load_sources
+from msgd.data.download import download_mnist
+from msgd.data.sources import load_sources
 from msgd.errors import UserError
 
 CONTENT = b"the bytes that were promised" * 1000

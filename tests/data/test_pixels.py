@@ -11,6 +11,8 @@ from msgd.data.dataset import load_dataset
 from msgd.data.unpickle import count_training_examples, unpickle
 from msgd.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("small_pieces")
+
 SPLITS = ("train", "valid", "test")
 SIZES = {"train": 40, "valid": 20, "test": 20}
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import tarfile
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from msgd.data import readers
 from msgd.data.dataset import load_dataset
 from msgd.data.unpickle import count_training_examples, unpickle
 from msgd.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("small_pieces")
 
 TOY = make_dataset(n_train=30, n_valid=12, n_test=9, shape=(4, 5), n_classes=3)
 SPLITS = ("train", "valid", "test")
@@ -46,13 +49,15 @@ def check_split_off(found):
     np.testing.assert_array_equal(found.test_x, TOY.test_x)
 
 
-def refusal(source):
+def refusal(source, by_headers=True):
+    """Return what is said of ``source``; by_headers: whether it is seen before any job has run."""
     with pytest.raises(UserError) as caught:
         read(source)
     assert source.name in str(caught.value)
     assert not (source.parent / "arrays").exists()
-    with pytest.raises(UserError):
-        count_training_examples(str(source))
+    if by_headers:
+        with pytest.raises(UserError):
+            count_training_examples(str(source))
     return str(caught.value)
 
 
@@ -82,7 +87,8 @@ def test_contents_decide_not_names(tmp_path, content, name):
     }
     (tmp_path / name).write_bytes(data[content])
     check_toy(read(tmp_path / name))
-    assert count_training_examples(str(tmp_path / name)) == 30
+    n_train = 30 if content == "npz" else None  # a pickle has no header that says it
+    assert count_training_examples(str(tmp_path / name)) == n_train
 
 
 @pytest.mark.parametrize("protocol", PICKLES)
@@ -164,13 +170,13 @@ def test_it_is_called_so_under_every_name(tmp_path, kind, name):
     assert words in refusal(tmp_path / name)
 
 
-def test_a_file_packed_twice_is_told(tmp_path):
+def test_a_file_packed_twice_is_reported(tmp_path):
     (tmp_path / "toy.pkl.gz").write_bytes(gzip.compress(gzip.compress(PICKLES[2])))
     assert "packed twice" in refusal(tmp_path / "toy.pkl.gz")
 
 
 @pytest.mark.parametrize("length", [5, 12, 40])
-def test_a_gzip_cut_at_its_beginning_is_told(tmp_path, length):
+def test_a_gzip_cut_at_its_beginning_is_reported(tmp_path, length):
     (tmp_path / "toy.pkl.gz").write_bytes(gzip.compress(os.urandom(600))[:length])
     assert "is truncated" in refusal(tmp_path / "toy.pkl.gz")
 
@@ -186,7 +192,7 @@ def test_a_pickled_attack_is_refused_under_every_name(tmp_path):
         data = pickle.dumps((((Attack(), 0),) * 3), protocol)
         for name in ("a.npz", "a.pkl.gz", "a"):
             (tmp_path / name).write_bytes(data)
-            assert "a foreign object" in refusal(tmp_path / name)
+            assert "a foreign object" in refusal(tmp_path / name, by_headers=False)
     assert not trace.exists()
 
 
@@ -195,7 +201,7 @@ def test_a_bomb_is_stopped_under_every_name(tmp_path, monkeypatch, name):
     monkeypatch.setattr(readers, "HARMLESS_BYTES", 2**20)
     zeros = [(np.zeros((2**18, 20), np.float32), np.zeros(2**18))] * 3
     (tmp_path / name).write_bytes(gzip.compress(pickle.dumps(zeros, 4)))
-    assert "unpacks to more than" in refusal(tmp_path / name)
+    assert "unpacks to more than" in refusal(tmp_path / name, by_headers=False)
     np.savez_compressed(tmp_path / "it.npz", x_train=np.zeros((2**18, 20)))
     (tmp_path / "it.npz").rename(tmp_path / name)
     assert "unpacks to 41,943," in refusal(tmp_path / name)
@@ -221,18 +227,19 @@ def test_transposed_images_are_read(tmp_path, protocol):
 def test_lists_get_a_hint(tmp_path, kind):
     (train_x, train_y), valid, test = as_triple(TOY)
     source = tmp_path / "toy.pkl"
+    refused = partial(refusal, source, by_headers=False)
     source.write_bytes(pickle.dumps(((kind(train_x), train_y), valid, test)))
-    assert "train images are a list of 30, not one array; numpy.stack(images)" in refusal(source)
+    assert "train images are a list of 30, not one array; numpy.stack(images)" in refused()
     source.write_bytes(pickle.dumps(((train_x, kind(train_y.tolist())), valid, test)))
-    assert "train labels are a list of 30, not one array; numpy.array(labels)" in refusal(source)
+    assert "train labels are a list of 30, not one array; numpy.array(labels)" in refused()
     source.write_bytes(pickle.dumps(((test[0].tolist(), test[1]), valid, test)))
-    assert "train images are a list of 9, not one array; numpy.stack(images)" in refusal(source)
+    assert "train images are a list of 9, not one array; numpy.stack(images)" in refused()
 
 
 def test_long_lists_of_images_get_the_hint_too(tmp_path):
     pair = list(np.zeros((1000, 4), np.float32)), np.zeros(1000)
     (tmp_path / "toy.pkl").write_bytes(pickle.dumps((pair, pair, pair)))
-    assert "numpy.stack" in refusal(tmp_path / "toy.pkl")
+    assert "numpy.stack" in refusal(tmp_path / "toy.pkl", by_headers=False)
 
 
 def test_a_pickle_of_something_else_is_described(tmp_path):
@@ -247,7 +254,7 @@ def test_a_pickle_of_something_else_is_described(tmp_path):
         ((train[0], train[1], test[0]), "but 3 entries (an array, an array, an array)"),
     ):
         source.write_bytes(pickle.dumps(content))
-        assert words in refusal(source)
+        assert words in refusal(source, by_headers=False)
 
 
 # Names of arrays.
@@ -301,7 +308,7 @@ def test_without_a_validation_part_the_last_sixth_is_split_off(tmp_path, style, 
     assert count_training_examples(str(source)) == 25
 
 
-def test_a_missing_array_is_told_with_those_found(tmp_path):
+def test_a_missing_array_is_reported_with_those_found(tmp_path):
     for style in NAMES:
         for name in named(style):
             arrays = named(style)
@@ -316,7 +323,7 @@ def test_a_missing_array_is_told_with_those_found(tmp_path):
             assert "train_images" in said
 
 
-def test_arrays_without_names_are_told(tmp_path):
+def test_arrays_without_names_are_reported(tmp_path):
     np.savez(tmp_path / "toy.npz", *range(30))
     said = refusal(tmp_path / "toy.npz")
     assert "lacks train_x, train_y, test_x, test_y; it holds arr_0, arr_1" in said
@@ -337,14 +344,14 @@ def test_an_npz_of_objects_gets_a_hint(tmp_path):
     assert "numpy.stack" in refusal(tmp_path / "toy.npz")
 
 
-def test_too_few_images_to_split_off_a_validation_set_are_told(tmp_path):
+def test_too_few_images_to_split_off_a_validation_set_are_reported(tmp_path):
     few = {name: array[:5] for name, array in named("own").items() if "valid" not in name}
     (tmp_path / "toy.npz").write_bytes(npz_bytes(**few))
     with pytest.raises(UserError, match="no validation part, and 5 training images are too few"):
         read(tmp_path / "toy.npz")
 
 
-def test_labels_too_few_are_told_before_anything_is_split_off(tmp_path):
+def test_labels_too_few_are_reported_before_anything_is_split_off(tmp_path):
     arrays = {name: array for name, array in named("own").items() if "valid" not in name}
     arrays["train_y"] = arrays["train_y"][:-1]
     (tmp_path / "toy.npz").write_bytes(npz_bytes(**arrays))
@@ -432,7 +439,7 @@ def test_files_packed_and_unpacked_that_differ_are_refused(idx, change):
     if change == "signed":
         data = gzip.decompress(packed.read_bytes())
         packed.write_bytes(gzip.compress(b"\0\0\x09" + data[3:]))
-    said = refusal(idx)
+    said = refusal(idx, by_headers=change != "one value")
     assert f"holds train-labels-idx1-ubyte and {packed.name}, which differ" in said
 
 
@@ -450,7 +457,7 @@ def test_folders_and_other_files_beside_are_no_matter(idx):
 
 
 @pytest.mark.parametrize("name", ["train-images", "train-labels", "valid-images", "t10k-labels"])
-def test_a_missing_idx_file_is_told_with_those_found(idx, name):
+def test_a_missing_idx_file_is_reported_with_those_found(idx, name):
     (file,) = idx.glob(f"{name}*")
     file.unlink()
     said = refusal(idx)
@@ -477,7 +484,7 @@ def test_an_idx_bomb_is_stopped(idx, monkeypatch):
 # Paths.
 
 
-def test_a_path_not_found_is_told_with_its_folder(tmp_path, monkeypatch):
+def test_a_path_not_found_is_reported_with_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "digits.npz").write_bytes(b"")
@@ -495,7 +502,7 @@ def test_a_path_not_found_is_told_with_its_folder(tmp_path, monkeypatch):
             count_training_examples(path)
 
 
-def test_a_link_that_leads_nowhere_is_told(tmp_path):
+def test_a_link_that_leads_nowhere_is_reported(tmp_path):
     (tmp_path / "toy.npz").symlink_to(tmp_path / "gone.npz")
     assert "a link of that name leads nowhere" in refusal(tmp_path / "toy.npz")
 

@@ -109,7 +109,7 @@ def test_an_array_longer_than_its_data_is_refused():
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_truncation_is_told(protocol):
+def test_truncation_is_reported(protocol):
     data = pickle.dumps(((np.arange(1000.0), np.arange(3)),), protocol)
     for length in (0, 1, 10, len(data) // 2, len(data) - 1):
         with pytest.raises(UserError, match=r"some\.pkl (is|was)"):
@@ -222,7 +222,7 @@ def test_an_array_of_permuted_axes_longer_than_its_data_is_refused():
         load(forged)
 
 
-def test_lists_are_told_how_they_become_arrays():
+def test_the_error_for_lists_says_how_they_become_arrays():
     many = [np.zeros(3, np.float32) for _ in range(2000)]
     numbers = list(range(20_000))
     objects = np.array([np.zeros(2), None], dtype=object)

@@ -1,6 +1,7 @@
 """Data as people have them, through the workflow: a file below ~, without a validation part."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -50,8 +51,20 @@ def test_settings_are_checked_against_what_is_left_for_training(tmp_path, home):
     assert "batch_size is 51; allowed: at most 50" in done.stderr
 
 
+def test_a_pickle_says_how_many_it_has_once_it_has_been_read(tmp_path):
+    """It has no header to be read before; so the training refuses, before its first minibatch."""
+    pair = np.random.RandomState(0).rand(60, 16).astype(np.float32), np.arange(60) % 3
+    (tmp_path / "toy.pkl").write_bytes(pickle.dumps((pair, pair, pair)))
+    settings = {**EXPERIMENTS["a"], "batch_size": 61}
+    write_config(tmp_path, dataset="toy.pkl", experiments={"a": settings})
+    done = snakemake(tmp_path, "--cores", "1", "results/runs/a/default/history.csv")
+    assert done.returncode != 0
+    assert "batch_size is 61; allowed: at most 60, the number of training examples" in done.stderr
+    assert not (tmp_path / "results" / "runs" / "a" / "default" / "history.csv").exists()
+
+
 @pytest.mark.parametrize("path", ["~/absent.npz", "absent/toy.npz"])
-def test_a_path_not_found_is_told_with_its_folder(tmp_path, home, path):
+def test_a_path_not_found_is_reported_with_its_folder(tmp_path, home, path):
     write_config(tmp_path, dataset=path)
     done = snakemake(tmp_path, "--cores", "1", HOME=str(home))
     assert done.returncode != 0

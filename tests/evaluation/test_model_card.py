@@ -140,7 +140,7 @@ def test_the_program_on_the_card_runs(tmp_path, data, model, monkeypatch, capsys
     assert printed == f"[{expected.argmax()}]\n"
 
 
-def test_a_tie_is_told(tmp_path, data):
+def test_a_tie_is_reported(tmp_path, data):
     runs = [make_run(tmp_path, data, name, n_params=n) for name, n in (("big", 9), ("small", 8))]
     markdown, _ = card(tmp_path, data, *runs)
     assert "# Model card: grid/small" in markdown

@@ -1,4 +1,4 @@
-"""Commands by hand on a run and data that do not belong together: told in a line, nothing written.
+"""Commands by hand on a run and data that do not belong together: an error, nothing written.
 
 Each case spoils a copy of a run or of its data, and runs the commands that would use what is
 spoiled. Without the checks some of them end in a traceback, the others in figures and scores that
@@ -128,8 +128,8 @@ ON_A_RUN += ["learning_curve"]
 @pytest.mark.parametrize("command", ON_A_RUN_AND_DATA)
 def test_data_that_the_run_was_not_trained_on(spoiled, capsys, command, data):
     folder = spoiled.made / data
-    told = f"{spoiled.run} was not trained on the data in {folder}: "
-    spoiled.refuse(capsys, [told, "train_x"], *spoiled.words(command, folder))
+    message = f"{spoiled.run} was not trained on the data in {folder}: "
+    spoiled.refuse(capsys, [message, "train_x"], *spoiled.words(command, folder))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_runs_of_different_data(spoiled, capsys, words):
     other = spoiled.runs / "other" / "default"
     words = [word.format(data=spoiled.data) for word in words]
     runs = [spoiled.run, other] if words[0] != "select" else [other, spoiled.run]
-    told = [f"{other} was ", "trained on ", "test_x, train_x, valid_x differ"]
-    spoiled.refuse(capsys, told, *words, *runs, "--output", spoiled.out / "x.png")
+    message = [f"{other} was ", "trained on ", "test_x, train_x, valid_x differ"]
+    spoiled.refuse(capsys, message, *words, *runs, "--output", spoiled.out / "x.png")
 
 
 @pytest.mark.parametrize(
@@ -157,11 +157,11 @@ def test_runs_of_different_data(spoiled, capsys, words):
 def test_images_changed_in_the_data_folder(spoiled, capsys, command, split):
     """Of the same shape and type, so that nothing but their hash tells."""
     spoiled.edit_array(f"{split}_x", lambda x: x[::-1].copy())
-    told = [f"{spoiled.data}: {split}_x.npy is not the file that dataset.json is of"]
-    spoiled.refuse(capsys, told, *spoiled.words(command))
+    message = [f"{spoiled.data}: {split}_x.npy is not the file that dataset.json is of"]
+    spoiled.refuse(capsys, message, *spoiled.words(command))
 
 
-# Of the data: what is done to it, and what of it is told.
+# Of the data: what is done to it, and what of it is reported.
 def summary(**changes):
     return lambda s: s.edit_json(s.data / "dataset.json", **changes)
 
@@ -228,7 +228,7 @@ def test_float_pixels_of_another_type_than_float_x(spoiled, capsys):
     spoiled.refuse(capsys, [message], *spoiled.words("train", folder))
 
 
-# Of the run: what is done to it, what is told, and by which commands.
+# Of the run: what is done to it, what is reported, and by which commands.
 def parameters(change):
     return lambda s: s.edit_npz("best_parameters.npz", change)
 

@@ -145,12 +145,12 @@ def published_mlp(tmp_path, n_epochs=1000, **changes):
 
 def test_a_tolerance_is_named_where_it_is_used(tmp_path):
     rows = published_mlp(tmp_path, validation_errors=168)
-    told = ["within 0.05: 1 example less", "within 20: 8 epochs less", "yes"]
-    assert [row["equal"] for row in rows] == told
+    message = ["within 0.05: 1 example less", "within 20: 8 epochs less", "yes"]
+    assert [row["equal"] for row in rows] == message
     assert {row["epochs"] for row in rows} == {"in full"}
     rows = published_mlp(tmp_path, validation_errors=174, best_epoch=849)
-    told = ["within 0.05: 5 examples more", "no: 21 epochs more", "yes"]
-    assert [row["equal"] for row in rows] == told
+    message = ["within 0.05: 5 examples more", "no: 21 epochs more", "yes"]
+    assert [row["equal"] for row in rows] == message
     rows = published_mlp(tmp_path, validation_errors=175)
     assert rows[0]["equal"] == "no: 6 examples more"
 

@@ -4,19 +4,19 @@ import dataclasses
 
 import numpy as np
 import pytest
+import toy
 from conftest import make_dataset
 
-from msgd.config import complete_experiment
 from msgd.errors import UserError
-from msgd.models import MODELS, load_backend, load_model
+from msgd.models import DEVICES, load_backend, load_model
 
-SMALL = {"mlp": {"n_hidden": [5, 4]}, "lenet": {"nkerns": [2], "filter_size": 3, "n_hidden": 4}}
+SHAPE = (12, 12)
 
 
 def made(name):
     """Return (dataset, settings, parameters) that fit each other."""
-    dataset = make_dataset(shape=(6, 6))
-    settings = complete_experiment({"model": name, "batch_size": 10, **SMALL.get(name, {})})
+    dataset = make_dataset(shape=SHAPE)
+    settings = toy.settings_of(name, batch_size=10)
     return dataset, settings, load_model(name).initial_parameters(dataset, settings, np.float32)
 
 
@@ -50,8 +50,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "device"), toy.BACKENDS)
 def test_parameters_that_are_not_the_models(name, device, case):
     """Neither at the start nor later, as those of a state or of a run would come."""
     dataset, settings, parameters = made(name)
@@ -65,8 +64,7 @@ def test_parameters_that_are_not_the_models(name, device, case):
         np.testing.assert_array_equal(array, kept)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "device"), toy.BACKENDS)
 def test_settings_that_do_not_fit_the_data(name, device):
     dataset, settings, parameters = made(name)
     for changes, message in (
@@ -80,15 +78,22 @@ def test_settings_that_do_not_fit_the_data(name, device):
     for chunk_batches in (0, -1, 1.5, "2", True):
         with pytest.raises(UserError, match=f"device_chunk_batches is {chunk_batches!r}; allowed"):
             load_backend(name, device)(dataset, parameters, settings, np.float32, chunk_batches)
-    floats = make_dataset(shape=(6, 6), pixels="float64")
+    floats = make_dataset(shape=SHAPE, pixels="float64")
     with pytest.raises(UserError, match="holds pixels of float64, but floatX is float32"):
         load_backend(name, device)(floats, parameters, settings, np.float32)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
-    ("name", "changes"),
-    [("mlp", {"n_hidden": [5]}), ("mlp", {"n_hidden": [5, 4, 3]}), ("lenet", {"nkerns": [3]})],
+    ("name", "changes", "device"),
+    [
+        (name, changes, device)
+        for name, changes in (
+            ("mlp", {"n_hidden": [5]}),
+            ("mlp", {"n_hidden": [5, 4, 3]}),
+            ("lenet", {"nkerns": [3]}),
+        )
+        for device in DEVICES
+    ],
 )
 def test_parameters_of_other_settings(device, name, changes):
     dataset, settings, parameters = made(name)
@@ -96,21 +101,20 @@ def test_parameters_of_other_settings(device, name, changes):
         load_backend(name, device)(dataset, parameters, {**settings, **changes}, np.float32)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_filters_larger_than_the_image(device):
     dataset, settings, parameters = made("lenet")
-    with pytest.raises(UserError, match="filter_size is 7; allowed: at most 6"):
+    with pytest.raises(UserError, match="filter_size is 13; allowed: at most 12"):
         load_backend("lenet", device)(
-            dataset, parameters, {**settings, "filter_size": 7}, np.float32
+            dataset, parameters, {**settings, "filter_size": 13}, np.float32
         )
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("other", [{"shape": (5, 6)}, {"shape": (7, 9)}, {"n_classes": 4}])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("other", [{"shape": (9, 12)}, {"shape": (12, 15)}, {"n_classes": 4}])
+@pytest.mark.parametrize(("name", "device"), toy.BACKENDS)
 def test_parameters_of_other_data(name, other, device):
     _, settings, parameters = made(name)
-    dataset = make_dataset(**{"shape": (6, 6), **other})
+    dataset = make_dataset(**{"shape": SHAPE, **other})
     with pytest.raises(UserError, match="does not fit the model"):
         load_backend(name, device)(dataset, parameters, settings, np.float32)
 

@@ -1,10 +1,13 @@
 """Every model room has the same three doors, and its twins the same public names and signatures."""
 
+import importlib
 import inspect
 
 import pytest
+import toy
+from contract import Contract, SgdContract
 
-from msgd.models import DEVICES, MODELS, interface, load_backend, load_model, load_trainer
+from msgd.models import MODELS, interface, load_backend, load_model, load_trainer
 
 
 def public_methods(backend):
@@ -15,8 +18,7 @@ def public_methods(backend):
     }
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "device"), toy.BACKENDS)
 def test_a_backend_offers_what_the_interface_says(name, device):
     expected = public_methods(interface.Backend)
     assert len(expected) == 6
@@ -31,6 +33,14 @@ def test_a_backend_offers_what_the_interface_says(name, device):
     }
     full = {"cost_and_gradient"} if MODELS[name] == "conjugate_gradient" else set()
     assert set(found) - {"allocate", "keep_parameters"} == hooks[device] | full
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_keeps_the_contract(name):
+    """Its own file takes in the tests of contract.py, with an adapter."""
+    tests = importlib.import_module(f"test_{name}").TestContract
+    assert issubclass(tests, SgdContract if MODELS[name] == "loop" else Contract)
+    assert tests.adapter.name == name
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -85,7 +85,7 @@ def test_a_line_per_combination_of_the_others(tmp_path):
     }
 
 
-def test_an_unknown_hyperparameter_is_told(tmp_path):
+def test_an_unknown_hyperparameter_is_reported(tmp_path):
     folders, _ = make_grid(tmp_path, [1], model="logistic_regression")
     with pytest.raises(UserError, match="has no hyperparameter n_hidden; it has: model, learn"):
         compare_runs(folders, "n_hidden")

@@ -7,10 +7,11 @@ from conftest import as_triple, make_dataset, save_npz
 from PIL import Image
 
 from msgd.config import complete_experiment
+from msgd.data.dataset import load_dataset
 from msgd.data.unpickle import unpickle
 from msgd.evaluation.score import score_run
 from msgd.models import MODELS, load_model
-from msgd.plots import learning_curve
+from msgd.plots import learning_curve, mistakes, style, weights
 from msgd.plots.learning_curve import plot_learning_curve
 from msgd.plots.mistakes import (
     confusion_matrix,
@@ -20,6 +21,7 @@ from msgd.plots.mistakes import (
 )
 from msgd.plots.weights import animate_weights, plot_weights
 from msgd.training.run import run_training
+from msgd.training.snapshots import load_parameters
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +63,87 @@ def test_weight_images_hold_the_weights_of_a_unit(name):
         np.testing.assert_array_equal(images[2], first[2, 0])
 
 
-def test_every_figure_is_drawn(folders, tmp_path):
-    data, run = folders
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved, in their order; each is kept in its file too."""
+    figures = []
+
+    def keep(figure, path, dpi):
+        figures.append(figure)
+        style.save_figure(figure, path, dpi)
+
+    for module in (learning_curve, weights, mistakes):
+        monkeypatch.setattr(module, "save_figure", keep)
+    return figures
+
+
+def has_picture(path):
+    """Whether a picture holds more than its background."""
+    with Image.open(path) as image:
+        return len(image.convert("RGB").getcolors(maxcolors=10**6)) > 1
+
+
+def test_the_learning_curve_shows_the_history(folders, tmp_path, drawn):
+    _, run = folders
     plot_learning_curve(run, tmp_path / "curve.png", 50)
+    assert has_picture(tmp_path / "curve.png")
+    errors, cost, _ = drawn[0].axes
+    history = pd.read_csv(run / "history.csv")
+    for axes, column in ((errors, "validation_error_percent"), (cost, "cost")):
+        np.testing.assert_array_equal(axes.lines[0].get_xdata(), history["iteration"])
+        np.testing.assert_array_equal(axes.lines[0].get_ydata(), history[column])
+    (star,) = errors.lines[1].get_xydata()
+    best = history["validation_error_percent"].idxmin()  # the first of equal ones
+    assert star.tolist() == [history["iteration"][best], history["validation_error_percent"][best]]
+
+
+def test_the_sheet_of_weights_shows_every_snapshot(folders, tmp_path, drawn):
+    data, run = folders
     plot_weights(data, run, tmp_path / "weights.png", 50, "RdBu_r")
+    assert has_picture(tmp_path / "weights.png")
+    pictures = [axes.images[0] for axes in drawn[0].axes if axes.images]
+    snapshots = [load_parameters(path) for path in sorted((run / "snapshots").iterdir())]
+    expected = [image for p in snapshots for image in p["weights"].T.reshape(-1, 4, 4)]
+    assert len(expected) == 6 * 3
+    largest = np.abs(expected).max()
+    for shown, image in zip(pictures, expected, strict=True):
+        np.testing.assert_array_equal(shown.get_array(), image)
+        assert shown.get_clim() == pytest.approx((-largest, largest))
+
+
+def test_the_confusion_matrix_shows_the_counts(folders, tmp_path, drawn):
+    data, run = folders
     plot_confusion(data, run, tmp_path / "confusion.png", 50)
+    assert has_picture(tmp_path / "confusion.png")
+    (axes,) = drawn[0].axes
+    with np.load(run / "test_predictions.npz") as arrays:
+        matrix = confusion_matrix(np.load(data / "test_y.npy"), arrays["predicted"], 3)
+    written = {text.get_position(): int(text.get_text()) for text in axes.texts}
+    assert written == {(c, r): matrix[r, c] for r, c in np.ndindex(3, 3)}
+    np.fill_diagonal(matrix, 0)
+    assert matrix.any()
+    np.testing.assert_array_equal(axes.images[0].get_array(), matrix)
+
+
+def test_the_worst_mistakes_are_shown_with_their_images(folders, tmp_path, drawn):
+    data, run = folders
+    dataset = load_dataset(data)
+    parameters, settings = load_parameters(run / "best_parameters.npz"), None
+    images = dataset.images("test", slice(None))
+    found = load_model("logistic_regression").probabilities(parameters, images, settings, (4, 4))
+    predicted, labels = found.argmax(axis=1), dataset.test_y
+    wrong = [i for i in range(len(labels)) if predicted[i] != labels[i]]
+    worst = sorted(wrong, key=lambda i: found[i, labels[i]])[:4]
+    assert worst
     plot_mistakes(data, run, tmp_path / "mistakes.png", 50, 4)
-    for path in tmp_path.iterdir():
-        with Image.open(path) as image:
-            colours = image.convert("RGB").getcolors(maxcolors=10**6)
-        assert len(colours) > 20, f"{path.name} is blank"
+    assert has_picture(tmp_path / "mistakes.png")
+    shown = [axes for axes in drawn[0].axes if axes.images]
+    for axes, i in zip(shown, worst, strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array().ravel(), images[i])
+        assert axes.get_title().startswith(f"it says {predicted[i]}: ")
+        label, number = (text.get_text() for text in axes.texts)
+        assert label.startswith(f"label {labels[i]}: ")
+        assert number == f"#{i}"
 
 
 @pytest.mark.parametrize(
@@ -81,16 +154,12 @@ def test_every_figure_is_drawn(folders, tmp_path):
         ({"model": "logistic_cg"}, 2),
     ],
 )
-def test_the_learning_curve_shows_what_its_rule_saw(
-    folders, tmp_path, monkeypatch, changes, panels
-):
+def test_the_learning_curve_shows_what_its_rule_saw(folders, tmp_path, drawn, changes, panels):
     run = tmp_path / "toy" / "seed=3"
     settings = complete_experiment({"batch_size": 10, "n_epochs": 5, **changes})
     run_training(folders[0], run, settings, "cpu", "float32", 1)
-    figures = []
-    monkeypatch.setattr(learning_curve, "save_figure", lambda figure, *_: figures.append(figure))
     plot_learning_curve(run, tmp_path / "curve.png", 50)
-    (figure,) = figures
+    (figure,) = drawn
     assert len(figure.axes) == panels
     assert figure.get_suptitle().startswith("toy seed=3: ended by")
     if panels == 4:

@@ -29,18 +29,18 @@ def run_oracle(dataset, **changes):
         split: (oracle.pixels(dataset.split(split)[0]), dataset.split(split)[1])
         for split in ("train", "valid")
     }
+    penalties = oracle.penalties_of(settings)
     return oracle.train(
         zeros,
-        lambda p, x, y: oracle.logistic_regression_gradients(
-            p, x, y, settings["l1"], settings["l2"]
-        ),
+        lambda p, x, y: oracle.logistic_regression_gradients(p, x, y, **penalties),
         oracle.logistic_regression_predict,
-        lambda p, x, y: oracle.logistic_regression_cost(p, x, y, settings["l1"], settings["l2"]),
+        lambda p, x, y: oracle.logistic_regression_cost(p, x, y, **penalties),
         data,
         settings,
     )
 
 
+PENALTIES = {"l1": 0.002, "l2": 0.01, "lp": 0.003, "p": 1.5}
 CASES = {
     "patience ends it mid-epoch": {"batch_size": 6, "patience": 17, "n_epochs": 50},
     "the cap ends it": {"batch_size": 6, "patience": 1000, "n_epochs": 4},
@@ -58,7 +58,12 @@ CASES = {
     },
     "GD, the whole set at once": {"batch_size": 46, "patience": 30, "n_epochs": 100},
     "SGD, one example at a time": {"batch_size": 1, "patience": 40, "n_epochs": 6},
-    "penalties": {"batch_size": 6, "patience": 20, "n_epochs": 20, "l1": 0.002, "l2": 0.01},
+    "penalties": {
+        "batch_size": 6,
+        "patience": 20,
+        "n_epochs": 20,
+        **PENALTIES,
+    },
 }
 
 
@@ -84,7 +89,7 @@ def test_a_whole_run_agrees_with_the_published_loop(device, case):
         np.testing.assert_allclose(found, best, rtol=1e-9, atol=1e-12)
 
 
-def test_who_stops_the_run_is_told():
+def test_who_stops_the_run_is_reported():
     dataset = make_dataset(n_train=46, n_valid=92)
     assert run(dataset, batch_size=6, patience=17)[0].stopped_by == "patience"
     assert run(dataset, batch_size=6, n_epochs=2)[0].stopped_by == "n_epochs"

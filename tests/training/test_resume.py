@@ -10,22 +10,16 @@ import time
 
 import numpy as np
 import pytest
+import toy
 from conftest import as_triple, make_dataset, save_npz
 
-from msgd.config import complete_experiment
 from msgd.data.unpickle import unpickle
 from msgd.errors import UserError
 from msgd.models import MODELS
 from msgd.training import checkpoint, loop, run
 from msgd.training.checkpoint import Checkpoint, State, clean_states
 
-SMALL = {"batch_size": 20, "n_epochs": 6, "learning_rate": 0.05}
-SETTINGS = {
-    "logistic_regression": SMALL,
-    "logistic_cg": {"batch_size": 20, "n_epochs": 6},
-    "mlp": {**SMALL, "n_hidden": [7, 5]},
-    "lenet": {**SMALL, "nkerns": [2, 3], "filter_size": 3, "n_hidden": 5},
-}
+N_EPOCHS = 6
 # So many random moments per model, 20 in all.
 N_KILLS = int(os.environ.get("MSGD_KILLS", "5"))
 
@@ -40,7 +34,9 @@ def data(tmp_path_factory):
 
 def train(data, folder, model="logistic_regression", states="states", threads=1, **changes):
     """Train in ``folder``/run with states in ``folder``/states, saved at every validation."""
-    settings = complete_experiment({"model": model, **SETTINGS[model], **changes})
+    rate = {"learning_rate": 0.05} if model in toy.SGD_MODELS else {}
+    sizes = {"batch_size": 20, "n_epochs": N_EPOCHS}
+    settings = toy.settings_of(model, **{**sizes, **rate, **changes})
     states = states and folder / states
     run.run_training(data, folder / "run", settings, "cpu", "float32", threads, None, states)
 
@@ -189,15 +185,14 @@ def test_lost_snapshots_make_a_state_useless(data, tmp_path):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_raising_the_cap_of_a_finished_run_continues_it(data, tmp_path, model, monkeypatch):
-    n_epochs = SETTINGS[model]["n_epochs"]
-    train(data, tmp_path / "whole", model, n_epochs=n_epochs + 3)
+    train(data, tmp_path / "whole", model, n_epochs=N_EPOCHS + 3)
     train(data, tmp_path, model)
     saved = []
     to_bytes = State.to_bytes
     monkeypatch.setattr(State, "to_bytes", lambda s: (saved.append(s.iteration), to_bytes(s))[1])
-    train(data, tmp_path, model, n_epochs=n_epochs + 3)
+    train(data, tmp_path, model, n_epochs=N_EPOCHS + 3)
     assert files(tmp_path) == files(tmp_path / "whole")
-    assert min(saved) > SETTINGS[model]["n_epochs"], "it began again"
+    assert min(saved) > N_EPOCHS, "it began again"
 
 
 def test_lowering_the_cap_trains_afresh_and_keeps_the_longer_run(data, tmp_path):

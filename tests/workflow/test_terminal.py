@@ -40,11 +40,11 @@ def test_a_job_takes_two_lines(finished, folder):
 
 
 def test_the_end_tells_what_came_of_it(finished):
-    told = finished.stdout
-    (selected,) = [line for line in told.splitlines() if line.startswith("*   ")]
+    output = finished.stdout
+    (selected,) = [line for line in output.splitlines() if line.startswith("*   ")]
     assert re.search(r"fast/default|slow/default", selected)
     for place in ("results/plots", "model_card.html", "snakemake --report"):
-        assert place in told
+        assert place in output
 
 
 def test_the_log_file_says_why_each_job_ran(finished, folder):
@@ -55,7 +55,7 @@ def test_the_log_file_says_why_each_job_ran(finished, folder):
 
 
 @pytest.mark.parametrize(
-    ("switch", "told"),
+    ("switch", "output"),
     [
         ("-p", "msgd tabulate --log"),
         ("--verbose", "wildcards: experiment=fast, run=default"),
@@ -63,12 +63,12 @@ def test_the_log_file_says_why_each_job_ran(finished, folder):
         ("-n", "train fast/default\n    Forced execution"),
     ],
 )
-def test_more_is_told_on_request(finished, folder, switch, told):
+def test_more_is_reported_on_request(finished, folder, switch, output):
     target = "results/runs/fast/default/score.json" if switch == "--verbose" else TARGET
     force = ("--forceall",) if switch == "-n" else ("--force",)
     done = snakemake(folder, "--cores", "1", switch, *force, target)
     assert done.returncode == 0, done.stderr
-    assert told in done.stderr + done.stdout
+    assert output in done.stderr + done.stdout
     if switch == "-n":
         assert "Job stats:" in done.stdout
 
@@ -78,13 +78,13 @@ def test_a_plan_says_what_differs_and_nothing_else(finished, folder, tmp_path):
     config = {**TOY, "experiments": {**TOY["experiments"]}}
     config["experiments"]["fast"] = {**TOY["experiments"]["fast"], "l2": 0.5}
     write_config(copy, config)
-    told = snakemake(copy, "-n").stdout
-    assert "train fast/default\n    settings have changed: l2=0.0 -> l2=0.5\n" in told
+    output = snakemake(copy, "-n").stdout
+    assert "train fast/default\n    settings have changed: l2=0.0 -> l2=0.5\n" in output
     save_npz(copy / "toy.npz", as_triple(make_dataset(80, 40, 48, (4, 4), 3)))
-    told = snakemake(copy, "-n").stdout
-    assert "the source or the data set behind it has changed" in told
-    assert told.count("Job stats:") == 1
-    assert max(map(len, told.splitlines())) < 1000
+    output = snakemake(copy, "-n").stdout
+    assert "the source or the data set behind it has changed" in output
+    assert output.count("Job stats:") == 1
+    assert max(map(len, output.splitlines())) < 1000
 
 
 def test_a_single_target_ends_without_the_table_of_all(finished, folder):
@@ -99,12 +99,12 @@ def test_a_failure_tells_which_job_and_where_its_words_are(tmp_path):
     write_config(folder, {**TOY, "experiments": {"a": {**settings, "validation_frequency": 50}}})
     done = snakemake(folder, "--cores", "1")
     assert done.returncode != 0
-    told = done.stderr
-    assert "diverged before its first validation" in told
-    assert "FAILED: train a/default" in told
-    assert "what it said: results/logs/train/a/default.log" in told
-    assert "CalledProcessError" not in told
-    assert "set -euo pipefail" not in told
+    output = done.stderr
+    assert "diverged before its first validation" in output
+    assert "FAILED: train a/default" in output
+    assert "what it said: results/logs/train/a/default.log" in output
+    assert "CalledProcessError" not in output
+    assert "set -euo pipefail" not in output
 
 
 def test_a_large_sweep_shows_the_best_runs(tmp_path):

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pandas as pd
@@ -121,6 +122,38 @@ def test_everything_is_made_and_nothing_else_is_left(finished):
         "results",
         ".snakemake",
     }
+
+
+def test_every_rule_is_explained_in_the_list(folder):
+    rules = snakemake(folder, "--list").stdout.splitlines()
+    assert {line.split()[0] for line in rules} >= {"all", "train", *PER_RUN, *AFTER}
+    for line in rules:
+        assert re.fullmatch(r"\w+ \([A-Z].+\.\)", line), line
+
+
+def test_all_but_reading_training_and_scoring_runs_where_snakemake_runs():
+    """On a cluster. Snakemake passes ``localrule`` on by no ``use rule``, so it stands in each."""
+    local = {}
+    for file in [ROOT / "workflow" / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]:
+        _, *rules = re.split(r"^(?:use )?rule ", file.read_text(), flags=re.MULTILINE)
+        for rule in rules:
+            name = re.match(r"(?:\w+ as )?(\w+)", rule)[1]
+            local[name] = "\n    localrule: True\n" in rule
+    assert {name for name in local if not local[name]} == {"unpickle", "train", "score"}
+    assert {name for name in local if local[name]} >= {
+        "all",
+        "download",
+        *PER_RUN - {"train", "score"},
+    }
+
+
+def test_reading_the_workflow_loads_nothing_that_draws_downloads_or_trains(folder):
+    """Every job of a cluster reads it, too."""
+    words = [sys.executable, "-X", "importtime", "-m", "snakemake", *in_folder(folder), "-n"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment())
+    loaded = set(re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, re.MULTILINE))
+    assert "msgd.data.unpickle" in loaded
+    assert not loaded & {"matplotlib", "pooch", "numba", "msgd.data.download"}
 
 
 def test_a_second_run_has_nothing_to_do(folder):
@@ -313,18 +346,18 @@ def test_the_selected_model_follows_the_grid(tmp_path):
     assert would_run(folder, *targets) == {"train": 1, "score": 1, **after}
 
 
-def test_figures_of_a_grid_that_is_not_there_are_told(folder):
+def test_figures_of_a_grid_that_is_not_there_are_reported(folder):
     done = snakemake(folder, "-n", "results/plots/fast/validation_error_over_learning_rate.png")
     assert done.returncode != 0
-    told = "the configuration has no experiment fast with a grid over learning_rate"
-    assert told in done.stdout + done.stderr
+    message = "the configuration has no experiment fast with a grid over learning_rate"
+    assert message in done.stdout + done.stderr
 
 
-def test_a_run_that_is_not_asked_for_is_told(folder):
+def test_a_run_that_is_not_asked_for_is_reported(folder):
     done = snakemake(folder, "-n", "results/runs/fast/seed=7/history.csv")
     assert done.returncode != 0
-    told = "the configuration has no run fast/seed=7; it has: slow/default"
-    assert told in done.stdout + done.stderr
+    message = "the configuration has no run fast/seed=7; it has: slow/default"
+    assert message in done.stdout + done.stderr
 
 
 def test_a_killed_snakemake_goes_on(tmp_path):

@@ -18,19 +18,24 @@ from msgd.config import (
     yaml_scalar,
 )
 from msgd.data.content import data_name, sha256_of_files
-from msgd.data.download import load_sources
+from msgd.data.sources import load_sources
 from msgd.data.unpickle import count_training_examples
 from msgd.errors import UserError
 from msgd.evaluation.outcome import describe_outcome
 from msgd.files import sha256_of_hashes
 from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 
+# `config` is Snakemake's own: bound anew, it is the complete one for all rules and for the report.
 try:
     config = complete_config(config)
-    check_split_sizes(config["experiments"], count_training_examples(config["dataset"]))
+    n_train = count_training_examples(config["dataset"])
+    if n_train is not None:  # else a training checks them, first of all
+        check_split_sizes(config["experiments"], n_train)
 except UserError as error:
     raise WorkflowError(str(error))
 
+# A grid is lists of values in the configuration, not the table of a Paramspace: the schema checks them,
+# a value may be a list itself, and a run is named by what varies and by nothing else.
 EXPERIMENTS = config["experiments"]
 RUNS = {
     f"{experiment}/{run}": settings
@@ -137,24 +142,26 @@ def dataset_source(wildcards):
     return DATASET_FILE
 
 
-def data_folder(wildcards, input):
-    """The folder of the six arrays."""
-    return os.path.dirname(input.dataset)
-
-
-def run_folder(wildcards, output):
-    """The folder in which training or scoring leaves its files."""
-    return os.path.dirname(output[0])
-
-
-def drawn_run_folder(wildcards, input):
-    """The folder of the run whose saved files are drawn."""
-    return os.path.dirname(input[0])
-
-
-def tabulated_run_folders(wildcards, input):
-    """The folders of all runs."""
+def folders_of_runs(wildcards, input):
+    """The folders of all runs whose training.json is read."""
     return [os.path.dirname(path) for path in input.training]
+
+
+def run_figure(name, category, figure):
+    """A figure of one run, with its caption (workflow/report/) and where the report shows it."""
+    return report(
+        f"results/plots/{{experiment}}/{{run}}/{name}",
+        caption=f"../report/{os.path.splitext(name)[0]}.rst",
+        category=category,
+        subcategory="{experiment}",
+        labels={"run": "{run}", "figure": figure},
+    )
+
+
+def plot_options(*keys, **others):
+    """Options of msgd plot: those that the configuration has under plots, by their keys, and others."""
+    values = {**{key: config["plots"][key] for key in keys}, **others}
+    return [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
 
 
 def hyperparameters(wildcards):

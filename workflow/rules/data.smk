@@ -6,14 +6,14 @@
 
 
 rule download:
+    """Fetch mnist.pkl.gz from the first of several sources that has it, checked by SHA-256."""
     output:
         "results/downloads/mnist.pkl.gz",
     log:
         "results/logs/download.log",
     benchmark:
         "results/benchmarks/download.tsv"
-    conda:
-        "../envs/msgd.yaml"
+    localrule: True
     message:
         "fetch mnist.pkl.gz"
     shell:
@@ -21,6 +21,7 @@ rule download:
 
 
 rule unpickle:
+    """Read the data set, check it, and write its six arrays for training."""
     input:
         files=ancient(DATASET_FILES),  # their content decides: params.content
     output:
@@ -30,13 +31,11 @@ rule unpickle:
         "results/logs/unpickle.log",
     benchmark:
         "results/benchmarks/unpickle.tsv"
-    conda:
-        "../envs/msgd.yaml"
     params:
         code=code_of("data/unpickle.py", "data/sources.yaml"),
         content=dataset_content,
         source=dataset_source,
-        folder=run_folder,
+        folder=subpath(output.summary, parent=True),
         floatX=config["floatX"],
         expect="--expect-mnist" if IS_MNIST else "",
     message:

@@ -4,135 +4,98 @@
 #   results/plots/<experiment>/<run>/: learning_curve.png, weights.png, weights.gif,
 #   confusion.png, mistakes.png
 #   of an experiment with a grid: results/plots/<experiment>/validation_error_over_<hyperparameter>.png
+#
+# The first rule is whole. The others say what differs, and keep the params that they do not name;
+# `localrule` is not passed on.
 
 
 rule plot_learning_curve:
+    """Draw a run's validation errors, cost and patience over its training."""
     input:
         history="results/runs/{experiment}/{run}/history.csv",
         training="results/runs/{experiment}/{run}/training.json",
         provenance="results/runs/{experiment}/{run}/provenance.json",
     output:
-        report(
-            "results/plots/{experiment}/{run}/learning_curve.png",
-            caption="../report/learning_curve.rst",
-            category="Training",
-            subcategory="{experiment}",
-            labels={"run": "{run}", "figure": "learning curve"},
-        ),
+        run_figure("learning_curve.png", "Training", "learning curve"),
     log:
         "results/logs/plot_learning_curve/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/plot_learning_curve/{experiment}/{run}.tsv"
-    conda:
-        "../envs/msgd.yaml"
+    localrule: True
     params:
         code=code_of("plots/learning_curve.py"),
-        folder=drawn_run_folder,
-        dpi=config["plots"]["dpi"],
+        figure="learning_curve",
+        of="run",
+        folders=subpath(input.history, parent=True),
+        options=plot_options("dpi"),
     message:
         "learning curve of {wildcards.experiment}/{wildcards.run}"
     shell:
-        "msgd plot learning_curve --log {log} --run {params.folder:q}"
-        " --output {output:q} --dpi {params.dpi}"
+        "msgd plot {params.figure} --log {log} --output {output:q} {params.options:q}"
+        " --{params.of} {params.folders:q}"
 
 
-rule plot_weights:
+use rule plot_learning_curve as plot_weights with:
+    """Draw the first layer's weights as images, before, during and after training."""
     input:
         snapshots=ancient("results/runs/{experiment}/{run}/snapshots"),
         training="results/runs/{experiment}/{run}/training.json",
         dataset=f"{DATA}/dataset.json",
     output:
-        report(
-            "results/plots/{experiment}/{run}/weights.png",
-            caption="../report/weights.rst",
-            category="Weights",
-            subcategory="{experiment}",
-            labels={"run": "{run}", "figure": "weight images"},
-        ),
+        run_figure("weights.png", "Weights", "weight images"),
     log:
         "results/logs/plot_weights/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/plot_weights/{experiment}/{run}.tsv"
-    conda:
-        "../envs/msgd.yaml"
+    localrule: True
     params:
         code=drawing_code("plots/weights.py"),
-        data=data_folder,
-        folder=drawn_run_folder,
-        dpi=config["plots"]["dpi"],
-        colormap=config["plots"]["colormap"],
+        figure="weights",
+        folders=subpath(input.training, parent=True),
+        options=plot_options("dpi", "colormap", data=DATA),
     message:
         "weight images of {wildcards.experiment}/{wildcards.run}"
-    shell:
-        "msgd plot weights --log {log} --run {params.folder:q} --data {params.data:q}"
-        " --output {output:q} --dpi {params.dpi} --colormap {params.colormap:q}"
 
 
-rule animate_weights:
-    input:
-        snapshots=ancient("results/runs/{experiment}/{run}/snapshots"),
-        training="results/runs/{experiment}/{run}/training.json",
-        dataset=f"{DATA}/dataset.json",
+use rule plot_weights as animate_weights with:
+    """Draw the first layer's weights as an animation that grows with training."""
     output:
-        report(
-            "results/plots/{experiment}/{run}/weights.gif",
-            caption="../report/weights.rst",
-            category="Weights",
-            subcategory="{experiment}",
-            labels={"run": "{run}", "figure": "weight images growing"},
-        ),
+        run_figure("weights.gif", "Weights", "weight images growing"),
     log:
         "results/logs/animate_weights/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/animate_weights/{experiment}/{run}.tsv"
-    conda:
-        "../envs/msgd.yaml"
+    localrule: True
     params:
-        code=drawing_code("plots/weights.py"),
-        data=data_folder,
-        folder=drawn_run_folder,
-        dpi=config["plots"]["dpi"],
-        colormap=config["plots"]["colormap"],
-        frames_per_second=config["plots"]["frames_per_second"],
+        figure="weights_animation",
+        options=plot_options("dpi", "colormap", "frames_per_second", data=DATA),
     message:
         "weight images of {wildcards.experiment}/{wildcards.run}, growing"
-    shell:
-        "msgd plot weights_animation --log {log} --run {params.folder:q} --data {params.data:q}"
-        " --output {output:q} --dpi {params.dpi} --colormap {params.colormap:q}"
-        " --frames-per-second {params.frames_per_second}"
 
 
-rule plot_confusion:
+use rule plot_learning_curve as plot_confusion with:
+    """Draw the labels of the test set against what the model says."""
     input:
         predictions="results/runs/{experiment}/{run}/test_predictions.npz",
         dataset=f"{DATA}/dataset.json",
     output:
-        report(
-            "results/plots/{experiment}/{run}/confusion.png",
-            caption="../report/confusion.rst",
-            category="Mistakes",
-            subcategory="{experiment}",
-            labels={"run": "{run}", "figure": "confusion matrix"},
-        ),
+        run_figure("confusion.png", "Mistakes", "confusion matrix"),
     log:
         "results/logs/plot_confusion/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/plot_confusion/{experiment}/{run}.tsv"
-    conda:
-        "../envs/msgd.yaml"
+    localrule: True
     params:
         code=code_of("plots/mistakes.py"),
-        data=data_folder,
-        folder=drawn_run_folder,
-        dpi=config["plots"]["dpi"],
+        figure="confusion",
+        folders=subpath(input.predictions, parent=True),
+        options=plot_options("dpi", data=DATA),
     message:
         "confusion matrix of {wildcards.experiment}/{wildcards.run}"
-    shell:
-        "msgd plot confusion --log {log} --run {params.folder:q} --data {params.data:q}"
-        " --output {output:q} --dpi {params.dpi}"
 
 
-rule plot_mistakes:
+use rule plot_confusion as plot_mistakes with:
+    """Draw the test images on which the model is most wrong."""
     input:
         predictions="results/runs/{experiment}/{run}/test_predictions.npz",
         best=ancient("results/runs/{experiment}/{run}/best_parameters.npz"),
@@ -140,33 +103,22 @@ rule plot_mistakes:
         provenance="results/runs/{experiment}/{run}/provenance.json",
         dataset=f"{DATA}/dataset.json",
     output:
-        report(
-            "results/plots/{experiment}/{run}/mistakes.png",
-            caption="../report/mistakes.rst",
-            category="Mistakes",
-            subcategory="{experiment}",
-            labels={"run": "{run}", "figure": "worst mistakes"},
-        ),
+        run_figure("mistakes.png", "Mistakes", "worst mistakes"),
     log:
         "results/logs/plot_mistakes/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/plot_mistakes/{experiment}/{run}.tsv"
-    conda:
-        "../envs/msgd.yaml"
+    localrule: True
     params:
         code=drawing_code("plots/mistakes.py"),
-        data=data_folder,
-        folder=drawn_run_folder,
-        dpi=config["plots"]["dpi"],
-        n_mistakes=config["plots"]["n_mistakes"],
+        figure="mistakes",
+        options=plot_options("dpi", "n_mistakes", data=DATA),
     message:
         "worst mistakes of {wildcards.experiment}/{wildcards.run}"
-    shell:
-        "msgd plot mistakes --log {log} --run {params.folder:q} --data {params.data:q}"
-        " --output {output:q} --dpi {params.dpi} --n-mistakes {params.n_mistakes}"
 
 
-rule plot_validation_error_over:
+use rule plot_learning_curve as plot_validation_error_over with:
+    """Draw the validation error of an experiment's runs over a hyperparameter of its grid."""
     input:
         training=expand("results/runs/{run}/training.json", run=compared_runs),
         provenance=expand("results/runs/{run}/provenance.json", run=compared_runs),
@@ -182,14 +134,12 @@ rule plot_validation_error_over:
         "results/logs/plot_validation_error_over/{experiment}/{hyperparameter}.log",
     benchmark:
         "results/benchmarks/plot_validation_error_over/{experiment}/{hyperparameter}.tsv"
-    conda:
-        "../envs/msgd.yaml"
+    localrule: True
     params:
         code=code_of("plots/comparison.py"),
-        runs=tabulated_run_folders,
-        dpi=config["plots"]["dpi"],
+        figure="validation_error_over",
+        of="runs",
+        folders=folders_of_runs,
+        options=plot_options("dpi", over="{hyperparameter}"),
     message:
         "validation error of {wildcards.experiment} over {wildcards.hyperparameter}"
-    shell:
-        "msgd plot validation_error_over --log {log} --over {wildcards.hyperparameter:q}"
-        " --output {output:q} --dpi {params.dpi} --runs {params.runs:q}"

@@ -6,6 +6,7 @@
 
 
 rule score:
+    """Apply a run's best parameters to the test set, once."""
     input:
         arrays=ancient(ARRAYS),  # their hashes are in dataset.json
         dataset=f"{DATA}/dataset.json",
@@ -19,16 +20,14 @@ rule score:
         "results/logs/score/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/score/{experiment}/{run}.tsv"
-    conda:
-        "../envs/msgd.yaml"
     threads: THREADS
     resources:
         gpu=gpus,
     params:
         code=training_code,
         scoring=code_of("evaluation/score.py"),
-        data=data_folder,
-        folder=run_folder,
+        data=subpath(input.dataset, parent=True),
+        folder=subpath(output.score, parent=True),
         backend=config["backend"],
         chunk_batches=yaml_scalar(config["device_chunk_batches"]),
     message:
@@ -39,6 +38,7 @@ rule score:
 
 
 rule tabulate:
+    """Write the table of all runs with their test scores."""
     input:
         training=expand("results/runs/{run}/training.json", run=RUNS),
         scores=expand("results/runs/{run}/score.json", run=RUNS),
@@ -55,11 +55,10 @@ rule tabulate:
         "results/logs/tabulate.log",
     benchmark:
         "results/benchmarks/tabulate.tsv"
-    conda:
-        "../envs/msgd.yaml"
+    localrule: True
     params:
         code=code_of("evaluation/tables.py"),
-        runs=tabulated_run_folders,
+        runs=folders_of_runs,
     message:
         "table of scores"
     shell:
@@ -67,6 +66,7 @@ rule tabulate:
 
 
 rule compare_published:
+    """Write the table that holds the runs against the published figures."""
     input:
         training=expand("results/runs/{run}/training.json", run=RUNS),
         provenance=expand("results/runs/{run}/provenance.json", run=RUNS),
@@ -84,11 +84,10 @@ rule compare_published:
         "results/logs/compare_published.log",
     benchmark:
         "results/benchmarks/compare_published.tsv"
-    conda:
-        "../envs/msgd.yaml"
+    localrule: True
     params:
         code=code_of("evaluation/tables.py", "evaluation/published.yaml"),
-        runs=tabulated_run_folders,
+        runs=folders_of_runs,
     message:
         "table of published and reproduced figures"
     shell:

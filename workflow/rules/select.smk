@@ -6,6 +6,7 @@
 
 
 rule select:
+    """Keep the model of the lowest validation error of all runs, and describe it on a card."""
     input:
         training=expand("results/runs/{run}/training.json", run=RUNS),
         provenance=expand("results/runs/{run}/provenance.json", run=RUNS),
@@ -25,12 +26,11 @@ rule select:
         "results/logs/select.log",
     benchmark:
         "results/benchmarks/select.tsv"
-    conda:
-        "../envs/msgd.yaml"
+    localrule: True
     params:
         code=code_of("evaluation/model_card.py"),
-        data=data_folder,
-        runs=tabulated_run_folders,
+        data=subpath(input.dataset, parent=True),
+        runs=folders_of_runs,
     message:
         "best model and its card"
     shell:

@@ -8,6 +8,7 @@
 
 
 rule train:
+    """Train one run of an experiment and keep its best parameters."""
     input:
         arrays=ancient(ARRAYS),  # their hashes are in dataset.json
         dataset=f"{DATA}/dataset.json",
@@ -22,15 +23,13 @@ rule train:
         "results/logs/train/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/train/{experiment}/{run}.tsv"
-    conda:
-        "../envs/msgd.yaml"
     threads: THREADS
     resources:
         gpu=gpus,
     params:
         code=training_code,
-        data=data_folder,
-        folder=run_folder,
+        data=subpath(input.dataset, parent=True),
+        folder=subpath(output.training, parent=True),
         backend=config["backend"],
         chunk_batches=yaml_scalar(config["device_chunk_batches"]),
         floatX=config["floatX"],

@@ -58,18 +58,18 @@ def check_images(dataset, splits):
 
 def _hash_of(path, known):
     """Return what is remembered of ``path`` (dict): what tells whether it changed, and its hash."""
-    before = _state(path)
+    before = file_state(path)
     entry = known.get(str(path), {})
     if entry.get("state") == before:
         return entry
     sha256 = sha256_of_file(path)
     # A file that may be written still is hashed anew next time.
     is_old = time.time_ns() - path.stat().st_ctime_ns > COARSEST_DATE
-    is_settled = is_old and _state(path) == before
+    is_settled = is_old and file_state(path) == before
     return {"state": before if is_settled else None, "sha256": sha256}
 
 
-def _state(path):
+def file_state(path):
     """Return what tells whether a file changed (list): size, two dates in ns, inode, device."""
     status = path.stat()
     return [

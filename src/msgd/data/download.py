@@ -9,20 +9,14 @@ from pathlib import Path
 
 import pooch
 import requests
-import yaml
 
+from msgd.data.sources import load_sources
 from msgd.errors import RESULT, UserError
 from msgd.files import atomic_path, sha256_of_file
 
 log = logging.getLogger(__name__)
 
-SOURCES_FILE = Path(__file__).with_name("sources.yaml")
 CONNECT_AND_READ_TIMEOUT = (10, 60)  # seconds
-
-
-def load_sources():
-    """Return what sources.yaml says: file, size, sha256, sources, arrays (dict)."""
-    return yaml.safe_load(SOURCES_FILE.read_text(encoding="utf-8"))
 
 
 def download_mnist(path, sources=None):

@@ -7,10 +7,12 @@ refused, or read as README says, with a warning.
 import itertools
 import logging
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from msgd.data.dataset import BYTE_SCALE, SPLITS
+from msgd.data.images import check_finite
 from msgd.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -19,16 +21,8 @@ MAX_CHANNELS = 4  # red, green, blue, alpha
 SMALLEST_ROW = 64  # 8 x 8 pixels: from here on a square number of pixels is taken for a row of them
 
 
-def check_finite(path, name, array):
-    """Raise UserError, with the first place, if ``array`` holds a NaN or an infinity."""
-    finite = np.isfinite(array)
-    if not finite.all():
-        where = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise UserError(f"{path}: the {name} hold {array[where]} at index {where}")
-
-
-def drop_channel_axis(path, split, x):
-    """Return images x, (N, ...), as (N, D) or (N, height, width), without an axis of one channel.
+def shape_without_channels(path, split, x):
+    """Return the shape of an image of x, (N, ...): (D,) or (height, width), no axis of one channel.
 
     The number of axes decides. Two: rows of D pixels. Three: pictures, (N, height, width), however
     small: (N, 1, 28) is 28 pixels wide and (N, 3, 3) nine pixels. But a picture 784 pixels high
@@ -40,15 +34,15 @@ def drop_channel_axis(path, split, x):
     if len(axes) == 2:
         channel_axis = _channel_axis_of_rows(axes)
         if channel_axis is None:
-            return x
+            return axes
     elif len(axes) == 3:
         channel_axis = next((axis for axis in (3, 1) if x.shape[axis] == 1), None)
     elif len(axes) < 2:
-        return x
+        return axes
     else:
         raise UserError(f"{path}: the {split} images have shape {x.shape}, more axes than {READ}")
     if channel_axis is not None and x.shape[channel_axis] == 1:
-        return x.squeeze(channel_axis)
+        return axes[: channel_axis - 1] + axes[channel_axis:]
     raise UserError(
         f"{path}: the {split} images have shape {x.shape}, more than one channel; read are {READ}. "
         + _how_to_make_grey(x, channel_axis)
@@ -89,10 +83,10 @@ def _how_to_make_grey(x, channel_axis):
 def common_image_shape(path, images):
     """Return (height, width); every split of ``images`` must hold images of the same shape.
 
-    images: dict of split -> array (N, D) or (N, height, width). D pixels are a square where that
-    is possible, else one row.
+    images: dict of split -> Images, of shape (D,) or (height, width). D pixels are a square where
+    that is possible, else one row.
     """
-    shapes = {split: x.shape[1:] for split, x in images.items()}
+    shapes = {split: x.shape for split, x in images.items()}
     if len(set(shapes.values())) != 1:
         listed = ", ".join(f"{split} {shape}" for split, shape in shapes.items())
         raise UserError(f"{path}: images of different shapes: {listed}")
@@ -104,50 +98,59 @@ def common_image_shape(path, images):
     return (side, side) if side * side == n_features else (1, n_features)
 
 
-def pixels_to_store(path, images, float_x):
-    """Return (dict of split -> (N, D) array as it is stored, what its numbers mean: str).
+class Storage(NamedTuple):
+    """How pixels are stored: in which type, multiplied by what before, and what that means."""
 
-    images: dict of split -> (N, D) array of finite numbers, whole ones from 0 to 255; float_x:
-    "float32" or "float64". bool is stored as 0 and 1 in floatX; whole numbers are bytes, k for the
-    pixel k/256; floats are taken as they are, and stored as bytes where all are k/256. Logs one
-    warning where that may not be what is meant. Raises UserError for splits of different types or
-    on different scales, and for numbers that floatX cannot hold.
+    dtype: np.dtype
+    factor: int
+    meaning: str
+
+    def stored(self, rows):
+        """Return pixels ``rows`` (n, D) as they are stored."""
+        scaled = rows if self.factor == 1 else rows * rows.dtype.type(self.factor)
+        return scaled.astype(self.dtype)
+
+
+def storage_of_pixels(path, images, float_x):
+    """Return the Storage of all ``images``, a dict of split -> Images.
+
+    float_x: "float32" or "float64". bool is stored as 0 and 1 in floatX; whole numbers are bytes, k
+    for the pixel k/256; floats are taken as they are, and stored as bytes where all are k/256. Logs
+    one warning where that may not be what is meant. Raises UserError for splits of different types
+    or on different scales, and for numbers that floatX cannot hold.
     """
     _check_one_scale(path, images)
-    low, high = min(x.min() for x in images.values()), max(x.max() for x in images.values())
+    low, high = (
+        min(x.low.min() for x in images.values()),
+        max(x.high.max() for x in images.values()),
+    )
     kind = images["train"].dtype.kind
     if kind == "b":
-        stored = {split: x.astype(float_x) for split, x in images.items()}
-        return stored, f"{float_x}, bool as 0 and 1"
+        return Storage(np.dtype(float_x), 1, f"{float_x}, bool as 0 and 1")
+    as_bytes = f"uint8, k stands for k/{BYTE_SCALE}"
     if kind in "iu":
         _warn_of_small_whole_numbers(path, high)
-        stored = {split: x.astype(np.uint8) for split, x in images.items()}
         meaning = f"whole numbers from {low} to {high} taken for bytes"
-        return stored, f"uint8, k stands for k/{BYTE_SCALE}: {meaning}"
-    stored = {split: _bytes_of_pixels(x) for split, x in images.items()}
-    if all(x is not None for x in stored.values()):
-        return stored, f"uint8, k stands for k/{BYTE_SCALE}"
+        return Storage(np.dtype(np.uint8), 1, f"{as_bytes}: {meaning}")
+    if all(x.is_bytes.all() for x in images.values()):
+        return Storage(np.dtype(np.uint8), BYTE_SCALE, as_bytes)
     _warn_of_large_floats(path, images["train"], low, high)
-    stored = {split: _float_pixels(path, split, x, float_x) for split, x in images.items()}
-    return stored, f"{float_x}, from {low:.4g} to {high:.4g}, taken as they are"
+    for split, x in images.items():
+        _check_held(path, split, x, float_x)
+    return Storage(
+        np.dtype(float_x), 1, f"{float_x}, from {low:.4g} to {high:.4g}, taken as they are"
+    )
 
 
-def _bytes_of_pixels(x):
-    """Return float images x as uint8 if every pixel is k/256, else None."""
+def _check_held(path, split, images, float_x):
+    """Raise UserError, with the first place, if floatX cannot hold all pixels of ``images``."""
+    first = 0
     with np.errstate(over="ignore"):
-        scaled = x * x.dtype.type(BYTE_SCALE)
-    if scaled.min() < 0 or scaled.max() > BYTE_SCALE - 1:
-        return None
-    as_bytes = scaled.astype(np.uint8)
-    return as_bytes if np.array_equal(as_bytes, scaled) else None
-
-
-def _float_pixels(path, split, x, float_x):
-    """Return float images x as floatX; UserError if floatX cannot hold them."""
-    with np.errstate(over="ignore"):
-        pixels = x.astype(float_x)
-    check_finite(path, f"{split} images, as {float_x},", pixels)
-    return pixels
+        if np.isfinite([f.astype(float_x) for f in (images.low, images.high)]).all():
+            return
+        for rows in images.rows():
+            check_finite(path, f"{split} images, as {float_x},", rows.astype(float_x), first)
+            first += len(rows)
 
 
 # Pictures stored as bytes come near 255 somewhere: numbers that never pass half of that are
@@ -172,11 +175,11 @@ LARGEST_RMS = 4  # of images with negative pixels; 1 if standardised, however fa
 
 
 def _warn_of_large_floats(path, x, low, high):
-    """Warn if float images x (N, D) are far beyond the scale 0 to 1; low, high: of all splits."""
-    if x.min() < 0:
+    """Warn if float Images x are far beyond the scale 0 to 1; low, high: of all splits."""
+    if x.low.min() < 0:
         with np.errstate(over="ignore"):
-            squares = np.einsum("nd,nd->", x, x, dtype=np.result_type(x, np.float64))
-        is_large = np.sqrt(squares / x.size) > LARGEST_RMS
+            squares = x.squares.sum()
+        is_large = np.sqrt(squares / (len(x) * x.n_features)) > LARGEST_RMS
     else:
         peaks = _peaks(x)
         is_large = len(peaks) > 0 and np.median(peaks) > LARGEST_PEAK
@@ -238,18 +241,14 @@ def _type_of(x):
 def _described(x):
     if x.dtype.kind == "b":
         return "bool"
-    return f"{_type_of(x)} ({x.dtype}) from {x.min():.4g} to {x.max():.4g}"
+    return f"{_type_of(x)} ({x.dtype}) from {x.low.min():.4g} to {x.high.max():.4g}"
 
 
 def _peaks(x):
-    """Return the largest magnitude in each image of x (N, D) that is not all 0, as float64."""
-    if x.dtype.kind == "u":
-        peaks = x.max(axis=1)
-        return peaks[peaks > 0].astype(np.float64)
-    low, high = (f(axis=1).astype(np.float64) for f in (x.min, x.max))
-    peaks = np.maximum(high, -low)
+    """Return the largest magnitude in each image of Images x that is not all 0, as float64."""
+    peaks = np.maximum(x.high.astype(np.float64), -x.low.astype(np.float64))
     return peaks[peaks > 0]
 
 
 def _share_with_negative_pixels(x):
-    return (x.min(axis=1) < 0).mean() if x.dtype.kind == "f" else 0.0
+    return (x.low < 0).mean() if x.dtype.kind == "f" else 0.0

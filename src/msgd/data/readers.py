@@ -2,23 +2,25 @@
 
 Each returns the splits of a data set, a dict ``{"train": (x, y), "valid": (x, y), "test": (x, y)}``
 of what the file holds, which should be arrays: x of shape (N, D), (N, height, width) or with
-further axes, y of shape (N,). "valid" is missing where the file has no validation part.
+further axes, y of shape (N,). "valid" is missing where the file has no validation part. Arrays of
+a .npz and of IDX files are StoredArrays: only their headers have been read.
 """
 
 import difflib
 import gzip
 import logging
-import math
 import re
 import zipfile
 import zlib
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy_format
 
 from msgd.data.dataset import SPLITS
 from msgd.data.kinds import IDX_TYPES, is_idx, sniff
+from msgd.data.pieces import StoredArray, number_of_bytes
 from msgd.data.safe_pickle import LimitedReader, load_arrays
 from msgd.errors import UserError
 from msgd.files import expand_home
@@ -35,28 +37,27 @@ DAMAGE = (EOFError, OSError, ValueError, zlib.error)  # what a damaged file rais
 KINDS = "a .pkl or .pkl.gz file, a .npz file, or a folder of IDX files"
 
 
-def read_splits(path):
-    """Read the data set at ``path``: a pickle, packed by gzip or not, a .npz, or an IDX folder.
+def read_splits(path, headers_only=False):
+    """Return the splits of the data set at ``path``: a pickle, a .npz, or an IDX folder.
 
-    The first bytes decide what a file is, and its name only where they do not. Raises UserError,
-    naming the file and the finding, if it is not what it should be.
+    The first bytes decide what a file is, and its name only where they do not. With headers_only
+    no more is read, whatever the size of the data; for a pickle, which has no header, None is
+    returned. Raises UserError, naming the file and the finding, if it is not what it should be.
     """
     path = Path(expand_home(path))
     if not path.exists():
         raise UserError(_not_found(path))
     if path.is_dir():
-        return _read_idx_folder(path)
+        return _read_idx_folder(path, headers_only)
     if not path.is_file():
         raise UserError(f"{path} is neither a file nor a folder")
     found = sniff(path)
     if found.kind == "idx":
         raise UserError(f"{path} is one IDX file; name the folder that holds all of them")
-    if found.kind == "pickle":
-        return _read_pickle(path)
-    if found.kind == "zip" or path.suffix == ".npz":
+    if found.kind == "zip" or (found.kind is None and path.suffix == ".npz"):
         return _read_npz(path)
-    if {".pkl", ".pickle"} & set(path.suffixes):
-        return _read_pickle(path)
+    if found.kind == "pickle" or {".pkl", ".pickle"} & set(path.suffixes):
+        return None if headers_only else _read_pickle(path)
     raise UserError(
         f"{path}: not a known kind of data set, it begins {found.head[:20]!r}; allowed: {KINDS}"
     )
@@ -90,7 +91,8 @@ def _read_pickle(path):
     with ExitStack() as files:
         content = load_arrays(lambda: _open_limited(path, files), str(path))
     if isinstance(content, dict):
-        return _named_splits(path, content)
+        names = _named_splits(path, list(content))
+        return {split: tuple(content[name] for name in pair) for split, pair in names.items()}
     is_triple = isinstance(content, tuple) and len(content) == len(SPLITS)
     if not is_triple or not all(isinstance(p, tuple) and len(p) == 2 for p in content):
         raise UserError(
@@ -117,9 +119,8 @@ def _part_description(part):
 
 
 def _read_npz(path):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
+    with _npz_damage_named(path), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
         unpacked = sum(member.file_size for member in members)
         if unpacked > expansion_limit(path):
             raise UserError(
@@ -132,13 +133,76 @@ def _read_npz(path):
                 f"{path} is a zip archive but no .npz: it holds {names}; "
                 "unpack it, and name what was in it"
             )
-        with np.load(path, allow_pickle=False) as arrays:
-            return _named_splits(path, arrays)
+        names = [member.filename.removesuffix(".npy") for member in members]
+        member_of = dict(zip(names, members, strict=True))
+        return {
+            split: tuple(_npz_array(path, archive, member_of[name]) for name in pair)
+            for split, pair in _named_splits(path, names).items()
+        }
+
+
+@contextmanager
+def _npz_damage_named(path):
+    """Turn what a damaged or foreign .npz makes NumPy and zipfile raise into a UserError."""
+    try:
+        yield
     except (*DAMAGE, zipfile.BadZipFile, RuntimeError, MemoryError, NotImplementedError) as error:
         hint = "; numpy.stack makes one array of a list" if "Object arrays" in str(error) else ""
         raise UserError(
             f"{path} is not a whole .npz file of numeric arrays: {error}{hint}"
         ) from error
+
+
+def _npz_array(path, archive, member):
+    """Return the array in ``member`` of the open ``archive``; bytes if it holds none."""
+    with archive.open(member) as stream:
+        magic = stream.read(len(npy_format.MAGIC_PREFIX))
+        if magic != npy_format.MAGIC_PREFIX:
+            return magic  # which is no array, as will be said
+        stream.seek(0)
+        shape, order, dtype = _npy_header(stream)
+        size, present = number_of_bytes(shape, dtype), member.file_size - stream.tell()
+    if size > present:
+        raise ValueError(
+            f"{member.filename} has {present} bytes of numbers, shape {shape} of {dtype} is {size}"
+        )
+
+    @contextmanager
+    def open_data():
+        with _npz_damage_named(path), zipfile.ZipFile(path) as again, again.open(member) as stream:
+            _npy_header(stream)
+            yield lambda count: _exactly(stream, count, member.filename)
+
+    return StoredArray(shape, dtype, order, open_data)
+
+
+def _npy_header(stream):
+    """Read the header of a .npy file; return shape, order ("C" or "F") and dtype of the array."""
+    version = npy_format.read_magic(stream)
+    if version not in NPY_VERSIONS:
+        raise ValueError(f"format version {version} of .npy, which is not known")
+    shape, is_fortran, dtype = NPY_VERSIONS[version](stream)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array of shape {shape}")
+    return shape, "F" if is_fortran else "C", dtype
+
+
+# Version 3 differs from 2 in the names of fields, which arrays of numbers do not have.
+NPY_VERSIONS = {
+    (1, 0): npy_format.read_array_header_1_0,
+    (2, 0): npy_format.read_array_header_2_0,
+    (3, 0): npy_format.read_array_header_2_0,
+}
+
+
+def _exactly(stream, count, name):
+    """Return the next ``count`` bytes of ``stream``; ValueError if there are fewer."""
+    data = stream.read(count)
+    if len(data) != count:
+        raise ValueError(f"{name} is truncated, {count} bytes expected, {len(data)} found")
+    return data
 
 
 # Names of arrays: a split and a part in either order, joined by _, in capitals or not. So the
@@ -155,10 +219,10 @@ UNDERSTOOD = (
 )
 
 
-def _named_splits(path, arrays):
-    """Return the splits out of ``arrays``, a mapping of names to arrays."""
+def _named_splits(path, present):
+    """Return which of the names ``present`` are meant: a dict of split -> (images, labels)."""
     names = {
-        f"{split}_{part}": _name_of(path, split, part, arrays)
+        f"{split}_{part}": _name_of(path, split, part, present)
         for split in SPLITS
         for part in PART_NAMES
     }
@@ -167,17 +231,17 @@ def _named_splits(path, arrays):
     missing = [f"{s}_{p}" for s in splits for p in PART_NAMES if names[f"{s}_{p}"] is None]
     if missing:
         raise UserError(
-            f"{path} lacks {', '.join(missing)}; it holds {_listed(arrays)}. "
+            f"{path} lacks {', '.join(missing)}; it holds {_listed(present)}. "
             f"Understood: {UNDERSTOOD}"
         )
-    return {split: tuple(arrays[names[f"{split}_{part}"]] for part in "xy") for split in splits}
+    return {split: tuple(names[f"{split}_{part}"] for part in "xy") for split in splits}
 
 
-def _name_of(path, split, part, arrays):
-    """Return the one name among ``arrays`` that means ``part`` of ``split``, or None."""
+def _name_of(path, split, part, present):
+    """Return the one name among ``present`` that means ``part`` of ``split``, or None."""
     pairs = [(s, p) for s in SPLIT_NAMES[split] for p in PART_NAMES[part]]
     spellings = {f"{s}_{p}" for s, p in pairs} | {f"{p}_{s}" for s, p in pairs}
-    found = [name for name in arrays if isinstance(name, str) and name.lower() in spellings]
+    found = [name for name in present if isinstance(name, str) and name.lower() in spellings]
     if len(found) > 1:
         raise UserError(
             f"{path} holds {' and '.join(found)}, which mean the same; leave only one of them there"
@@ -202,7 +266,7 @@ _IDX_SPLITS = {
 }
 
 
-def _read_idx_folder(folder):
+def _read_idx_folder(folder, headers_only):
     """Return the splits of a folder of IDX files; without valid-* files, without "valid"."""
     files = {}  # (how the name begins, "images" or "labels") -> paths
     for path in sorted(folder.iterdir()):
@@ -222,54 +286,98 @@ def _read_idx_folder(folder):
             continue
         prefix = present[0] if present else prefixes[0]
         splits[split] = tuple(
-            _one_idx(folder, prefix, part, files.get((prefix, part), []))
+            _one_idx(folder, prefix, part, files.get((prefix, part), []), headers_only)
             for part in ("images", "labels")
         )
     return splits
 
 
-def _one_idx(folder, prefix, part, paths):
-    """Return the array that every one of ``paths`` holds: a file may lie packed and unpacked."""
+def _one_idx(folder, prefix, part, paths, headers_only):
+    """Return the array that every one of ``paths`` holds: a file may lie packed and unpacked.
+
+    With headers_only, whether they all hold it is seen from their headers alone.
+    """
     if not paths:
         raise UserError(
             f"{folder} holds no file {prefix}-{part}...; expected are IDX files whose names begin "
             "train-images, train-labels, t10k-images, t10k-labels, and valid-images, valid-labels "
             f"where they are; it holds: {_listed(sorted(p.name for p in folder.iterdir()))}"
         )
-    array = read_idx(paths[0])
+    array = open_idx(paths[0])
     for other in paths[1:]:
-        if not _same(array, read_idx(other)):
+        if not _same(array, open_idx(other), headers_only):
             raise UserError(
                 f"{folder} holds {paths[0].name} and {other.name}, which differ; leave only the "
                 "right one there"
             )
-    if len(paths) > 1:
+    if len(paths) > 1 and not headers_only:
         names = " and ".join(path.name for path in paths)
         log.info("%s: %s hold the same array", folder, names)
     return array
 
 
-def _same(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+def _same(a, b, headers_only):
+    """Return whether StoredArrays ``a`` and ``b`` are equal, byte for byte."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    is_empty = 0 in a.shape  # which has no pieces
+    return (
+        headers_only
+        or is_empty
+        or all(x.tobytes() == y.tobytes() for x, y in zip(a.pieces(), b.pieces(), strict=True))
+    )
 
 
-def read_idx(path):
-    """Return the array of one IDX file, gzipped or not; raises UserError if it is malformed."""
-    try:
-        with ExitStack() as files:
+def open_idx(path):
+    """Return the array of one IDX file, gzipped or not, as a StoredArray.
+
+    Raises UserError if its header is malformed; reading the array does if the file is damaged.
+    """
+    with _idx_damage_named(path), ExitStack() as files:
+        shape, dtype = _idx_header(path, _open_limited(path, files))
+    size = number_of_bytes(shape, dtype)
+
+    @contextmanager
+    def open_data():
+        with _idx_damage_named(path), ExitStack() as files:
             reader = _open_limited(path, files)
-            magic = reader.read(4)
-            if not is_idx(magic):
-                raise UserError(f"{path} is not an IDX file of an array: it starts {magic.hex()}")
-            dtype = np.dtype(IDX_TYPES[magic[2]])
-            shape = tuple(np.frombuffer(reader.read(4 * magic[3]), ">u4").tolist())
-            size = math.prod(shape) * dtype.itemsize
-            data = reader.read(size)
-            if len(shape) != magic[3] or len(data) != size:
-                raise UserError(
-                    f"{path} is truncated: {len(data)} of {size} bytes for shape {shape}"
-                )
+            _idx_header(path, reader)
+            n_read = 0
+
+            def read(count):
+                nonlocal n_read
+                data = reader.read(count)
+                n_read += len(data)
+                if len(data) != count:
+                    raise UserError(
+                        f"{path} is truncated: {n_read} of {size} bytes for shape {shape}"
+                    )
+                return data
+
+            yield read
             reader.expect_end()
+
+    return StoredArray(shape, dtype, "C", open_data)
+
+
+def _idx_header(path, reader):
+    """Read the header of an IDX file from a LimitedReader; return shape and dtype of its array."""
+    magic = reader.read(4)
+    if not is_idx(magic):
+        raise UserError(f"{path} is not an IDX file of an array: it starts {magic.hex()}")
+    dtype = np.dtype(IDX_TYPES[magic[2]])
+    shape = tuple(np.frombuffer(reader.read(4 * magic[3]), ">u4").tolist())
+    size = number_of_bytes(shape, dtype)
+    if len(shape) != magic[3]:
+        raise UserError(f"{path} is truncated: 0 of {size} bytes for shape {shape}")
+    reader.expect(size)
+    return shape, dtype
+
+
+@contextmanager
+def _idx_damage_named(path):
+    """Turn what a damaged IDX file makes its readers raise into a UserError."""
+    try:
+        yield
     except DAMAGE as error:
         raise UserError(f"{path} is not a whole IDX file: {error}") from error
-    return np.frombuffer(data, dtype).reshape(shape)

@@ -193,10 +193,14 @@ class LimitedReader:
                 "suggests (a decompression bomb?); store real data of that kind uncompressed"
             )
 
-    def read(self, count):
-        """Return at most ``count`` bytes."""
+    def expect(self, count):
+        """Raise UserError if ``count`` more bytes would be more than the limit."""
         if count > self.remaining:
             self._spend(count)
+
+    def read(self, count):
+        """Return at most ``count`` bytes."""
+        self.expect(count)
         data = self.stream.read(count)
         self._spend(len(data))
         return data

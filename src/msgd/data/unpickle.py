@@ -10,13 +10,17 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy_format
 
+from msgd.data.content import file_state
 from msgd.data.dataset import ARRAY_NAMES, BYTE_SCALE, SPLITS
-from msgd.data.download import load_sources
-from msgd.data.pixels import check_finite, common_image_shape, drop_channel_axis, pixels_to_store
+from msgd.data.images import check_finite, progress, read_images
+from msgd.data.pieces import StoredArray, whole
+from msgd.data.pixels import common_image_shape, shape_without_channels, storage_of_pixels
 from msgd.data.readers import read_splits
+from msgd.data.sources import load_sources
 from msgd.errors import UserError
-from msgd.files import atomic_path, sha256_of_file, write_json
+from msgd.files import atomic_path, expand_home, sha256_of_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -24,29 +28,31 @@ log = logging.getLogger(__name__)
 # off where a data set has no validation part: a sixth, 10,000 of 60,000.
 VALID_SHARE = 6
 
+MNIST_EXAMPLES = {"train": 50_000, "valid": 10_000, "test": 10_000}
+MNIST_PIXELS = 784
+
 
 def unpickle(path, folder, float_x, expect_mnist=False):
     """Read the data set at ``path``, check it, and write six .npy files and dataset.json.
 
     ``float_x``: "float32" or "float64", the dtype of pixels that are no bytes. With
-    ``expect_mnist`` the arrays must be the published ones, bit for bit. Logs a warning where the
+    ``expect_mnist`` the arrays must be the published ones, bit for bit. Images in a .npz or in IDX
+    files are read in pieces, first to be checked, then to be written. Logs a warning where the
     scale of the pixels is ambiguous. Raises UserError, naming the file and the finding, before
     anything is written.
     """
+    before = _states(path)
     splits = read_splits(path)
     pairs = {split: _check_pair(path, split, x, y) for split, (x, y) in splits.items()}
     is_split_off = "valid" not in pairs
     if is_split_off:
         pairs = _split_off_validation(path, pairs)
-    n_classes = _check_classes(path, {s: pairs[s][1] for s in SPLITS}, is_split_off)
-    image_shape = common_image_shape(path, {s: pairs[s][0] for s in SPLITS})
-    rows = {s: _rows(pairs[s][0]) for s in SPLITS}
-    stored, meaning = pixels_to_store(path, rows, float_x)
-    arrays = {}
-    for split in SPLITS:
-        arrays[f"{split}_x"] = stored[split]
-        arrays[f"{split}_y"] = pairs[split][1]
-    foreign = _arrays_other_than_mnist(arrays)
+    images = {split: pairs[split][0] for split in SPLITS}
+    labels = {split: pairs[split][1] for split in SPLITS}
+    n_classes = _check_classes(path, labels, is_split_off)
+    image_shape = common_image_shape(path, images)
+    storage = storage_of_pixels(path, images, float_x)
+    foreign = _arrays_other_than_mnist(images, labels, storage)
     if expect_mnist and foreign:
         raise UserError(
             f"{path}: {', '.join(foreign)} differ from MNIST as published; delete the file and run "
@@ -54,68 +60,75 @@ def unpickle(path, folder, float_x, expect_mnist=False):
         )
 
     folder = Path(folder)
-    for name, array in arrays.items():
-        with atomic_path(folder / f"{name}.npy") as temporary:
-            np.save(temporary, array)
+    for split in SPLITS:
+        _write_images(folder / f"{split}_x.npy", f"writing {split} images", images[split], storage)
+        with atomic_path(folder / f"{split}_y.npy") as temporary:
+            np.save(temporary, labels[split])
+    if _states(path) != before:
+        raise UserError(f"{path} was changed while it was read; run again")
     summary = {
         "source": str(path),
         "is_mnist": not foreign,
         "image_shape": list(image_shape),
         "n_classes": n_classes,
-        "examples": {split: len(arrays[f"{split}_y"]) for split in SPLITS},
-        "pixels": meaning,
+        "examples": {split: len(labels[split]) for split in SPLITS},
+        "pixels": storage.meaning,
         "sha256": {name: sha256_of_file(folder / f"{name}.npy") for name in ARRAY_NAMES},
     }
     write_json(folder / "dataset.json", summary)
-    told = ("examples", "n_classes", "image_shape", "pixels")
-    log.info("%s: %s", path, json.dumps({k: summary[k] for k in told}))
+    logged = ("examples", "n_classes", "image_shape", "pixels")
+    log.info("%s: %s", path, json.dumps({k: summary[k] for k in logged}))
+
+
+def _states(path):
+    """Return what tells whether the file ``path``, or a file in the folder, changed: a dict."""
+    path = Path(expand_home(path))
+    files = [path] if path.is_file() else path.glob("*")
+    return {file: file_state(file) for file in files if file.is_file()}
+
+
+def _write_images(path, title, images, storage):
+    """Write ``images`` (Images) to the .npy file ``path`` as ``storage`` says, piece by piece."""
+    header = {
+        "descr": npy_format.dtype_to_descr(storage.dtype),
+        "fortran_order": False,
+        "shape": (len(images), images.n_features),
+    }
+    with (
+        progress(title, len(images)) as bar,
+        atomic_path(path) as temporary,
+        temporary.open("wb") as stream,
+    ):
+        npy_format.write_array_header_1_0(stream, header)
+        for rows in images.rows():
+            storage.stored(rows).tofile(stream)
+            bar.update(len(rows))
 
 
 def count_training_examples(dataset):
     """Return the number of training examples of config key ``dataset``, before any job has run.
 
-    MNIST's is known; your own file is read. Raises UserError if it cannot be.
+    MNIST's is known; of your own data the headers are read, and no more. None for a pickle, which
+    has no header: its number is known once it has been unpickled. Raises UserError if the data set
+    cannot be read, as far as its headers tell.
     """
     if dataset == "mnist":
-        return 50_000
+        return MNIST_EXAMPLES["train"]
     if set(dataset) & set("{}"):
         raise UserError(f"dataset is {dataset!r}; allowed: a path without the characters {{ and }}")
-    splits = read_splits(dataset)
-    n = len(_check_pair(dataset, "train", *splits["train"])[0])
-    return n if "valid" in splits else n - n // VALID_SHARE
+    splits = read_splits(dataset, headers_only=True)
+    if splits is None:
+        return None
+    x, y = splits["train"]
+    _check_shapes(dataset, "train", x, y)
+    return len(x) if "valid" in splits else len(x) - len(x) // VALID_SHARE
 
 
 def _check_pair(path, split, x, y):
-    """Return x as an (N, D) or (N, height, width) array of numbers and y as an (N,) int32 array."""
-    for array, name in ((x, "images"), (y, "labels")):
-        if isinstance(array, (list, tuple)):
-            what = "arrays of one shape" if name == "images" else "numbers"
-            function = "stack" if name == "images" else "array"
-            raise UserError(
-                f"{path}: the {split} {name} are a list of {len(array):,}, not one array; "
-                f"numpy.{function}({name}) makes one array of a list of {what}"
-            )
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-            raise UserError(f"{path}: the {split} {name} are not an array of numbers")
-    if x.ndim < 2 or len(x) == 0 or x[0].size == 0:
-        raise UserError(
-            f"{path}: the {split} images have shape {x.shape}; "
-            "expected (N, D) or (N, height, width), with N and the others at least 1"
-        )
-    x = drop_channel_axis(path, split, x)
-    y = _flat_labels(path, split, y)
-    if y.shape != (len(x),):
-        raise UserError(
-            f"{path}: {split} has {len(x)} images but labels of shape {y.shape}; "
-            f"expected ({len(x)},)"
-        )
-    if x.dtype.kind in "iu" and (x.min() < 0 or x.max() >= BYTE_SCALE):
-        raise UserError(
-            f"{path}: the {split} images are whole numbers from {x.min()} to {x.max()}; "
-            "whole numbers are bytes, 0 to 255, and k stands for the pixel k/256; "
-            "store others as floats from 0 to 1, divided by their greatest possible value"
-        )
-    check_finite(path, f"{split} images", x)
+    """Return x as Images, checked, and y as an (N,) int32 array."""
+    shape = _check_shapes(path, split, x, y)
+    y = whole(y).reshape(-1)
+    images = read_images(path, split, x, shape)
     check_finite(path, f"{split} labels", y)
     with np.errstate(invalid="ignore"):  # floats beyond 64 bits
         labels = y.astype(np.int64)
@@ -125,15 +138,44 @@ def _check_pair(path, split, x, y):
             f"{path}: {split} label {y[row]} at index {row} is out of range; "
             "labels count from 0 in whole numbers"
         )
-    return x, labels.astype(np.int32)
+    return images, labels.astype(np.int32)
 
 
-def _flat_labels(path, split, y):
-    """Return labels (N, 1) as (N,), others as they are; refuse rows of several, with a hint."""
-    if y.ndim != 2:
-        return y
-    if y.shape[1] == 1:
-        return y[:, 0]
+def _check_shapes(path, split, x, y):
+    """Return the shape of an image of x, (D,) or (height, width); x must hold N, y N labels.
+
+    What can be said of arrays before their numbers are read.
+    """
+    for array, name in ((x, "images"), (y, "labels")):
+        if isinstance(array, (list, tuple)):
+            what = "arrays of one shape" if name == "images" else "numbers"
+            function = "stack" if name == "images" else "array"
+            raise UserError(
+                f"{path}: the {split} {name} are a list of {len(array):,}, not one array; "
+                f"numpy.{function}({name}) makes one array of a list of {what}"
+            )
+        if not isinstance(array, (np.ndarray, StoredArray)) or array.dtype.kind not in "fiub":
+            raise UserError(f"{path}: the {split} {name} are not an array of numbers")
+    if x.ndim < 2 or 0 in x.shape:
+        raise UserError(
+            f"{path}: the {split} images have shape {x.shape}; "
+            "expected (N, D) or (N, height, width), with N and the others at least 1"
+        )
+    shape = shape_without_channels(path, split, x)
+    is_column = y.ndim == 2 and y.shape[1] == 1
+    if y.ndim == 2 and not is_column:
+        _refuse_rows_of_labels(path, split, whole(y))
+    labels_shape = y.shape[:1] if is_column else y.shape
+    if labels_shape != (len(x),):
+        raise UserError(
+            f"{path}: {split} has {len(x)} images but labels of shape {labels_shape}; "
+            f"expected ({len(x)},)"
+        )
+    return shape
+
+
+def _refuse_rows_of_labels(path, split, y):
+    """Raise UserError for labels (N, n), with a hint if they are one-hot."""
     is_one_hot = np.isin(y, (0, 1)).all() and (np.count_nonzero(y, axis=1) == 1).all()
     hint = (
         "they are one-hot, and numpy.argmax(labels, axis=1) makes class numbers of them"
@@ -145,25 +187,24 @@ def _flat_labels(path, split, y):
 
 def _split_off_validation(path, pairs):
     """Return ``pairs`` with the last sixth of the training examples taken away as "valid"."""
-    x, y = pairs["train"]
-    n_valid = len(x) // VALID_SHARE
+    images, labels = pairs["train"]
+    n_valid = len(images) // VALID_SHARE
     if n_valid == 0:
         raise UserError(
-            f"{path} has no validation part, and {len(x)} training images are too few to split off "
-            f"one in {VALID_SHARE}"
+            f"{path} has no validation part, and {len(images)} training images are too few to "
+            f"split off one in {VALID_SHARE}"
         )
-    n_train = len(x) - n_valid
+    n_train = len(images) - n_valid
     log.info(
         "%s has no validation part: the last %d of %d training images are split off for it",
-        *(path, n_valid, len(x)),
+        *(path, n_valid, len(images)),
     )
-    train, valid = (x[:n_train], y[:n_train]), (x[n_train:], y[n_train:])
-    return {**pairs, "train": train, "valid": valid}
-
-
-def _rows(x):
-    """Return images (N, D) or (N, height, width) as (N, D), each in one row in C order."""
-    return np.ascontiguousarray(x.reshape(len(x), -1))
+    parts = {"train": (0, n_train), "valid": (n_train, len(images))}
+    split_off = {
+        split: (images.part(start, stop), labels[start:stop])
+        for split, (start, stop) in parts.items()
+    }
+    return {**pairs, **split_off}
 
 
 SORTED_HINT = (
@@ -199,18 +240,26 @@ def _check_classes(path, labels, is_split_off):
     return n_classes
 
 
-def _arrays_other_than_mnist(arrays):
+def _arrays_other_than_mnist(images, labels, storage):
     """Return the names of the arrays that are not, bit for bit, those the tutorials train on."""
     foreign = []
-    for name, expected in load_sources()["arrays"].items():
-        array = arrays[name]
-        if array.dtype == np.uint8:
-            published = array.astype("<f4") / np.float32(BYTE_SCALE)
-        elif array.dtype.kind == "i":
-            published = array.astype("<i8")
-        else:  # pixels that are no bytes
-            foreign.append(name)
-            continue
-        if hashlib.sha256(np.ascontiguousarray(published)).hexdigest() != expected:
+    for name, sha256 in load_sources()["arrays"].items():
+        split, part = name.split("_")
+        if part == "x":
+            is_published = _are_mnist(images[split], split, storage, sha256)
+        else:
+            is_published = hashlib.sha256(labels[split].astype("<i8")).hexdigest() == sha256
+        if not is_published:
             foreign.append(name)
     return foreign
+
+
+def _are_mnist(images, split, storage, sha256):
+    """Return whether ``images`` are MNIST's ``split``, whose published floats have ``sha256``."""
+    is_size = (len(images), images.n_features) == (MNIST_EXAMPLES[split], MNIST_PIXELS)
+    if not is_size or storage.dtype != np.uint8:
+        return False
+    digest = hashlib.sha256()
+    for rows in images.rows():
+        digest.update(storage.stored(rows).astype("<f4") / np.float32(BYTE_SCALE))
+    return digest.hexdigest() == sha256

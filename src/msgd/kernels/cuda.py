@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numba
 from numba import cuda
@@ -39,6 +40,7 @@ softmax_cross_entropy = cuda.jit(device=True, **options.CUDA)(formulas.softmax_c
 first_argmax = cuda.jit(device=True, **options.CUDA)(formulas.first_argmax)
 penalty = cuda.jit(device=True, **options.CUDA)(formulas.penalty)
 penalty_gradient = cuda.jit(device=True, **options.CUDA)(formulas.penalty_gradient)
+sgd_step = cuda.jit(device=True, **options.CUDA)(formulas.sgd_step)
 
 
 def require_device():
@@ -70,7 +72,7 @@ def _why_no_driver():
     from numba.cuda.cudadrv.error import CudaSupportError
 
     try:
-        if not driver.is_available:  # asked before
+        if not driver.is_available:  # the answer of the first attempt
             raise CudaSupportError(driver.initialization_error)
     except CudaSupportError as error:
         answer = " ".join(str(error).split()).rstrip(".:")
@@ -93,7 +95,7 @@ def _why_no_compiler():
     for name, load in parts.items():
         try:
             load()
-        except Exception:  # each of them has its own kinds, with texts that fill the screen
+        except Exception:  # each has exceptions of its own, with texts that fill the screen
             return (
                 f"the CUDA compiler's {name} is not found; install the compiler (pip install -c "
                 "constraints.txt -e '.[gpu]') or set CUDA_HOME to the folder of a CUDA 13 toolkit"
@@ -120,9 +122,10 @@ def launch_shape(n_rows):
     """Return (blocks, threads) for two-dimensional kernels over rows and columns.
 
     n_rows: how many rows have work. Threads are CLASS_LANES wide, so that columns (classes) lie
-    side by side; blocks are stacked over rows, as many as the rows need and as the device can hold
-    at once, for in a cooperative launch they wait for each other. Kernels stride over the grid and
-    every sum is taken by one thread in a fixed order, so results do not depend on this shape.
+    side by side. Blocks are stacked over rows: as many as the rows need, but no more than the
+    device can hold at once, because in a cooperative launch they wait for each other. Kernels
+    stride over the grid and one thread computes each sum in a fixed order, so results do not depend
+    on this shape.
     """
     if IS_SIMULATOR:
         return (1, SIMULATOR_BLOCKS), SIMULATOR_THREADS
@@ -132,14 +135,23 @@ def launch_shape(n_rows):
 
 
 CLASS_LANES = 16
-SIMULATOR_BLOCKS = 1  # Numba's own runs no more in a cooperative launch; the tests' layer does
+SIMULATOR_BLOCKS = 1  # Numba's own runs only one in a cooperative launch; tests/simulator.py more
 SIMULATOR_THREADS = (4, 8)  # an OS thread each
-BLOCKS_PER_SM = 2  # the compile gate holds registers low enough
+BLOCKS_PER_SM = 2  # fits because test_compile_gate limits registers
+
+
+class Images(NamedTuple):
+    """The images that pass through a model together: a minibatch, or those of a prediction."""
+
+    x: object  # (N, D) uint8 or floatX, a device array of pixels
+    start: int  # the first of them is x[start]
+    n: int  # how many they are
+    pixel_scale: float  # what a stored pixel is multiplied by to become floatX
 
 
 @cuda.jit(device=True, **options.CUDA)
 def ordered_sum(values):
-    """Return the sum of ``values`` (n,), taken in order."""
+    """Return the sum of ``values`` (n,) floatX, added in order, by the calling thread alone."""
     total = values[0]
     for i in range(1, values.shape[0]):
         total += values[i]
@@ -148,7 +160,12 @@ def ordered_sum(values):
 
 @cuda.jit(device=True, **options.CUDA)
 def loss_phase(y, start, inverse_batch_size, logits, error, example_nll):
-    """Overwrite error (B, C) and example_nll (B,) from logits (B, C): one thread per example."""
+    """Compute the loss of a minibatch of B images and its gradient: one thread per image.
+
+    y: (N,) int32, the labels, whose y[start : start + B] are used; inverse_batch_size: 1/B, floatX;
+    logits: (B, C) floatX. error (B, C) floatX is overwritten with the derivatives of the cost by
+    the logits, example_nll (B,) floatX with the negative log-likelihood of each label.
+    """
     lane, row = cuda.grid(2)
     _, rows = cuda.gridsize(2)
     if lane == 0:
@@ -159,13 +176,29 @@ def loss_phase(y, start, inverse_batch_size, logits, error, example_nll):
 
 
 @cuda.jit(device=True, **options.CUDA)
-def penalty_phase(penalties, weights, row_penalty):
-    """Overwrite row_penalty (rows of weights,) with the penalty of each row: one thread per row."""
+def penalty_phase(descent, weights, row_penalty):
+    """Overwrite row_penalty (D,) floatX with the penalty of each row: one thread per row.
+
+    descent: msgd.kernels.arguments.Descent; weights: (D, C) floatX.
+    """
     lane, row = cuda.grid(2)
     _, rows = cuda.gridsize(2)
     if lane == 0:
         for d in range(row, weights.shape[0], rows):
-            total = like(penalties.rate, 0)
+            total = like(descent.rate, 0)
             for c in range(weights.shape[1]):
-                total += penalty(weights[d, c], penalties)
+                total += penalty(weights[d, c], descent)
             row_penalty[d] = total
+
+
+@cuda.jit(device=True, **options.CUDA)
+def cost_phase(inverse_batch_size, example_nll, row_penalty, costs, step):
+    """Overwrite costs[step] with the cost of a minibatch: one thread of the whole grid.
+
+    inverse_batch_size: 1/B, floatX; example_nll: (B,) floatX, the negative log-likelihoods;
+    row_penalty: floatX, the penalty of each row of all weights; costs: floatX.
+    """
+    lane, row = cuda.grid(2)
+    if lane == 0 and row == 0:
+        mean_nll = ordered_sum(example_nll) * inverse_batch_size
+        costs[step] = mean_nll + ordered_sum(row_penalty)

@@ -137,6 +137,12 @@ CPU_ENTRY = {"error_model": "numpy", "fastmath": False, "cache": True}  # for ca
 # The index of a prange is signed where Numba infers types and unsigned where it compiles the loop's
 # body, and a literal number is a type of its own: functions that take one are compiled for each.
 # np.int64(index), and np.int64(0) for 0, halve that.
+# NamedTuples and a prange, as Numba 0.68 has it; tests/kernels/test_tuples.py holds it to that:
+# - A write to an array of a tuple is kept if a called function does it, or if the array was bound
+#   to a name before the loop. In the loop's own body, layer.weights[i] = x is silently dropped.
+# - A loop takes tuples of arrays and numbers apart, but not tuples within them. Pass the inner
+#   tuple to a function that has the loop; binding it to a name before the loop is not enough.
+# - A tuple has at most 100 fields.
 CPU_PARALLEL = {**CPU_ENTRY, "parallel": True}
 # For calls from kernels alone: entries that unpack Python's objects take long to compile.
 CPU = {**CPU_ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}

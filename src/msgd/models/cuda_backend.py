@@ -12,8 +12,8 @@ from msgd.kernels.cuda import first_argmax, launch_shape, require_device
 from msgd.models.interface import check_parameters, check_parts, expected_arrays, n_evaluated
 
 
-def device_errors_told(method):
-    """Let a Backend's method raise UserError where the driver fails."""
+def translate_device_errors(method):
+    """Decorate a Backend's method: where the driver fails, it raises UserError."""
 
     @functools.wraps(method)
     def call(self, *arguments, **more):
@@ -23,7 +23,7 @@ def device_errors_told(method):
             # The driver is reached through two packages, each with errors of its own.
             if not type(error).__module__.startswith(("numba.cuda.cudadrv", "cuda.")):
                 raise
-            text = " ".join(str(error).split()).partition(". ")[0]  # what may cause it fills pages
+            text = " ".join(str(error).split()).partition(". ")[0]  # its possible causes fill pages
             if "OUT_OF_MEMORY" in text:
                 raise UserError(
                     f"the CUDA device has too little memory ({text}); set device_chunk_batches to "
@@ -94,7 +94,7 @@ class SharedVariables:
         return self.chunks[chunk]
 
     def _upload(self, chunk):
-        """Start the upload of a training chunk; of the others the latest one is kept."""
+        """Start the upload of a training chunk, unless it is there; keep the latest other one."""
         if chunk in self.chunks:
             return
         rows = self.chunk_batches * self.batch_size
@@ -116,7 +116,7 @@ class CudaBackend:
     set_parameters has checked.
     """
 
-    @device_errors_told
+    @translate_device_errors
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
         check_parts(dataset, settings, float_x, chunk_batches)
         require_device()
@@ -127,12 +127,11 @@ class CudaBackend:
         self.settings = settings
         self.pixel_scale = float_x(dataset.pixel_scale)
         self.descent = descent_of(settings, float_x)
-        self.learning_rate, self.penalties = self.descent.rate, self.descent
         self.shared = SharedVariables(dataset, self.batch_size, chunk_batches)
         self.set_parameters(parameters)
         self.allocate()
 
-    @device_errors_told
+    @translate_device_errors
     def train(self, first, last):
         """See msgd.models.interface.Backend.train."""
         costs = cuda.device_array(last - first, self.float_x)
@@ -140,7 +139,7 @@ class CudaBackend:
             self.launch_train(x, y, minibatch, costs[step : step + count])
         return costs.copy_to_host()
 
-    @device_errors_told
+    @translate_device_errors
     def count_errors(self, split):
         """See msgd.models.interface.Backend.count_errors."""
         mistakes = cuda.to_device(np.zeros(1, np.int32))
@@ -152,7 +151,7 @@ class CudaBackend:
                 _count_mistakes[launch_shape(n)](predicted, y, n, mistakes)
         return int(mistakes.copy_to_host()[0])
 
-    @device_errors_told
+    @translate_device_errors
     def predict(self, split):
         """See msgd.models.interface.Backend.predict."""
         pieces = [self._predict(x).copy_to_host() for x, _, _ in self.shared.split_pieces(split)]
@@ -166,25 +165,28 @@ class CudaBackend:
         _predict_classes[launch_shape(len(x))](logits, predicted)
         return predicted
 
-    @device_errors_told
+    @translate_device_errors
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
         return {name: array.copy_to_host() for name, array in self.parameters.items()}
 
-    @device_errors_told
+    @translate_device_errors
     def set_parameters(self, parameters):
         """See msgd.models.interface.Backend.set_parameters."""
         check_parameters(parameters, self.expected)
         self.keep_parameters(parameters)
 
     def keep_parameters(self, parameters):
-        """Take the parameters to the device."""
+        """Copy the parameters to the device."""
         self.parameters = {name: cuda.to_device(array) for name, array in parameters.items()}
 
 
 @cuda.jit(**options.CUDA_ENTRY)
 def _predict_classes(logits, predicted):
-    """Overwrite predicted (N,) int32 with the class of largest logit: one thread per example."""
+    """Overwrite predicted (N,) int32 with the class of the largest logit: one thread per image.
+
+    logits: (N, C) floatX.
+    """
     lane, row = cuda.grid(2)
     _, rows = cuda.gridsize(2)
     if lane == 0:
@@ -194,7 +196,10 @@ def _predict_classes(logits, predicted):
 
 @cuda.jit(**options.CUDA_ENTRY)
 def _count_mistakes(predicted, y, n_counted, mistakes):
-    """Add to mistakes[0] how many of the first n_counted predictions differ from y (N,)."""
+    """Add to mistakes[0] how many of the first n_counted predictions differ from the labels.
+
+    predicted, y: (N,) int32; mistakes: (1,) int32. One thread per image.
+    """
     lane, row = cuda.grid(2)
     _, rows = cuda.gridsize(2)
     if lane == 0:

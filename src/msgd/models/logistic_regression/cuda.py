@@ -1,21 +1,25 @@
 """Logistic regression on CUDA: loops over the formulas of ``model.py``.
 
-A span of minibatches is one cooperative launch. Each minibatch passes through three phases (logits;
-loss; gradient and update), after each of which the whole grid waits. Every sum is taken by one
-thread in a fixed order: no atomics on floats, and the same bits for any number of blocks.
+Several minibatches are trained in one cooperative launch. Each passes through three phases, after
+each of which the whole grid waits: forward (and the penalty); loss; gradient and update. One thread
+computes each sum, in a fixed order: no atomics on floats, and the same bits for any number of
+blocks.
 
-Threads lie in two dimensions: x counts classes, y counts examples or pixels.
+Legend: N images in all, B of a minibatch, D pixels of an image, C classes. Threads lie in two
+dimensions: ``lane`` counts classes, ``row`` counts images or pixels.
 """
 
 from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
+    Images,
+    cost_phase,
     launch_shape,
     loss_phase,
-    ordered_sum,
     penalty_gradient,
     penalty_phase,
+    sgd_step,
 )
 from msgd.kernels.formulas import like
 from msgd.models.cuda_backend import CudaBackend
@@ -40,8 +44,7 @@ class Backend(CudaBackend):
             y,
             self.pixel_scale,
             self.batch_size,
-            self.learning_rate,
-            self.penalties,
+            self.descent,
             minibatch,
             self.parameters["weights"],
             self.parameters["bias"],
@@ -59,22 +62,27 @@ class Backend(CudaBackend):
 
 
 @cuda.jit(device=True, **options.CUDA)
-def _logits_phase(x, start, pixel_scale, weights, bias, logits):
-    """Overwrite logits (n, C) with x W + b of the n images from ``start`` on."""
+def _forward_phase(images, weights, bias, logits):
+    """Overwrite logits (n, C) floatX with x W + b: one thread per image and class.
+
+    images: msgd.kernels.cuda.Images, n of them; weights: (D, C) floatX; bias: (C,) floatX.
+    """
     lane, row = cuda.grid(2)
     lanes, rows = cuda.gridsize(2)
-    for i in range(row, logits.shape[0], rows):
+    for i in range(row, images.n, rows):
         for c in range(lane, weights.shape[1], lanes):
             logit = bias[c]
             for d in range(weights.shape[0]):
-                logit += x[start + i, d] * pixel_scale * weights[d, c]
+                logit += images.x[images.start + i, d] * images.pixel_scale * weights[d, c]
             logits[i, c] = logit
 
 
 @cuda.jit(device=True, **options.CUDA)
-def _update_phase(x, start, pixel_scale, learning_rate, penalties, error, weights, bias):
-    """Update every parameter by its gradient, summed over the examples in order: one thread each.
+def _update_phase(images, descent, error, weights, bias):
+    """Change weights (D, C) and bias (C,), floatX, by a step of SGD: one thread per parameter.
 
+    Each sums its gradient over the B images in order. images: msgd.kernels.cuda.Images; descent:
+    msgd.kernels.arguments.Descent; error: (B, C) floatX, the derivatives of the cost by the logits.
     Row D of the grid is the bias.
     """
     lane, row = cuda.grid(2)
@@ -82,54 +90,55 @@ def _update_phase(x, start, pixel_scale, learning_rate, penalties, error, weight
     n_features = weights.shape[0]
     for d in range(row, n_features + 1, rows):
         for c in range(lane, weights.shape[1], lanes):
-            gradient = like(learning_rate, 0)
+            gradient = like(descent.rate, 0)
             if d < n_features:
-                for i in range(error.shape[0]):
-                    gradient += x[start + i, d] * pixel_scale * error[i, c]
-                weight = weights[d, c]
-                gradient += penalty_gradient(weight, penalties)
-                weights[d, c] = weight - learning_rate * gradient
+                for i in range(images.n):
+                    pixel = images.x[images.start + i, d] * images.pixel_scale
+                    gradient += pixel * error[i, c]
+                gradient += penalty_gradient(weights[d, c], descent)
+                weights[d, c] = sgd_step(weights[d, c], gradient, descent)
             else:
-                for i in range(error.shape[0]):
+                for i in range(images.n):
                     gradient += error[i, c]
-                bias[c] -= learning_rate * gradient
+                bias[c] = sgd_step(bias[c], gradient, descent)
 
 
 @cuda.jit(**options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     y,  # (N,) int32
-    pixel_scale,
-    batch_size,
-    learning_rate,
-    penalties,  # (l1, l2, lp, p)
+    pixel_scale,  # floatX, what a stored pixel is multiplied by
+    batch_size,  # B
+    descent,  # msgd.kernels.arguments.Descent
     minibatch,  # number of the first one
-    weights,  # (D, C), changed
-    bias,  # (C,), changed
-    logits,  # (B, C), scratch
-    error,  # (B, C), scratch
-    example_nll,  # (B,), scratch
-    row_penalty,  # (D,), scratch
-    costs,  # one per minibatch, overwritten
+    weights,  # (D, C) floatX, changed
+    bias,  # (C,) floatX, changed
+    logits,  # (B, C) floatX, scratch
+    error,  # (B, C) floatX, scratch
+    example_nll,  # (B,) floatX, scratch
+    row_penalty,  # (D,) floatX, scratch
+    costs,  # floatX, one per minibatch, overwritten
 ):
+    """Train one minibatch after the other; write the cost of each before its update."""
     grid = cuda.cg.this_grid()
-    lane, row = cuda.grid(2)
-    inverse_batch_size = like(learning_rate, 1) / like(learning_rate, batch_size)
+    inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, batch_size)
     for step in range(costs.shape[0]):
         start = (minibatch + step) * batch_size
-        _logits_phase(x, start, pixel_scale, weights, bias, logits)
-        penalty_phase(penalties, weights, row_penalty)
+        images = Images(x, start, batch_size, pixel_scale)
+        _forward_phase(images, weights, bias, logits)
+        penalty_phase(descent, weights, row_penalty)
         grid.sync()
         loss_phase(y, start, inverse_batch_size, logits, error, example_nll)
         grid.sync()
-        _update_phase(x, start, pixel_scale, learning_rate, penalties, error, weights, bias)
-        if lane == 0 and row == 0:
-            mean_nll = ordered_sum(example_nll) * inverse_batch_size
-            costs[step] = mean_nll + ordered_sum(row_penalty)
+        _update_phase(images, descent, error, weights, bias)
+        cost_phase(inverse_batch_size, example_nll, row_penalty, costs, step)
         grid.sync()
 
 
 @cuda.jit(**options.CUDA_ENTRY)
 def _logits(x, pixel_scale, weights, bias, logits):
-    """Overwrite logits (n, C) with x W + b of every image of x (n, D)."""
-    _logits_phase(x, 0, pixel_scale, weights, bias, logits)
+    """Overwrite logits (n, C) floatX with x W + b of every image of x, (n, D) uint8 or floatX.
+
+    pixel_scale: floatX; weights: (D, C) floatX; bias: (C,) floatX.
+    """
+    _forward_phase(Images(x, 0, x.shape[0], pixel_scale), weights, bias, logits)

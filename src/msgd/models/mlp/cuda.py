@@ -1,35 +1,59 @@
 """Multilayer perceptron on CUDA: loops over the formulas of ``model.py``.
 
-The layers lie one after the other in flat arrays; a table (``layers``) says where each starts. A
-span of minibatches is one cooperative launch. Each minibatch passes through forward phases, layer
-by layer; loss; errors, from the last hidden layer to the first; gradient and update; after each the
-whole grid waits. Every sum is taken by one thread in a fixed order: no atomics on floats, and the
-same bits for any number of blocks.
+Several minibatches are trained in one cooperative launch. Each passes through phases, after each of
+which the whole grid waits: forward, layer by layer (and the penalty); loss; errors, from the last
+hidden layer to the first; gradient and update. One thread computes each sum, in a fixed order: no
+atomics on floats, and the same bits for any number of blocks.
 
-Threads lie in two dimensions: x counts the units of a layer, y counts examples or inputs.
+The layers lie one after the other in flat arrays; the table ``layers`` says where each starts.
+
+Legend, beyond that of ``model.py``: N images in all, n or B of them together. Layers are numbered
+from 0 here. Threads lie in two dimensions: ``lane`` counts the units of a layer, ``row`` counts
+images or inputs.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
+    Images,
     activate,
     activation_slope,
+    cost_phase,
     launch_shape,
     loss_phase,
-    ordered_sum,
     penalty,
     penalty_gradient,
+    sgd_step,
 )
 from msgd.kernels.formulas import ACTIVATIONS, like
 from msgd.models.cuda_backend import CudaBackend
 
-# The columns of ``layers``, (L, 4) int64: a row per layer.
-N_IN = 0  # units of the layer before it
-N_OUT = 1  # its units
-WEIGHTS = 2  # where its weights, (n_in, n_out) in C order, start in the flat weights
-UNITS = 3  # where its units start in the flat biases; times B, in the flat activations and errors
+NO_ACTIVATION = -1  # of the last layer, beside ACTIVATIONS
+
+# Columns of the table ``layers``, with a row per layer.
+N_IN = 0  # units of the layer before it; D for the first
+N_OUT = 1  # its own units
+FIRST_WEIGHT = 2  # where its weights (n_in, n_out) start in the flat weights
+FIRST_UNIT = 3  # where its units start in the flat biases; times B, in the flat activations
+
+
+class Network(NamedTuple):
+    """All layers with their parameters."""
+
+    layers: object  # (L, 4) int64
+    weights: object  # flat floatX: (n_in, n_out) of each layer in turn
+    bias: object  # flat floatX: (n_out,) of each layer in turn
+
+
+class Activations(NamedTuple):
+    """What the B images of a minibatch have at the units of each layer in turn."""
+
+    h: object  # flat floatX: (B, n_out), the activations; the logits of the last layer
+    error: object  # flat floatX: (B, n_out), the derivatives of the cost by what is activated
 
 
 class Backend(CudaBackend):
@@ -48,8 +72,8 @@ class Backend(CudaBackend):
         flat = {2: self.weights.copy_to_host(), 1: self.bias.copy_to_host()}
         parameters = {}
         for name, shape in self.shapes.items():
-            taken, flat[len(shape)] = np.split(flat[len(shape)], [int(np.prod(shape))])
-            parameters[name] = taken.reshape(shape).copy()
+            first, flat[len(shape)] = np.split(flat[len(shape)], [int(np.prod(shape))])
+            parameters[name] = first.reshape(shape).copy()
         return parameters
 
     def allocate(self):
@@ -66,15 +90,14 @@ class Backend(CudaBackend):
 
     def launch_train(self, x, y, minibatch, costs):
         """Train len(costs) minibatches of x and y from number ``minibatch`` on."""
-        output = slice(int(self.layers_on_host[-1, UNITS]) * self.batch_size, None)
-        by_example = (self.batch_size, self.n_classes)
+        output = slice(int(self.layers_on_host[-1, FIRST_UNIT]) * self.batch_size, None)
+        by_image = (self.batch_size, self.n_classes)
         blocks, threads = launch_shape(max(self.batch_size, x.shape[1] + 1))
         _train[blocks, threads, self.shared.stream](
             x,
             y,
             self.pixel_scale,
-            self.learning_rate,
-            self.penalties,
+            self.descent,
             self.activation,
             minibatch,
             self.layers,
@@ -82,8 +105,8 @@ class Backend(CudaBackend):
             self.bias,
             self.h,
             self.error,
-            self.h[output].reshape(by_example),
-            self.error[output].reshape(by_example),
+            self.h[output].reshape(by_image),
+            self.error[output].reshape(by_image),
             self.example_nll,
             self.row_penalty,
             costs,
@@ -91,214 +114,221 @@ class Backend(CudaBackend):
 
     def launch_logits(self, x, logits):
         """Overwrite logits (n, C) with those of the images x (n, D)."""
-        before = None
-        for layer, (_, n_out, _, _) in enumerate(self.layers_on_host):
-            is_last = layer == len(self.layers_on_host) - 1
-            size = len(x) * int(n_out)
-            after = logits.reshape(size) if is_last else cuda.device_array(size, self.float_x)
+        n, n_layers = len(x), len(self.layers_on_host)
+        below = None
+        for number, layer in enumerate(self.layers_on_host):
+            is_last = number == n_layers - 1
+            size = n * int(layer[N_OUT])
+            h = logits.reshape(size) if is_last else cuda.device_array(size, self.float_x)
             activation = NO_ACTIVATION if is_last else self.activation
-            network = self.layers, self.weights, self.bias, after
-            if layer == 0:
-                _first_layer[launch_shape(len(x))](x, self.pixel_scale, activation, *network)
+            network = self.layers, self.weights, self.bias
+            if number == 0:
+                _first_layer[launch_shape(n)](x, self.pixel_scale, activation, *network, h)
             else:
-                _next_layer[launch_shape(len(x))](before, len(x), layer, activation, *network)
-            before = after
-
-
-NO_ACTIVATION = -1
+                _next_layer[launch_shape(n)](below, n, number, activation, *network, h)
+            below = h
 
 
 def layer_table(shapes):
-    """Return ``layers`` for dense layers whose weights have ``shapes`` (n_in, n_out), in order."""
+    """Return ``layers``, (L, 4) int64, for weights of ``shapes``, an (n_in, n_out) per layer."""
     layers = np.zeros((len(shapes), 4), np.int64)
     first_weight = first_unit = 0
-    for row, (n_in, n_out) in zip(layers, shapes, strict=True):
-        row[:] = n_in, n_out, first_weight, first_unit
+    for number, (n_in, n_out) in enumerate(shapes):
+        layers[number] = n_in, n_out, first_weight, first_unit
         first_weight += n_in * n_out
         first_unit += n_out
     return layers
 
 
 @cuda.jit(device=True, **options.CUDA)
-def _first_phase(x, start, n_examples, pixel_scale, activation, layers, weights, bias, h):
-    """Overwrite h[: n n_1] with the first layer of the images x[start : start + n_examples]."""
+def _first_forward_phase(images, activation, network, h):
+    """Overwrite h, flat (n, n_1) floatX, with the first layer of n images: one thread per unit.
+
+    images: msgd.kernels.cuda.Images; activation: int, one of ACTIVATIONS or NO_ACTIVATION; network:
+    Network.
+    """
     lane, row = cuda.grid(2)
     lanes, rows = cuda.gridsize(2)
-    n_in, n_out = layers[0, N_IN], layers[0, N_OUT]
-    for i in range(row, n_examples, rows):
+    layer = network.layers[0]
+    n_in, n_out = layer[N_IN], layer[N_OUT]
+    for i in range(row, images.n, rows):
         for u in range(lane, n_out, lanes):
-            total = bias[u]
+            total = network.bias[u]
             for d in range(n_in):
-                total += x[start + i, d] * pixel_scale * weights[d * n_out + u]
+                pixel = images.x[images.start + i, d] * images.pixel_scale
+                total += pixel * network.weights[d * n_out + u]
             h[i * n_out + u] = total if activation == NO_ACTIVATION else activate(total, activation)
 
 
 @cuda.jit(device=True, **options.CUDA)
-def _next_phase(source, at, n_examples, layer, activation, layers, weights, bias, h, to):
-    """Overwrite h[to : to + n n_l] with a later layer of the activations source[at :]."""
+def _next_forward_phase(below, at, n, number, activation, network, h, to):
+    """Overwrite h[to :] with layer ``number`` > 0 of n images: one thread per unit.
+
+    below[at :]: flat (n, n_in) floatX, the activations of the layer before; activation: int, one of
+    ACTIVATIONS or NO_ACTIVATION; network: Network; h[to :]: flat (n, n_out) floatX.
+    """
     lane, row = cuda.grid(2)
     lanes, rows = cuda.gridsize(2)
-    n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
-    first_weight, first_unit = layers[layer, WEIGHTS], layers[layer, UNITS]
-    for i in range(row, n_examples, rows):
+    layer = network.layers[number]
+    n_in, n_out = layer[N_IN], layer[N_OUT]
+    first_weight, first_unit = layer[FIRST_WEIGHT], layer[FIRST_UNIT]
+    for i in range(row, n, rows):
         for u in range(lane, n_out, lanes):
-            total = bias[first_unit + u]
+            total = network.bias[first_unit + u]
             for d in range(n_in):
-                total += source[at + i * n_in + d] * weights[first_weight + d * n_out + u]
+                total += below[at + i * n_in + d] * network.weights[first_weight + d * n_out + u]
             if activation != NO_ACTIVATION:
                 total = activate(total, activation)
             h[to + i * n_out + u] = total
 
 
 @cuda.jit(device=True, **options.CUDA)
-def _error_phase(layer, batch_size, activation, layers, weights, h, error):
-    """Overwrite the errors of a hidden layer from those of the layer after it."""
+def _error_phase(number, batch_size, activation, network, activations):
+    """Overwrite the error of the hidden layer ``number`` of B images: one thread per unit.
+
+    It is computed from the error of the layer after it and that layer's weights. activation: int,
+    one of ACTIVATIONS; network: Network; activations: Activations, of which error is changed.
+    """
     lane, row = cuda.grid(2)
     lanes, rows = cuda.gridsize(2)
-    n_units, n_after = layers[layer, N_OUT], layers[layer + 1, N_OUT]
-    at = layers[layer, UNITS] * batch_size
-    after = layers[layer + 1, UNITS] * batch_size
-    first_weight = layers[layer + 1, WEIGHTS]
+    layer, after = network.layers[number], network.layers[number + 1]
+    n_out, n_after = layer[N_OUT], after[N_OUT]
+    at, at_after = layer[FIRST_UNIT] * batch_size, after[FIRST_UNIT] * batch_size
+    first_weight = after[FIRST_WEIGHT]
+    h, error = activations.h, activations.error
     for i in range(row, batch_size, rows):
-        for u in range(lane, n_units, lanes):
+        for u in range(lane, n_out, lanes):
             total = like(error[0], 0)
             for c in range(n_after):
-                total += error[after + i * n_after + c] * weights[first_weight + u * n_after + c]
-            unit = at + i * n_units + u
+                weight = network.weights[first_weight + u * n_after + c]
+                total += error[at_after + i * n_after + c] * weight
+            unit = at + i * n_out + u
             error[unit] = total * activation_slope(h[unit], activation)
 
 
 @cuda.jit(device=True, **options.CUDA)
-def _penalty_phase(layer, first_row, penalties, layers, weights, row_penalty):
-    """Overwrite row_penalty from ``first_row`` on with the penalty of each of a layer's inputs."""
+def _penalty_phase(number, first_row, descent, network, row_penalty):
+    """Overwrite row_penalty[first_row : first_row + n_in] of layer ``number``: one thread per row.
+
+    descent: msgd.kernels.arguments.Descent; network: Network; row_penalty: floatX, the penalty of
+    each row of the weights of all layers.
+    """
     lane, row = cuda.grid(2)
     _, rows = cuda.gridsize(2)
-    n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
-    first_weight = layers[layer, WEIGHTS]
+    layer = network.layers[number]
+    n_in, n_out, first_weight = layer[N_IN], layer[N_OUT], layer[FIRST_WEIGHT]
     if lane == 0:
         for d in range(row, n_in, rows):
-            total = like(penalties.rate, 0)
+            total = like(descent.rate, 0)
             for u in range(n_out):
-                total += penalty(weights[first_weight + d * n_out + u], penalties)
+                total += penalty(network.weights[first_weight + d * n_out + u], descent)
             row_penalty[first_row + d] = total
 
 
 @cuda.jit(device=True, **options.CUDA)
-def _update_phase(
-    x,
-    start,
-    pixel_scale,
-    batch_size,
-    learning_rate,
-    penalties,
-    layer,
-    layers,
-    weights,
-    bias,
-    h,
-    error,
-):
-    """Update a layer by its gradients, summed over the examples in order: one thread each.
+def _update_phase(images, number, descent, network, activations):
+    """Change the weights and biases of layer ``number`` by a step of SGD: one thread per parameter.
 
-    Row n_in of the grid is the bias.
+    Each sums its gradient over the B images in order. images: msgd.kernels.cuda.Images, which the
+    first layer reads; descent: msgd.kernels.arguments.Descent; network: Network; activations:
+    Activations. Row n_in of the grid is the bias.
     """
     lane, row = cuda.grid(2)
     lanes, rows = cuda.gridsize(2)
-    n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
-    first_weight, first_unit = layers[layer, WEIGHTS], layers[layer, UNITS]
-    at = first_unit * batch_size
-    before = at - n_in * batch_size  # where the layer before starts; not used by the first
+    layer = network.layers[number]
+    n_in, n_out = layer[N_IN], layer[N_OUT]
+    first_weight, first_unit = layer[FIRST_WEIGHT], layer[FIRST_UNIT]
+    at = first_unit * images.n
+    below = at - n_in * images.n  # where the layer before starts; not used by the first
+    h, error = activations.h, activations.error
     for d in range(row, n_in + 1, rows):
         for u in range(lane, n_out, lanes):
-            gradient = like(learning_rate, 0)
+            gradient = like(descent.rate, 0)
             if d == n_in:
-                for i in range(batch_size):
+                for i in range(images.n):
                     gradient += error[at + i * n_out + u]
-                bias[first_unit + u] -= learning_rate * gradient
+                unit = first_unit + u
+                network.bias[unit] = sgd_step(network.bias[unit], gradient, descent)
                 continue
-            if layer == 0:
-                for i in range(batch_size):
-                    gradient += x[start + i, d] * pixel_scale * error[at + i * n_out + u]
+            if number == 0:
+                for i in range(images.n):
+                    pixel = images.x[images.start + i, d] * images.pixel_scale
+                    gradient += pixel * error[at + i * n_out + u]
             else:
-                for i in range(batch_size):
-                    gradient += h[before + i * n_in + d] * error[at + i * n_out + u]
+                for i in range(images.n):
+                    gradient += h[below + i * n_in + d] * error[at + i * n_out + u]
             w = first_weight + d * n_out + u
-            gradient += penalty_gradient(weights[w], penalties)
-            weights[w] -= learning_rate * gradient
+            gradient += penalty_gradient(network.weights[w], descent)
+            network.weights[w] = sgd_step(network.weights[w], gradient, descent)
 
 
 @cuda.jit(**options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     y,  # (N,) int32
-    pixel_scale,
-    learning_rate,
-    penalties,  # (l1, l2, lp, p)
-    activation,
+    pixel_scale,  # floatX, what a stored pixel is multiplied by
+    descent,  # msgd.kernels.arguments.Descent
+    activation,  # of the hidden layers: one of ACTIVATIONS
     minibatch,  # number of the first one
-    layers,  # (L, 4)
-    weights,  # flat, changed
-    bias,  # flat, changed
-    h,  # flat, scratch: activations of all layers
-    error,  # flat, scratch: their errors
+    layers,  # (L, 4) int64
+    weights,  # flat floatX, changed; see Network
+    bias,  # flat floatX, changed
+    h,  # flat floatX, scratch; see Activations
+    error,  # flat floatX, scratch
     logits,  # (B, C), the end of h
     logits_error,  # (B, C), the end of error
-    example_nll,  # (B,), scratch
-    row_penalty,  # a place per input of every layer, scratch
-    costs,  # one per minibatch, overwritten
+    example_nll,  # (B,) floatX, scratch
+    row_penalty,  # floatX, scratch: the penalty of each row of the weights of all layers
+    costs,  # floatX, one per minibatch, overwritten
 ):
+    """Train one minibatch after the other; write the cost of each before its update."""
     grid = cuda.cg.this_grid()
-    lane, row = cuda.grid(2)
     n_layers = layers.shape[0]
     batch_size = logits.shape[0]
-    inverse_batch_size = like(learning_rate, 1) / like(learning_rate, batch_size)
+    inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, batch_size)
+    network, activations = Network(layers, weights, bias), Activations(h, error)
     for step in range(costs.shape[0]):
-        start = (minibatch + step) * batch_size
+        images = Images(x, (minibatch + step) * batch_size, batch_size, pixel_scale)
         first_row = 0
-        for layer in range(n_layers):
-            kind = activation if layer < n_layers - 1 else NO_ACTIVATION
-            if layer == 0:
-                _first_phase(x, start, batch_size, pixel_scale, kind, layers, weights, bias, h)
+        for number in range(n_layers):
+            kind = activation if number < n_layers - 1 else NO_ACTIVATION
+            if number == 0:
+                _first_forward_phase(images, kind, network, h)
             else:
-                at = layers[layer - 1, UNITS] * batch_size
-                to = layers[layer, UNITS] * batch_size
-                _next_phase(h, at, batch_size, layer, kind, layers, weights, bias, h, to)
-            _penalty_phase(layer, first_row, penalties, layers, weights, row_penalty)
-            first_row += layers[layer, N_IN]
+                at = layers[number - 1, FIRST_UNIT] * batch_size
+                to = layers[number, FIRST_UNIT] * batch_size
+                _next_forward_phase(h, at, batch_size, number, kind, network, h, to)
+            _penalty_phase(number, first_row, descent, network, row_penalty)
+            first_row += layers[number, N_IN]
             grid.sync()
-        loss_phase(y, start, inverse_batch_size, logits, logits_error, example_nll)
+        loss_phase(y, images.start, inverse_batch_size, logits, logits_error, example_nll)
         grid.sync()
-        for layer in range(n_layers - 2, -1, -1):
-            _error_phase(layer, batch_size, activation, layers, weights, h, error)
+        for number in range(n_layers - 2, -1, -1):
+            _error_phase(number, batch_size, activation, network, activations)
             grid.sync()
-        for layer in range(n_layers):
-            _update_phase(
-                x,
-                start,
-                pixel_scale,
-                batch_size,
-                learning_rate,
-                penalties,
-                layer,
-                layers,
-                weights,
-                bias,
-                h,
-                error,
-            )
-        if lane == 0 and row == 0:
-            mean_nll = ordered_sum(example_nll) * inverse_batch_size
-            costs[step] = mean_nll + ordered_sum(row_penalty)
+        for number in range(n_layers):
+            _update_phase(images, number, descent, network, activations)
+        cost_phase(inverse_batch_size, example_nll, row_penalty, costs, step)
         grid.sync()
 
 
 @cuda.jit(**options.CUDA_ENTRY)
 def _first_layer(x, pixel_scale, activation, layers, weights, bias, h):
-    """Overwrite h (flat) with the first layer of the images x (n, D)."""
-    _first_phase(x, 0, x.shape[0], pixel_scale, activation, layers, weights, bias, h)
+    """Overwrite h, flat (n, n_1) floatX, with the first layer of the images x, (n, D).
+
+    x: uint8 or floatX; pixel_scale: floatX; activation: int, one of ACTIVATIONS or NO_ACTIVATION;
+    layers, weights, bias: see Network.
+    """
+    images = Images(x, 0, x.shape[0], pixel_scale)
+    _first_forward_phase(images, activation, Network(layers, weights, bias), h)
 
 
 @cuda.jit(**options.CUDA_ENTRY)
-def _next_layer(source, n_examples, layer, activation, layers, weights, bias, h):
-    """Overwrite h (flat) with a later layer of the activations ``source`` (flat)."""
-    _next_phase(source, 0, n_examples, layer, activation, layers, weights, bias, h, 0)
+def _next_layer(below, n, number, activation, layers, weights, bias, h):
+    """Overwrite h, flat (n, n_out) floatX, with layer ``number`` > 0 of n images.
+
+    below: flat (n, n_in) floatX, the activations of the layer before; activation: int, one of
+    ACTIVATIONS or NO_ACTIVATION; layers, weights, bias: see Network.
+    """
+    network = Network(layers, weights, bias)
+    _next_forward_phase(below, 0, n, number, activation, network, h, 0)
