@@ -281,6 +281,10 @@ def test_threads_are_given_to_the_job_and_rerun_nothing(folder):
     assert done.stdout.count(" --threads 1 ") == 4  # two trainings, two scorings
     done = snakemake(folder, "-n", "-p", "--forceall", "--cores", "2", "--config", "threads=8")
     assert done.stdout.count(" --threads 2 ") == 4
+    changes = "threads=8", "backend=reference"  # which has no use for a second thread
+    done = snakemake(folder, "-n", "-p", "--forceall", "--cores", "2", "--config", *changes)
+    assert done.stdout.count(" --threads 1 ") == 4
+    assert done.stdout.count(" --backend reference ") == 4
 
 
 def test_runs_of_one_thread_train_side_by_side(tmp_path):

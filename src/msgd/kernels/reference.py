@@ -28,8 +28,11 @@ def loss(logits, y):
 def penalties(weights, descent):
     """Return l1 sum |W| + l2 sum W^2 + lp sum |W|^p; descent: msgd.kernels.arguments.Descent."""
     total = like(descent.rate, 0)
-    for weight in weights.flat:
-        total += penalty(weight, descent)
+    for row in range(weights.shape[0]):  # row by row: one long sum would lose digits in float32
+        total_of_row = like(total, 0)
+        for weight in weights[row].flat:
+            total_of_row += penalty(weight, descent)
+        total += total_of_row
     return total
 
 
