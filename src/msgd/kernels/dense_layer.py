@@ -259,7 +259,7 @@ def _update_vectors(layer, descent, first, last):
         for d in range(first, last):
             at = (unit // LANES * layer.n_rows + d) * LANES + unit % LANES
             set_element(
-                layer.backward_weights, _backward_index(layer, unit, d), element(weights, at)
+                layer.backward_weights, _backward_place(layer, unit, d), element(weights, at)
             )
     # Not simply the product: squares may overflow, and 0 times infinity is no number.
     return descent.l2 * lane_sum(squares) if descent.l2 != 0 else descent.l2
@@ -278,13 +278,13 @@ def _update_one_by_one(layer, descent, first, last):
             weight = sgd_step(weight, gradient, descent)
             layer.forward_weights[at] = weight
             layer.weights_gradient[at] = 0
-            set_element(layer.backward_weights, _backward_index(layer, unit, d), weight)
+            set_element(layer.backward_weights, _backward_place(layer, unit, d), weight)
     return total
 
 
 @njit(**options.CPU)
-def _backward_index(layer, unit, d):
-    """Return the index in backward_weights of the weight of input d and ``unit``."""
+def _backward_place(layer, unit, d):
+    """Return where backward_weights has the weight of input d and ``unit``."""
     return (d // LANES * layer.n_out + unit) * LANES + d % LANES
 
 
