@@ -21,14 +21,14 @@ def starting_point(model, folder=MNIST):
     return dataset, settings, parameters
 
 
-def cpu_backend(model, folder=MNIST):
-    """Return msgd's CPU backend at the starting point."""
+def backend_at_start(model, device="cpu", folder=MNIST):
+    """Return msgd's backend of ``model`` on ``device`` at the starting point."""
     import numpy as np
 
     from msgd.models import load_backend
 
     dataset, settings, parameters = starting_point(model, folder)
-    return load_backend(model, "cpu")(dataset, parameters, settings, np.float32)
+    return load_backend(model, device)(dataset, parameters, settings, np.float32)
 
 
 def write_report(results, path):

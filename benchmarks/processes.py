@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import cpu_backend, write_report
+from common import backend_at_start, write_report
 
 REPEATS = 3
 SPANS = {"logistic_regression": 83 * 20, "mlp": 2500, "lenet": 20}  # minibatches trained alone
@@ -25,7 +25,7 @@ SPANS = {"logistic_regression": 83 * 20, "mlp": 2500, "lenet": 20}  # minibatche
 
 def train(model, started, n_minibatches):
     """Train the first minibatch and then ``n_minibatches``; print JSON."""
-    backend = cpu_backend(model)
+    backend = backend_at_start(model)
     backend.train(0, 1)
     first = time.time() - started
     begun = time.perf_counter()

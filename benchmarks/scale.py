@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import MNIST, cpu_backend, write_report
+from common import MNIST, backend_at_start, write_report
 
 from msgd.files import sha256_of_file
 
@@ -56,7 +56,7 @@ def peak_resident_megabytes():
 
 def prepare(folder, model):
     """List the images of ``folder`` and train an epoch; return the backend and what that took."""
-    backend = cpu_backend(model, folder)
+    backend = backend_at_start(model, "cpu", folder)
     n_images = len(backend.dataset.train_x)
     started = time.perf_counter()
     backend.train(0, 1)
@@ -73,7 +73,7 @@ def prepare(folder, model):
 
 def measure(folder, model):
     """Train over MNIST's images and over those of ``folder`` by turns; return what each took."""
-    cpu_backend(model).train(0, 1)  # compiles
+    backend_at_start(model).train(0, 1)  # compiles
     prepared = [(*prepare(MNIST, model), EPOCHS[model]), (*prepare(folder, model), 1)]
     for _ in range(TURNS):
         for backend, result, n_epochs in prepared:

@@ -32,7 +32,7 @@ def test_images_come_back_from_patches(shape, patch):
 
 
 @pytest.mark.parametrize("n_classes", [2, CLASSES - 1, CLASSES, CLASSES + 1, 3 * CLASSES + 1])
-def test_weights_and_columns_lie_as_the_module_says(n_classes):
+def test_weights_and_lanes_lie_as_the_module_says(n_classes):
     weights = np.random.RandomState(0).normal(size=(15, n_classes))
     rows = patches.to_rows(weights, (3, 5), (2, 4))
     blocks = -(-n_classes // CLASSES)
@@ -44,13 +44,13 @@ def test_weights_and_columns_lie_as_the_module_says(n_classes):
             assert rows[at] == weights[pixel, c]
     assert np.count_nonzero(rows) == weights.size
 
-    columns = patches.to_columns(weights[0], -np.inf)
-    assert columns.size == blocks * LANES
-    np.testing.assert_array_equal(patches.from_columns(columns, n_classes), weights[0])
-    assert np.isfinite(columns).sum() == n_classes
+    lanes = patches.to_lanes(weights[0], -np.inf)
+    assert lanes.size == blocks * LANES
+    np.testing.assert_array_equal(patches.from_lanes(lanes, n_classes), weights[0])
+    assert np.isfinite(lanes).sum() == n_classes
     for c in range(n_classes):
-        assert columns[patches.column_of(c)] == weights[0, c]
-        assert patches.class_of(patches.column_of(c)) == c
+        assert lanes[patches.lane_of(c)] == weights[0, c]
+        assert patches.class_of(patches.lane_of(c)) == c
 
 
 @njit

@@ -161,8 +161,8 @@ def open_run(run_folder, data_folder=None):
     dataset = load_dataset(data_folder)
     if record.get("floatX") not in FLOATS:
         raise UserError(f"{path}: floatX is {record.get('floatX')!r}; allowed: float32 or float64")
-    told = f"{folder} was not trained on the data in {data_folder}"
-    _check_same_data(sha256, dataset.sha256, told)
+    fault = f"{folder} was not trained on the data in {data_folder}"
+    _check_same_data(sha256, dataset.sha256, fault)
     try:
         check_split_sizes({"": settings}, len(dataset.train_x))
     except UserError as error:
@@ -175,8 +175,10 @@ def open_runs(run_folders, data_folder=None):
     """Return the OpenedRuns in ``run_folders``, as open_run does, all trained on the same data."""
     runs = [open_run(folder, data_folder) for folder in run_folders]
     for run in runs[1:]:
-        told = f"{run.folder} was trained on other data than {runs[0].folder}, and does not compare"
-        _check_same_data(run.sha256, runs[0].sha256, told)
+        fault = (
+            f"{run.folder} was trained on other data than {runs[0].folder}, and does not compare"
+        )
+        _check_same_data(run.sha256, runs[0].sha256, fault)
     return runs
 
 
@@ -186,10 +188,10 @@ def _one_line(error):
     return "; ".join(finding.removeprefix("- ") for finding in findings) or first
 
 
-def _check_same_data(one, other, told):
+def _check_same_data(one, other, fault):
     differing = [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
     if differing:
-        raise UserError(f"{told}: {', '.join(differing)} differ (by their SHA-256)")
+        raise UserError(f"{fault}: {', '.join(differing)} differ (by their SHA-256)")
 
 
 def _read(path, maker):

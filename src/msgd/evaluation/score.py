@@ -25,7 +25,7 @@ def score_run(data_folder, run_folder, backend, threads, chunk_batches=None):
     run_folder = Path(run_folder)
     run = open_run(run_folder, data_folder)
     check_images(run.dataset, ["test"])
-    machine = build_backend(
+    kernels = build_backend(
         run.dataset,
         run.best_parameters(),
         run.settings,
@@ -34,7 +34,7 @@ def score_run(data_folder, run_folder, backend, threads, chunk_batches=None):
         threads,
         chunk_batches,
     )
-    predicted = machine.predict("test")
+    predicted = kernels.predict("test")
     labels, batch_size = run.dataset.test_y, run.settings["batch_size"]
     score = {
         "test_errors": count_mistakes(predicted, labels, batch_size),

@@ -54,6 +54,7 @@ softmax_cross_entropy = njit(**options.CPU)(formulas.softmax_cross_entropy)
 first_argmax = njit(**options.CPU)(formulas.first_argmax)
 penalty = njit(**options.CPU)(formulas.penalty)
 penalty_gradient = njit(**options.CPU)(formulas.penalty_gradient)
+has_penalty = njit(**options.CPU)(formulas.has_penalty)
 sgd_step = njit(**options.CPU)(formulas.sgd_step)
 
 

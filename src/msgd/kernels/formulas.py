@@ -99,6 +99,11 @@ def penalty_gradient(weight, descent):
     return gradient
 
 
+def has_penalty(descent):
+    """Return whether any of the penalties is not zero."""
+    return descent.l1 > 0 or descent.l2 > 0 or descent.lp > 0
+
+
 def sgd_step(parameter, gradient, descent):
     """Return ``parameter`` after a step of stochastic gradient descent: w - rate dcost/dw."""
     return parameter - descent.rate * gradient

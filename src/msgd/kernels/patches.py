@@ -6,7 +6,7 @@ vain. The sums of ten classes, a vector each, stay in registers; more classes ar
 of ten. Weights are a flat array, which numbers class c of block b, pixel j of patch p as
 ((b P + p) CLASSES + c) PATCH + j: the weights that a patch asks for lie in a row. A pixel that
 fills up a patch at the edge of the images is zero, its weight is zero, and so is that of a class
-that fills up a block. What there is of each class, such as logits, is an array of W columns, LANES
+that fills up a block. What there is of each class, such as logits, is an array of L lanes, LANES
 for each block, of which the first CLASSES are classes.
 
 Inside ``njit`` functions, as in ``kernels/vectors.py``; patch is a vector of HALF numbers:
@@ -79,29 +79,29 @@ def n_blocks(n_classes):
 
 
 @register_jitable
-def column_of(class_):
-    """Return the column of a class."""
+def lane_of(class_):
+    """Return the lane of a class."""
     return class_ // CLASSES * LANES + class_ % CLASSES
 
 
 @register_jitable
-def class_of(column):
-    """Return the class of a column."""
-    return column // LANES * CLASSES + column % LANES
+def class_of(lane):
+    """Return the class of a lane."""
+    return lane // LANES * CLASSES + lane % LANES
 
 
-def to_columns(array, padding):
-    """Return ``array`` (C,) as one of W columns, ``padding`` in those that are no class's."""
+def to_lanes(array, padding):
+    """Return ``array`` (C,) in L lanes, ``padding`` in those that are no class's."""
     blocks = n_blocks(len(array))
-    columns = aligned_empty(blocks * LANES, array.dtype)
-    columns[:] = padding
-    columns[[column_of(c) for c in range(len(array))]] = array
-    return columns
+    lanes = aligned_empty(blocks * LANES, array.dtype)
+    lanes[:] = padding
+    lanes[[lane_of(c) for c in range(len(array))]] = array
+    return lanes
 
 
-def from_columns(columns, n_classes):
-    """Return the (C,) array that to_columns laid out as ``columns``."""
-    return columns.reshape(-1, LANES)[:, :CLASSES].ravel()[:n_classes].copy()
+def from_lanes(lanes, n_classes):
+    """Return the (C,) array that to_lanes laid out as ``lanes``."""
+    return lanes.reshape(-1, LANES)[:, :CLASSES].ravel()[:n_classes].copy()
 
 
 def to_rows(weights, image_shape, shape):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from msgd.kernels.arguments import descent_of
+from msgd.kernels.arguments import Minibatches, descent_of
 from msgd.models.interface import (
     check_parameters,
     check_parts,
@@ -43,6 +43,13 @@ class CpuBackend:
         self.pixel_scale = float_x(dataset.pixel_scale)
         self.descent = descent_of(settings, float_x)
         self.learning_rate, self.penalties = self.descent.rate, self.descent
+        self.minibatches = Minibatches(
+            dataset.train_y,
+            self.batch_size,
+            self.n_train_batches,
+            self.pixel_scale,
+            float_x(1) / float_x(self.batch_size),
+        )
         self.lists = {}
         self.set_parameters(parameters)
         self.allocate()

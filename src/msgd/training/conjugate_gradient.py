@@ -28,90 +28,104 @@ def train(backend, dataset, settings, checkpoint):
 
     Arguments, result and errors are those of msgd.training.loop.train; the backend must also offer
     msgd.models.interface.FullGradient.
-
-    SciPy's minimiser cannot be stopped and continued, but it asks the same questions in the same
-    order: a state holds all answers so far, and a resumed run gives them again.
     """
-    template = backend.get_parameters()
+    cap = settings["n_epochs"]
     # An iteration sees every minibatch, so it is an epoch of one iteration.
     result = Training(1, n_evaluated(len(dataset.valid_x), settings["batch_size"]))
-    costs, gradients = [], []
-    state = checkpoint.load(settings["n_epochs"])
-    if state:
-        costs, gradients = [*state.arrays["costs"]], [*state.arrays["gradients"]]
-        result.history, result.seconds = state.history, state.seconds
-        result.best_parameters = state.best_parameters
-    else:
-        checkpoint.save_snapshot(0, template)
-    n_resumed, answers = len(result.history), iter([*zip(costs, gradients, strict=True)])
-    started = time.perf_counter() - (result.seconds[-1] if state else 0)
-    iterations = itertools.count(1)
-
-    def cost(theta):
-        answer = next(answers, None)
-        if answer is None:
-            backend.set_parameters(_unflatten(theta, template))
-            value, gradient = backend.cost_and_gradient()
-            answer = value, _flatten(gradient)
-            costs.append(answer[0])
-            gradients.append(answer[1])
-        return answer[0], answer[1].view(_InOrder)
-
-    def save(theta):
-        arrays = {"costs": np.array(costs), "gradients": np.array(gradients)}
-        now, best = _unflatten(theta, template), result.best_parameters
-        checkpoint.save(State(result.history, result.seconds, now, best, arrays=arrays))
-
-    def after_iteration(intermediate_result):
-        bar.update()
-        iteration = next(iterations)
-        if iteration > n_resumed:
-            validate(iteration, intermediate_result)
-
-    def validate(iteration, intermediate_result):
-        theta = intermediate_result.x
-        backend.set_parameters(_unflatten(theta, template))
-        value, errors = float(intermediate_result.fun), backend.count_errors("valid")
-        best = result.history[-1]["best_validation_errors"] if result.history else None
-        is_best = best is None or errors < best
-        if is_best:
-            result.best_parameters = backend.get_parameters()
-        result.record(
-            iteration,
-            value,
-            errors,
-            patience=None,
-            best_errors=errors if is_best else best,
-            best_iteration=iteration if is_best else result.history[-1]["best_iteration"],
-            seconds=time.perf_counter() - started,
-        )
-        bar.set_postfix_str(f"validation {result.history[-1]['validation_error_percent']:.2f} %")
-        log.info("iteration %d: cost %.6f, validation errors %d", iteration, value, errors)
-        if iteration and is_due(iteration):
-            checkpoint.save_snapshot(iteration, backend.get_parameters())
-        if checkpoint.is_state_due():
-            save(theta)
-
-    with progress_bar(checkpoint.title, total=settings["n_epochs"], unit="iteration") as bar:
+    with progress_bar(checkpoint.title, total=cap, unit="iteration") as bar:
+        fit = _Fit(backend, checkpoint, result, bar, checkpoint.load(cap))
         outcome = minimize(
-            cost,
-            _flatten(template),
+            fit.cost_and_gradient,
+            _flatten(fit.template),
             jac=True,
             method="CG",
-            callback=after_iteration,
-            options={"maxiter": settings["n_epochs"], "gtol": GRADIENT_TOLERANCE},
+            callback=fit.after_iteration,
+            options={"maxiter": cap, "gtol": GRADIENT_TOLERANCE},
         )
-    if not result.history:
-        if not outcome.success:
-            raise UserError(f"conjugate gradients made no iteration: {outcome.message}")
-        validate(0, outcome)  # the gradient vanishes where it begins: nothing is better
-    save(outcome.x)
+        if not result.history:
+            if not outcome.success:
+                raise UserError(f"conjugate gradients made no iteration: {outcome.message}")
+            fit.validate(0, outcome)  # the gradient vanishes where it begins: nothing is better
+    fit.save_state(outcome.x)
     result.iterations_run = result.history[-1]["iteration"]
-    result.stopped_by = "n_epochs" if outcome.nit >= settings["n_epochs"] else "convergence"
-    backend.set_parameters(_unflatten(outcome.x, template))
+    result.stopped_by = "n_epochs" if outcome.nit >= cap else "convergence"
+    backend.set_parameters(_unflatten(outcome.x, fit.template))
     checkpoint.save_snapshot(result.iterations_run, backend.get_parameters())
     log.info("stopped by %s: %s", result.stopped_by, outcome.message)
     return result
+
+
+class _Fit:
+    """What SciPy's minimiser calls, and what has come of it so far.
+
+    The minimiser cannot be stopped and continued, but it asks for the same costs in the same order:
+    a state holds all answers so far, and a resumed run gives them again.
+    """
+
+    def __init__(self, backend, checkpoint, result, bar, state):
+        self.backend, self.checkpoint, self.result, self.bar = backend, checkpoint, result, bar
+        self.template = backend.get_parameters()
+        self.costs, self.gradients = [], []
+        if state:
+            self.costs, self.gradients = [*state.arrays["costs"]], [*state.arrays["gradients"]]
+            result.history, result.seconds = state.history, state.seconds
+            result.best_parameters = state.best_parameters
+        else:
+            checkpoint.save_snapshot(0, self.template)
+        self.known = iter([*zip(self.costs, self.gradients, strict=True)])
+        self.n_resumed = len(result.history)
+        self.iterations = itertools.count(1)
+        self.started = time.perf_counter() - (result.seconds[-1] if state else 0)
+
+    def cost_and_gradient(self, theta):
+        """Return the cost and its gradient, (n,) float64, at the parameters theta (n,)."""
+        cost, gradient = next(self.known, None) or self._compute(theta)
+        return cost, gradient.view(_InOrder)
+
+    def _compute(self, theta):
+        self.backend.set_parameters(_unflatten(theta, self.template))
+        cost, gradient = self.backend.cost_and_gradient()
+        self.costs.append(cost)
+        self.gradients.append(_flatten(gradient))
+        return cost, self.gradients[-1]
+
+    def after_iteration(self, intermediate_result):
+        """Validate unless a resumed state has done so; the argument's name is SciPy's."""
+        self.bar.update()
+        iteration = next(self.iterations)
+        if iteration > self.n_resumed:
+            self.validate(iteration, intermediate_result)
+
+    def validate(self, iteration, outcome):
+        """Count the validation errors at outcome.x, keep the best parameters, and save."""
+        backend, history = self.backend, self.result.history
+        backend.set_parameters(_unflatten(outcome.x, self.template))
+        cost, errors = float(outcome.fun), backend.count_errors("valid")
+        last = history[-1] if history else {"best_validation_errors": np.inf}
+        is_best = errors < last["best_validation_errors"]
+        if is_best:
+            self.result.best_parameters = backend.get_parameters()
+        seconds = time.perf_counter() - self.started
+        self.result.record(
+            *(iteration, cost, errors),
+            patience=None,
+            best_errors=errors if is_best else last["best_validation_errors"],
+            best_iteration=iteration if is_best else last["best_iteration"],
+            seconds=seconds,
+        )
+        self.bar.set_postfix_str(f"validation {history[-1]['validation_error_percent']:.2f} %")
+        log.info("iteration %d: cost %.6f, validation errors %d", iteration, cost, errors)
+        if iteration and is_due(iteration):
+            self.checkpoint.save_snapshot(iteration, backend.get_parameters())
+        if self.checkpoint.is_state_due():
+            self.save_state(outcome.x)
+
+    def save_state(self, theta):
+        """Save what a resumed run needs: all answers given, and the last and best parameters."""
+        arrays = {"costs": np.array(self.costs), "gradients": np.array(self.gradients)}
+        last, result = _unflatten(theta, self.template), self.result
+        state = State(result.history, result.seconds, last, result.best_parameters, arrays=arrays)
+        self.checkpoint.save(state)
 
 
 class _InOrder(np.ndarray):

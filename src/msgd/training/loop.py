@@ -217,18 +217,16 @@ def _show(result, bar, early_stopping, done):
         f"patience left {max(0, early_stopping.patience + 1 - done)}"
     )
     log.info(
-        "epoch %d, minibatch %d/%d, iteration %d: cost %.6f, validation error %.4f %% (%d/%d), "
-        "patience %d%s",
-        row["epoch"],
-        (row["iteration"] - 1) % result.n_train_batches + 1,
-        result.n_train_batches,
-        row["iteration"],
-        row["cost"],
-        row["validation_error_percent"],
-        row["validation_errors"],
-        result.validation_examples,
-        row["patience"],
-        ", best so far" if row["best_iteration"] == row["iteration"] else "",
+        "epoch %(epoch)d, minibatch %(minibatch)d/%(n_train_batches)d, iteration %(iteration)d: "
+        "cost %(cost).6f, validation error %(validation_error_percent).4f %% "
+        "(%(validation_errors)d/%(validation_examples)d), patience %(patience)d%(best)s",
+        {
+            **row,
+            "minibatch": (row["iteration"] - 1) % result.n_train_batches + 1,
+            "n_train_batches": result.n_train_batches,
+            "validation_examples": result.validation_examples,
+            "best": ", best so far" if row["best_iteration"] == row["iteration"] else "",
+        },
     )
 
 

@@ -74,7 +74,7 @@ def run_training(
     device = choose_device(backend, settings["model"])
     model = load_model(settings["model"])
     parameters = model.initial_parameters(dataset, settings, np.dtype(float_x).type)
-    machine = build_backend(dataset, parameters, resolved, device, float_x, threads, chunk_batches)
+    kernels = build_backend(dataset, parameters, resolved, device, float_x, threads, chunk_batches)
 
     remove_partial(run_folder)
     snapshots = empty_folder(run_folder / "snapshots")
@@ -82,23 +82,14 @@ def run_training(
     title = run_name(run_folder)
     checkpoint = Checkpoint(snapshots, states_of_run, seconds_between_states, title)
     try:
-        result = load_trainer(settings["model"])(machine, dataset, resolved, checkpoint)
+        result = load_trainer(settings["model"])(kernels, dataset, resolved, checkpoint)
     except BaseException:
         shutil.rmtree(snapshots)
         raise
 
     provenance = describe_run(settings, backend, describe_device(device), float_x, threads, dataset)
     write_json(run_folder / "provenance.json", provenance)
-    _write_csv(run_folder / "history.csv", result.history)
-    iterations = [row["iteration"] for row in result.history]
-    _write_csv(
-        run_folder / "timings.csv",
-        [
-            {"iteration": iteration, "seconds": round(seconds, 6)}
-            for iteration, seconds in zip(iterations, result.seconds, strict=True)
-        ],
-    )
-    save_parameters(run_folder / "best_parameters.npz", result.best_parameters)
+    _write_result(run_folder, result)
     summary = {
         "model": settings["model"],
         "backend": device,
@@ -109,6 +100,17 @@ def run_training(
     }
     write_json(run_folder / "training.json", summary)
     log.log(RESULT, "%s: %s", title, result.describe())
+
+
+def _write_result(run_folder, result):
+    """Write what a Training holds: history, timings and best parameters."""
+    _write_csv(run_folder / "history.csv", result.history)
+    timings = [
+        {"iteration": row["iteration"], "seconds": round(seconds, 6)}
+        for row, seconds in zip(result.history, result.seconds, strict=True)
+    ]
+    _write_csv(run_folder / "timings.csv", timings)
+    save_parameters(run_folder / "best_parameters.npz", result.best_parameters)
 
 
 def _hashes_of_parameters(run_folder):
