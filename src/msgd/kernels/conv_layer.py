@@ -1,17 +1,18 @@
 """A convolution layer with max-pooling on the CPU, cut into independent tasks.
 
 The formulas, and the legend of letters, are those of ``models/lenet/model.py``; T are the images of
-a tile. In the kernels, layer is a ConvLayer, scratch its ConvScratch, and below and above are the
-Activations of its inputs and of its units, in the order (row, column, map): so a row of a patch is
-one run of f M_in numbers. Filters are stored flipped, so that the true convolution becomes a sum
-over the patch in order. A *square* is the p x p pixels that pooling reduces to one unit::
+a tile. In the kernels, layer is a ConvLayer, and below and above are the Activations of its inputs
+and of its units, in the order (row, column, map): so a row of a patch is one run of f M_in numbers.
+is_maximum is an image's row of what new_marks returns. Filters are stored flipped, so that the true
+convolution becomes a sum over the patch in order. A *square* is the p x p pixels that pooling
+reduces to one unit, a *strip* the pixels of a row of squares::
 
     convolve_image    h_l from h_{l-1}: convolve, pool, activate    a task is a chunk of images
     backward_image    e_{l-1} from e_l                              the same
     image_gradient    dcost/dW_l and dcost/db_l                     the same
     update_filter     W_l and b_l                                   a task is a map
 
-A tile's images are cut into CHUNKS, each of which has scratch and gradients of its own.
+A tile's images are cut into CHUNKS, each of which has gradients of its own.
 update_filter adds those gradients in order, so the bits do not depend on threads.
 
 Max-pooling's gradient goes to one pixel in four (p = 2, no ties). So the way back walks over lists
@@ -91,19 +92,6 @@ class ConvLayer(NamedTuple):
     bias_gradient: np.ndarray  # (CHUNKS, width)
 
 
-class ConvScratch(NamedTuple):
-    """What a ConvLayer writes while a tile passes; n_pixels is that of ``patch``."""
-
-    is_maximum: np.ndarray  # (T, n_pixels M + HALF) uint8: 1 where the gradient goes
-    strip: np.ndarray  # (CHUNKS, len(strip_patch) width) floatX, the pixels of a row of squares
-    # The pixels of a map that get a gradient, see _list_pixels; used if is_listed:
-    list_patch: np.ndarray  # (CHUNKS, n_pixels) int64
-    list_error: np.ndarray  # (CHUNKS, n_pixels) floatX
-    # The maps that get a gradient, see _list_maps; empty if no layer is below:
-    list_map: np.ndarray  # (CHUNKS, n_pixels M + 8) int64
-    list_start: np.ndarray  # (CHUNKS, n_pixels + 1) int64
-
-
 # In NumPy: run once per Backend, or per snapshot.
 
 
@@ -138,23 +126,19 @@ def new_conv_layer(shape, first_only, float_x):
         forward_weights=aligned_zeros(f * run * width, float_x),
         backward_weights=aligned_zeros(n_weights, float_x),
         bias=aligned_zeros(width, float_x),
-        weights_gradient=_zeros((CHUNKS, n_gradients), float_x),
-        bias_gradient=_zeros((CHUNKS, width), float_x),
+        weights_gradient=aligned_zeros(CHUNKS * n_gradients, float_x).reshape(CHUNKS, -1),
+        bias_gradient=aligned_zeros(CHUNKS * width, float_x).reshape(CHUNKS, -1),
     )
 
 
-def new_conv_scratch(layer, n_images, is_lowest, float_x):
-    """Return the ConvScratch of a ConvLayer for tiles of up to n_images."""
-    n_pixels = len(layer.patch)
-    n_listed = 0 if is_lowest else n_pixels * layer.maps
-    return ConvScratch(
-        is_maximum=_zeros((n_images, n_pixels * layer.maps + HALF), np.uint8),
-        strip=_zeros((CHUNKS, len(layer.strip_patch) * layer.width), float_x),
-        list_patch=_zeros((CHUNKS, n_pixels), np.int64),
-        list_error=_zeros((CHUNKS, n_pixels), float_x),
-        list_map=_zeros((CHUNKS, n_listed + 8), np.int64),
-        list_start=_zeros((CHUNKS, n_pixels + 1), np.int64),
-    )
+def new_marks(layer, n_images):
+    """Return is_maximum of a ConvLayer for tiles of up to n_images.
+
+    That is (n_images, n_pixels M + HALF) uint8, which says where gradients go, pixel by pixel in
+    the order of ``patch``. A row ends with padding, because vectors reach beyond the last map.
+    """
+    n_marks = len(layer.patch) * layer.maps + HALF
+    return aligned_zeros(n_images * n_marks, np.uint8).reshape(n_images, n_marks)
 
 
 def set_filters(layer, filters, bias):
@@ -192,10 +176,6 @@ def maps_last(weights, layer):
     return cube.transpose(1, 2, 0, 3).reshape(weights.shape)
 
 
-def _zeros(shape, dtype):
-    return aligned_zeros(int(np.prod(shape)), dtype).reshape(shape)
-
-
 def _filled_up(offsets):
     """Return ``offsets`` with the last one repeated up to whole groups."""
     return np.pad(offsets, (0, -len(offsets) % GROUP), mode="edge")
@@ -216,23 +196,25 @@ def _is_listed(shape, run, width):
 
 
 @njit(**options.CPU)
-def convolve_image(layer, scratch, below, above, i, chunk):
-    """Overwrite above.h and is_maximum of image i, a row of squares at a time.
-
-    The scratch of ``chunk`` is used, here and below.
-    """
-    strip = scratch.strip[chunk]
+def convolve_image(layer, is_maximum, below, above, i):
+    """Overwrite above.h and is_maximum of image i, a strip at a time: a row of squares."""
+    strip = _new_strip(layer)
     row_length = layer.out_width * layer.maps
     for row in range(layer.out_height):
         strip[:] = 0
         start = i * below.stride + row * layer.pool_size * layer.input_row
-        patches = Factor(
-            below.h, start, layer.strip_patch, layer.tap[: layer.filter_size * layer.run]
-        )
+        taps = layer.tap[: layer.filter_size * layer.run]
+        patches = Factor(below.h, start, layer.strip_patch, taps)
         _add_maps(patches, layer.strip_patch.shape[0], layer.forward_weights, strip, layer.width)
-        _pool(layer, scratch.is_maximum[i], above, i, row, strip)
+        _pool(layer, is_maximum, above, i, row, strip)
         at = i * above.stride + row * row_length
         activate_all(above.h[at : at + row_length], above.kind)
+
+
+@njit(**options.CPU)
+def _new_strip(layer):
+    """Return zeros for the pixels of a row of squares, flat (len(strip_patch), width)."""
+    return aligned_zeros(layer.strip_patch.shape[0] * layer.width, layer.bias.dtype)
 
 
 @njit(**options.CPU)
@@ -300,12 +282,14 @@ def _keep_first(is_maximum, maps):
 
 
 @njit(**options.CPU)
-def backward_image(layer, scratch, below, above, i, chunk):
+def backward_image(layer, is_maximum, below, above, i):
     """Overwrite below.error of image i."""
-    list_map, list_start = scratch.list_map[chunk], scratch.list_start[chunk]
+    n_pixels = layer.patch.shape[0]
+    list_map = np.empty(n_pixels * layer.maps + 8, np.int64)  # 8 more, see append_marked
+    list_start = np.empty(n_pixels + 1, np.int64)
     first, last = i * below.stride, (i + 1) * below.stride
     below.error[first:last] = 0
-    _list_maps(scratch.is_maximum[i], layer.maps, list_map, list_start)
+    _list_maps(is_maximum, layer.maps, list_map, list_start)
     n_vectors = layer.vector_tap.shape[0]
     whole = n_vectors // VECTORS * VECTORS
     for v in range(0, whole, VECTORS):
@@ -363,22 +347,23 @@ def _spread(layer, below, above, i, v, taps, list_map, list_start):
 
 
 @njit(**options.CPU)
-def image_gradient(layer, scratch, below, above, i, chunk):
+def image_gradient(layer, is_maximum, below, above, i, chunk):
     """Add image i's gradients to those of its chunk."""
     _add_bias_gradient(layer, above, i, layer.bias_gradient[chunk])
     weights_gradient = layer.weights_gradient[chunk]
     if layer.is_listed:
-        list_patch, list_error = scratch.list_patch[chunk], scratch.list_error[chunk]
+        list_patch = np.empty(layer.patch.shape[0], np.int64)
+        list_error = np.empty(layer.patch.shape[0], layer.bias.dtype)
         for m in range(layer.maps):
-            count = _list_pixels(layer, scratch.is_maximum[i], above, i, m, list_patch, list_error)
+            count = _list_pixels(layer, is_maximum, above, i, m, list_patch, list_error)
             listed = list_patch[:count], list_error[:count]
             to = m * layer.filter_size * layer.padded_run
             _add_patches(below.h, i * below.stride, layer.vector_tap, listed, weights_gradient, to)
         return
-    strip = scratch.strip[chunk]
+    strip = _new_strip(layer)
     n_pixels = layer.out_width * layer.pool_size * layer.pool_size
     for row in range(layer.out_height):
-        _unpool(layer, scratch.is_maximum[i], above, i, row, strip)
+        _unpool(layer, is_maximum, above, i, row, strip)
         start = i * below.stride + row * layer.pool_size * layer.input_row
         patches = Factor(below.h, start, layer.tap, layer.strip_patch[:n_pixels])  # transposed
         _add_maps(patches, layer.tap.shape[0], strip, weights_gradient, layer.width)

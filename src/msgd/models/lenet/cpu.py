@@ -17,11 +17,9 @@ import numpy as np
 from numba import njit, prange
 
 from msgd.kernels import options
-from msgd.kernels.arguments import Minibatches
 from msgd.kernels.conv_layer import (
     CHUNKS,
     ConvLayer,
-    ConvScratch,
     backward_image,
     convolve_image,
     get_filters,
@@ -29,7 +27,7 @@ from msgd.kernels.conv_layer import (
     maps_first,
     maps_last,
     new_conv_layer,
-    new_conv_scratch,
+    new_marks,
     set_filters,
     update_filter,
 )
@@ -61,12 +59,13 @@ TILE = 256  # T, images that pass through the network together
 
 
 class Network(NamedTuple):
-    """The layers, and what a tile of images fills: pixels, then the activations of every layer."""
+    """The layers, and what a tile of images fills."""
 
-    convs: tuple[ConvLayer, ...]
-    scratch: tuple[ConvScratch, ...]  # of the convolution layers
-    denses: tuple[DenseLayer, ...]
-    activations: tuple[Activations, ...]  # layer k, from 0, has below k and above k + 1
+    conv_layers: tuple[ConvLayer, ...]
+    is_maximum: tuple[np.ndarray, ...]  # of the convolution layers, see conv_layer.new_marks
+    dense_layers: tuple[DenseLayer, ...]
+    # The pixels, then the units of every layer: layer k, from 0, has below k and above k + 1.
+    activations: tuple[Activations, ...]
 
 
 def new_network(shapes, sizes, settings, float_x):
@@ -75,26 +74,18 @@ def new_network(shapes, sizes, settings, float_x):
     shapes, sizes: of the layers, see msgd.models.lenet.model.conv_shapes and dense_sizes.
     """
     first_only, kind = settings["maxpool_ties"] == "first", ACTIVATIONS[settings["activation"]]
-    convs = tuple(new_conv_layer(shape, first_only, float_x) for shape in shapes)
-    n_units = [shape.out_height * shape.out_width * shape.out_maps for shape in shapes] + sizes[1:]
-    kinds = [kind] * (len(n_units) - 1) + [LOGITS]
+    conv_layers = [new_conv_layer(shape, first_only, float_x) for shape in shapes]
+    is_maximum = [new_marks(layer, TILE) for layer in conv_layers]
+    dense_layers = [new_dense_layer(*pair, float_x) for pair in itertools.pairwise(sizes)]
     n_pixels = shapes[0].in_height * shapes[0].in_width
-    pixels = new_activations(TILE, n_pixels, LOGITS, float_x, has_error=False)
-    return Network(
-        convs=convs,
-        scratch=tuple(
-            new_conv_scratch(layer, TILE, number == 0, float_x)
-            for number, layer in enumerate(convs)
-        ),
-        denses=tuple(new_dense_layer(*pair, float_x) for pair in itertools.pairwise(sizes)),
-        activations=(
-            pixels,
-            *(
-                new_activations(TILE, *units_and_kind, float_x)
-                for units_and_kind in zip(n_units, kinds, strict=True)
-            ),
-        ),
-    )
+    n_conv_units = [shape.out_height * shape.out_width * shape.out_maps for shape in shapes]
+    *n_hidden, n_classes = n_conv_units + sizes[1:]
+    activations = [
+        new_activations(TILE, n_pixels, LOGITS, float_x, has_error=False),
+        *(new_activations(TILE, n_units, kind, float_x) for n_units in n_hidden),
+        new_activations(TILE, n_classes, LOGITS, float_x),
+    ]
+    return Network(*map(tuple, (conv_layers, is_maximum, dense_layers, activations)))
 
 
 class Backend(CpuBackend):
@@ -108,16 +99,13 @@ class Backend(CpuBackend):
         super().__init__(dataset, parameters, settings, float_x, chunk_batches)
 
     def allocate(self):
-        """Start the threads, and say how minibatches are cut; the arrays are in the network.
+        """Start the threads; all arrays are in the network.
 
         Numba starts its threads when it loads a parallel function. It forgets to for a function
         that calls one, if it was compiled when the parallel one came from the cache; the next
         process to load it would crash. Asking for their number starts them.
         """
         numba.get_num_threads()
-        inverse_size = self.float_x(1) / self.float_x(self.batch_size)
-        sizes = self.batch_size, self.n_train_batches, self.pixel_scale, inverse_size
-        self.minibatches = Minibatches(self.dataset.train_y, *sizes)
 
     def train_span(self, first, last, costs):
         """Train minibatches first..last-1 and write their costs, (last - first,) floatX."""
@@ -132,12 +120,12 @@ class Backend(CpuBackend):
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
         pairs = [
-            *map(get_filters, self.network.convs),
-            *map(get_dense_parameters, self.network.denses),
+            *map(get_filters, self.network.conv_layers),
+            *map(get_dense_parameters, self.network.dense_layers),
         ]
-        n_convs = len(self.network.convs)
+        n_convs = len(self.network.conv_layers)
         weights, bias = pairs[n_convs]
-        pairs[n_convs] = maps_first(weights, self.network.convs[-1]), bias
+        pairs[n_convs] = maps_first(weights, self.network.conv_layers[-1]), bias
         return {
             f"{name}_{number}": array
             for number, pair in enumerate(pairs, start=1)
@@ -148,12 +136,12 @@ class Backend(CpuBackend):
         """See msgd.models.cpu_backend.CpuBackend."""
         arrays = list(parameters.values())
         pairs = list(zip(arrays[::2], arrays[1::2], strict=True))
-        n_convs = len(self.network.convs)
+        n_convs = len(self.network.conv_layers)
         weights, bias = pairs[n_convs]
-        pairs[n_convs] = maps_last(weights, self.network.convs[-1]), bias
-        for layer, pair in zip(self.network.convs, pairs[:n_convs], strict=True):
+        pairs[n_convs] = maps_last(weights, self.network.conv_layers[-1]), bias
+        for layer, pair in zip(self.network.conv_layers, pairs[:n_convs], strict=True):
             set_filters(layer, *pair)
-        for layer, pair in zip(self.network.denses, pairs[n_convs:], strict=True):
+        for layer, pair in zip(self.network.dense_layers, pairs[n_convs:], strict=True):
             set_dense_parameters(layer, *pair)
 
 
@@ -164,9 +152,8 @@ def _train(x, minibatches, descent, first, network, costs):
     x: (N, D) uint8 or floatX, the pixels of all training images; minibatches: Minibatches; descent:
     Descent; network: Network, changed; costs: one for each minibatch of the span, overwritten.
     """
-    convs, scratch, denses, activations = network
-    logits, n_classes = activations[-1], denses[-1].n_out
-    n_convs, n_denses = len(convs), len(denses)
+    convs, is_maximum, dense, activations = network
+    logits = activations[-1]
     for k in range(costs.shape[0]):
         start = (first + k) % minibatches.per_epoch * minibatches.size
         nll = costs.dtype.type(0)
@@ -175,28 +162,29 @@ def _train(x, minibatches, descent, first, network, costs):
             labels = minibatches.y[start + done : start + done + n]
             _copy_pixels(x, start + done, n, minibatches.pixel_scale, activations[0])
             _forward(network, n)
-            nll += _loss(logits, n_classes, labels, minibatches.inverse_size)
-            for layer in range(n_denses - 1, -1, -1):
-                at = n_convs + layer
-                _dense_backward(denses[layer], activations[at], activations[at + 1], n)
-            for layer in range(n_convs - 1, -1, -1):
+            nll += _loss(logits, dense[-1].n_out, labels, minibatches.inverse_size)
+            for layer in range(len(dense) - 1, -1, -1):
+                at = len(convs) + layer
+                _dense_backward(dense[layer], activations[at], activations[at + 1], n)
+            for layer in range(len(convs) - 1, -1, -1):
                 below, above = activations[layer], activations[layer + 1]
-                _conv_backward(convs[layer], scratch[layer], below, above, n)
+                _conv_backward(convs[layer], is_maximum[layer], below, above, n)
         cost = nll * minibatches.inverse_size
-        for layer in range(n_convs):
+        for layer in range(len(convs)):
             cost += _update_conv(convs[layer], descent)
-        for layer in range(n_denses):
-            cost += _update_dense(denses[layer], descent)
+        for layer in range(len(dense)):
+            cost += _update_dense(dense[layer], descent)
         costs[k] = cost
 
 
 @njit(**options.CPU_ENTRY)
 def _predict(x, pixel_scale, network, predicted):
     """Overwrite predicted (N,) int32 with the classes of images x (N, D), uint8 or floatX."""
-    logits, n_classes = network.activations[-1], network.denses[-1].n_out
+    pixels, logits = network.activations[0], network.activations[-1]
+    n_classes = network.dense_layers[-1].n_out
     for start in range(0, x.shape[0], TILE):
         n = min(TILE, x.shape[0] - start)
-        _copy_pixels(x, start, n, pixel_scale, network.activations[0])
+        _copy_pixels(x, start, n, pixel_scale, pixels)
         _forward(network, n)
         for i in range(n):
             row = i * logits.stride
@@ -215,13 +203,13 @@ def _copy_pixels(x, start, n, pixel_scale, pixels):
 @njit(**options.CPU)
 def _forward(network, n):
     """Overwrite h of all layers for the n images whose pixels are in network.activations[0]."""
-    convs, scratch, denses, activations = network
+    convs, is_maximum, dense, activations = network
     for layer in range(len(convs)):
         below, above = activations[layer], activations[layer + 1]
-        _conv_forward(convs[layer], scratch[layer], below, above, n)
-    for layer in range(len(denses)):
+        _conv_forward(convs[layer], is_maximum[layer], below, above, n)
+    for layer in range(len(dense)):
         at = len(convs) + layer
-        _dense_forward(denses[layer], activations[at], activations[at + 1], n)
+        _dense_forward(dense[layer], activations[at], activations[at + 1], n)
 
 
 @njit(**options.CPU)
@@ -245,28 +233,29 @@ def _chunk(chunk, n):
 # the layer's Activations; n: images of the tile.
 
 
-@njit(**options.CPU_PARALLEL)
-def _conv_forward(layer, scratch, below, above, n):
-    """Overwrite above.h: convolve, pool, activate. A task is a chunk of images."""
+@njit(**options.CPU_PARALLEL_INNER)
+def _conv_forward(layer, is_maximum, below, above, n):
+    """Overwrite above.h and is_maximum: convolve, pool, activate. A task is a chunk of images."""
     for task in prange(CHUNKS):
-        _convolve_chunk(layer, scratch, below, above, n, np.int64(task))
+        _convolve_chunk(layer, is_maximum, below, above, n, np.int64(task))
 
 
 @njit(**options.CPU)
-def _convolve_chunk(layer, scratch, below, above, n, chunk):
+def _convolve_chunk(layer, is_maximum, below, above, n, chunk):
+    """Overwrite above.h and is_maximum of the images of a chunk."""
     first, last = _chunk(chunk, n)
     for i in range(first, last):
-        convolve_image(layer, scratch, below, above, i, chunk)
+        convolve_image(layer, is_maximum[i], below, above, i)
 
 
-@njit(**options.CPU_PARALLEL)
+@njit(**options.CPU_PARALLEL_INNER)
 def _dense_forward(layer, below, above, n):
     """Overwrite above.h. A task is LANES units."""
     for task in prange(n_unit_panels(layer)):
         forward_panel(layer, below, above, n, np.int64(task))
 
 
-@njit(**options.CPU_PARALLEL)
+@njit(**options.CPU_PARALLEL_INNER)
 def _dense_backward(layer, below, above, n):
     """Overwrite below.error, and add to the layer's gradients. A task is INPUT_BLOCK inputs."""
     for task in prange(n_input_blocks(layer)):
@@ -275,33 +264,35 @@ def _dense_backward(layer, below, above, n):
 
 @njit(**options.CPU)
 def _dense_backward_block(layer, below, above, n, block):
+    """Overwrite below.error of a block of inputs, and add to the gradients of their weights."""
     panels = INPUT_BLOCK // LANES
     for panel in range(block * panels, min((block + 1) * panels, n_input_panels(layer))):
         backward_panel(layer, below, above, n, panel)
     block_gradient(layer, below, above, n, block)
 
 
-@njit(**options.CPU_PARALLEL)
-def _conv_backward(layer, scratch, below, above, n):
+@njit(**options.CPU_PARALLEL_INNER)
+def _conv_backward(layer, is_maximum, below, above, n):
     """Overwrite below.error, if it has any, and add to the layer's gradients.
 
     A task is a chunk of images.
     """
     for task in prange(CHUNKS):
-        _conv_backward_chunk(layer, scratch, below, above, n, np.int64(task))
+        _conv_backward_chunk(layer, is_maximum, below, above, n, np.int64(task))
 
 
 @njit(**options.CPU)
-def _conv_backward_chunk(layer, scratch, below, above, n, chunk):
+def _conv_backward_chunk(layer, is_maximum, below, above, n, chunk):
+    """Overwrite below.error of the images of a chunk, and add to the gradients of the chunk."""
     first, last = _chunk(chunk, n)
     if below.error.size > 0:
         for i in range(first, last):
-            backward_image(layer, scratch, below, above, i, chunk)
+            backward_image(layer, is_maximum[i], below, above, i)
     for i in range(first, last):  # apart, so that the gradients stay in the cache
-        image_gradient(layer, scratch, below, above, i, chunk)
+        image_gradient(layer, is_maximum[i], below, above, i, chunk)
 
 
-@njit(**options.CPU_PARALLEL)
+@njit(**options.CPU_PARALLEL_INNER)
 def _update_conv(layer, descent):
     """Update the parameters; return the penalty of the old ones. A task is a map."""
     penalties = np.empty(layer.maps, layer.bias.dtype)
@@ -310,7 +301,7 @@ def _update_conv(layer, descent):
     return ordered_sum(penalties)
 
 
-@njit(**options.CPU_PARALLEL)
+@njit(**options.CPU_PARALLEL_INNER)
 def _update_dense(layer, descent):
     """Update the parameters; return the penalty of the old ones. A task is INPUT_BLOCK inputs."""
     n_blocks = n_input_blocks(layer)
