@@ -48,6 +48,7 @@ def _offset(offsets, k):
 
 @overload(_offset)
 def _offset_of(offsets, k):
+    """Choose which of the two when a kernel is compiled."""
     if isinstance(offsets, types.Integer):
         return lambda offsets, k: offsets * k
     return lambda offsets, k: element(offsets, k)
