@@ -3,14 +3,12 @@
 import mpmath
 import numpy as np
 import pytest
-from exact import dot, fractions, rounded, rounding_of_sum, worst_error
+from exact import fractions, rounded, worst_error
 from numba import njit
 
 from msgd.kernels.vectors import (
     CACHE_LINE,
-    HALF,
     LANES,
-    add_outer,
     aligned,
     aligned_empty,
     aligned_zeros,
@@ -22,8 +20,6 @@ from msgd.kernels.vectors import (
     lane_sum,
     load,
     load_as,
-    load_half,
-    load_sums,
     load_wide,
     low_half,
     maximum,
@@ -33,7 +29,6 @@ from msgd.kernels.vectors import (
     splat_wide,
     store,
     store_equal,
-    store_sums,
 )
 
 
@@ -229,51 +224,6 @@ def test_marks_are_listed_in_order(n):
 
 
 WIDE = 4 * LANES  # a constant: the length of a vector is part of its type
-
-
-@njit
-def run_sums(x, array, out, step, rows, vectors):
-    sums = load_sums(out, 1, step, rows, vectors)
-    for d in range(3):
-        sums = add_outer(x, rows, d, array, 2 + d * 30, sums)
-    store_sums(out, 1, step, rows, sums)
-
-
-@pytest.mark.parametrize("float_x", [np.float32, np.float64])
-@pytest.mark.parametrize("n_vectors", [1, 2, 3])
-@pytest.mark.parametrize("rows", [(4,), (7, 0, 2), (1, 2, 3, 5)])
-def test_outer_products_are_added_row_by_row(float_x, n_vectors, rows):
-    random = np.random.RandomState(0)
-    x, array = random.normal(size=(2, 100)).astype(float_x)
-    length, step = n_vectors * HALF, 30
-    before = random.normal(size=4 * step + 1).astype(float_x)
-    out = before.copy()
-    run_sums(x, array, out, step, rows, (0,) * n_vectors)
-    untouched = np.ones(before.size, bool)
-    for r, row in enumerate(rows):
-        for k in range(length):
-            place = 1 + r * step + k
-            untouched[place] = False
-            left = [before[place], *x[row : row + 3]]
-            expected, size = dot(left, [1, *(array[2 + d * 30 + k] for d in range(3))])
-            error = abs(fractions(out[[place]])[0] - expected)
-            assert error <= rounding_of_sum(3, size, float_x)
-    np.testing.assert_array_equal(out[untouched], before[untouched])
-
-
-@njit
-def run_half(array, stored, out):
-    store(out, 1, load_half(array, stored, 2))
-
-
-@pytest.mark.parametrize("float_x", ["float32", "float64"])
-@pytest.mark.parametrize("stored", ["uint8", "same"])
-def test_half_vectors_are_converted(float_x, stored):
-    numbers = np.arange(250, 270) % 256
-    numbers = numbers.astype(float_x if stored == "same" else stored)
-    out = np.zeros(HALF + 2, float_x)
-    run_half(out, numbers, out)
-    np.testing.assert_array_equal(out, [0, *numbers[2 : 2 + HALF], 0])
 
 
 @njit

@@ -146,6 +146,7 @@ CPU_ENTRY = {"error_model": "numpy", "fastmath": False, "cache": True}  # for ca
 CPU_PARALLEL = {**CPU_ENTRY, "parallel": True}
 # For calls from kernels alone: entries that unpack Python's objects take long to compile.
 CPU = {**CPU_ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+CPU_PARALLEL_INNER = {**CPU, "parallel": True}  # the same of parallel loops
 CPU_INLINE = {**CPU, "forceinline": True}  # for what is called once per row or per pixel
 CUDA = {"fastmath": False}  # for calls from kernels
 # For launches from Python. Numba keeps compiled kernels by the device's compute capability and the

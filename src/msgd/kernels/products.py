@@ -43,11 +43,12 @@ class Panel(NamedTuple):
 
 def _offset(offsets, k):
     """Return offset k of a list of offsets, or k times a stride."""
-    raise NotImplementedError("for kernels only")
+    return offsets[k] if np.ndim(offsets) else offsets * k
 
 
 @overload(_offset)
 def _offset_of(offsets, k):
+    """Choose which of the two when a kernel is compiled."""
     if isinstance(offsets, types.Integer):
         return lambda offsets, k: offsets * k
     return lambda offsets, k: element(offsets, k)

@@ -13,9 +13,9 @@ before 2013, the C library's function is called for each lane: a hundred times s
 
 A vector has LANES numbers, or HALF as many; ``store``, ``add``, ``multiply``, ``multiply_add``,
 ``fma``, ``maximum``, ``store_equal`` and ``lane_sum`` take both. ``Sums`` are several vectors of
-HALF, their number known when compiling: a processor multiplies and adds two vectors in a cycle, and
-loads two, and each result is some cycles away. So eight sums or more have to run beside each other,
-and what is loaded has to serve several of them.
+one length, their number known when compiling: a processor multiplies and adds two vectors in a
+cycle, and loads two, and each result is some cycles away. So eight sums or more have to run beside
+each other, and what is loaded has to serve several of them.
 
 - ``load(array, i)``: the vector array[i : i + LANES]
 - ``load_as(like, array, i)``: the same of an array of integers too, in the type of ``like``
@@ -40,11 +40,19 @@ a vector of HALF takes these too:
 - ``splat_wide(array, x, lanes)``: x in every one of so many lanes, in the type of ``array``
 - ``low_half(v)``, ``high_half(v)``: the first and the second half of the lanes
 
-For ``Sums``, rows is a tuple of whole numbers, one for each row of the sums:
+For ``Sums`` in rows of vectors of HALF, rows is a tuple of whole numbers, one for each row:
 
-- ``load_sums(array, i, step, rows, vectors)``: row r is array[i + r step : + HALF len(vectors)]
-- ``store_sums(array, i, step, rows, sums)``: the reverse
+- ``load_sums(array, i, stride, rows, lengths)``: row r is array[i + r stride : + U], and U, the sum
+  of the tuple ``lengths``, is HALF for each vector of a row
+- ``store_sums(array, i, stride, rows, sums)``: the reverse
 - ``add_outer(x, rows, d, array, i, sums)``: row r + x[rows[r] + d] array[i : + its length]
+
+For ``Sums`` of vectors of LANES, offsets is a tuple of whole numbers, one for each vector:
+
+- ``load_at(array, i, offsets)``: vector k is array[i + offsets[k] : + LANES]
+- ``store_at(array, i, offsets, sums)``: the reverse
+- ``fma_at(x, array, i, offsets, sums)``: vector k + x array[i + offsets[k] : + LANES]
+- ``in_a_row(offsets)``: (0, LANES, 2 LANES, ...), as long as ``offsets``
 """
 
 import numpy as np
@@ -460,12 +468,12 @@ def append_marked(marks, at, n, first, numbers, count):
 
 
 class Sums(types.Type):
-    """The Numba type of ``count`` vectors of HALF numbers of type ``scalar``."""
+    """The Numba type of ``count`` vectors of ``lanes`` numbers of type ``scalar``."""
 
-    def __init__(self, scalar, count):
-        self.vector = Vector(scalar, HALF)
+    def __init__(self, scalar, count, lanes=HALF):
+        self.vector = Vector(scalar, lanes)
         self.count = count
-        super().__init__(name=f"Sums({scalar}, {count})")
+        super().__init__(name=f"Sums({scalar}, {count}, {lanes})")
 
 
 @register_model(Sums)
@@ -480,14 +488,14 @@ def build_places(builder, address, count):
 
 
 def _build_rows(context, builder, signature, args, sums):
-    """Return the addresses of the vectors of ``sums`` for (array, i, step, rows), row by row."""
+    """Return the addresses of the vectors of ``sums`` for (array, i, stride, rows), row by row."""
     n_rows = signature.args[3].count
-    step = context.cast(builder, args[2], signature.args[2], types.intp)
+    stride = context.cast(builder, args[2], signature.args[2], types.intp)
     number = llvm_vector(sums.vector).element
     first = build_address(context, builder, signature.args[:2], args[:2], number)
     places = []
     for row in range(n_rows):
-        at = builder.gep(first, [builder.mul(step, ir.Constant(step.type, row))])
+        at = builder.gep(first, [builder.mul(stride, ir.Constant(stride.type, row))])
         at = builder.bitcast(at, llvm_vector(sums.vector).as_pointer())
         places += build_places(builder, at, sums.count // n_rows)
     return places
@@ -505,9 +513,9 @@ def load_half(typing_context, like, array, i):
 
 
 @intrinsic
-def load_sums(typing_context, array, i, step, rows, vectors):
-    """Return the sums whose row r is array[i + r step : + HALF len(vectors)]."""
-    sums = Sums(array.dtype, rows.count * vectors.count)
+def load_sums(typing_context, array, i, stride, rows, lengths):
+    """Return the sums whose row r is array[i + r stride : + HALF len(lengths)]."""
+    sums = Sums(array.dtype, rows.count * lengths.count)
 
     def build(context, builder, signature, args):
         result = ir.Constant(context.get_value_type(sums), ir.Undefined)
@@ -515,19 +523,19 @@ def load_sums(typing_context, array, i, step, rows, vectors):
             result = builder.insert_value(result, build_load(builder, place), k)
         return result
 
-    return sums(array, i, step, rows, vectors), build
+    return sums(array, i, stride, rows, lengths), build
 
 
 @intrinsic
-def store_sums(typing_context, array, i, step, rows, sums):
-    """Set array[i + r step : + its length] to row r of the sums."""
+def store_sums(typing_context, array, i, stride, rows, sums):
+    """Set array[i + r stride : + its length] to row r of the sums."""
 
     def build(context, builder, signature, args):
         for k, place in enumerate(_build_rows(context, builder, signature, args, sums)):
             build_store(builder, builder.extract_value(args[4], k), place)
         return context.get_dummy_value()
 
-    return types.void(array, i, step, rows, sums), build
+    return types.void(array, i, stride, rows, sums), build
 
 
 @intrinsic
@@ -554,3 +562,65 @@ def add_outer(typing_context, x, rows, d, array, i, sums):
         return result
 
     return sums(x, rows, d, array, i, sums), build
+
+
+def _build_at(context, builder, signature, args, vector):
+    """Return the addresses of the vectors at (array, i, offsets)."""
+    llvm = llvm_vector(vector)
+    first = build_address(context, builder, signature.args[:2], args[:2], llvm.element)
+    offsets = [builder.extract_value(args[2], k) for k in range(signature.args[2].count)]
+    return [builder.bitcast(builder.gep(first, [k]), llvm.as_pointer()) for k in offsets]
+
+
+@intrinsic
+def load_at(typing_context, array, i, offsets):
+    """Return the sums whose vector k is array[i + offsets[k] : + LANES]."""
+    sums = Sums(array.dtype, offsets.count, LANES)
+
+    def build(context, builder, signature, args):
+        addresses = _build_at(context, builder, signature, args, sums.vector)
+        return cgutils.pack_array(builder, [build_load(builder, at) for at in addresses])
+
+    return sums(array, i, offsets), build
+
+
+@intrinsic
+def store_at(typing_context, array, i, offsets, sums):
+    """Set array[i + offsets[k] : + LANES] to vector k of the sums, one after the other."""
+
+    def build(context, builder, signature, args):
+        for k, at in enumerate(_build_at(context, builder, signature, args, sums.vector)):
+            build_store(builder, builder.extract_value(args[3], k), at)
+        return context.get_dummy_value()
+
+    return types.void(array, i, offsets, sums), build
+
+
+@intrinsic
+def fma_at(typing_context, x, array, i, offsets, sums):
+    """Return the sums with x array[i + offsets[k] : + LANES] added to vector k, rounded once."""
+
+    def build(context, builder, signature, args):
+        vector = sums.vector
+        scalar = context.cast(builder, args[0], signature.args[0], vector.scalar)
+        factor = build_splat(builder, llvm_vector(vector), scalar)
+        without_x = signature.return_type(*signature.args[1:])
+        result = args[4]
+        for k, at in enumerate(_build_at(context, builder, without_x, args[1:], vector)):
+            old = builder.extract_value(result, k)
+            new = build_fma(builder, factor, build_load(builder, at), old)
+            result = builder.insert_value(result, new, k)
+        return result
+
+    return sums(x, array, i, offsets, sums), build
+
+
+@intrinsic
+def in_a_row(typing_context, offsets):
+    """Return (0, LANES, 2 LANES, ...), as long as the tuple ``offsets``: constants to LLVM."""
+
+    def build(context, builder, signature, args):
+        numbers = [ir.Constant(ir.IntType(64), k * LANES) for k in range(offsets.count)]
+        return cgutils.pack_array(builder, numbers)
+
+    return types.UniTuple(types.int64, offsets.count)(offsets), build
