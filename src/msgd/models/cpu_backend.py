@@ -42,7 +42,6 @@ class CpuBackend:
         self.n_train_batches = n_batches(len(dataset.train_x), self.batch_size)
         self.pixel_scale = float_x(dataset.pixel_scale)
         self.descent = descent_of(settings, float_x)
-        self.learning_rate, self.penalties = self.descent.rate, self.descent
         self.minibatches = Minibatches(
             dataset.train_y,
             self.batch_size,
