@@ -163,7 +163,8 @@ def forward_block(block, group, minibatches, layer, deferred, units):
         row, at = (group.first_image + i) * deferred.size, (group.row + i) * BLOCK
         moved = _products(deferred.gram, row, pending, 0, group.row)
         store(z, at, fma(group.factor, load_wide(z, at, BLOCK), moved))
-        activate_block(block, z, at, layer, units, i)
+    for i in range(minibatches.size):
+        activate_block(block, z, (group.row + i) * BLOCK, layer, units, i)
 
 
 @njit(**options.CPU_INLINE)

@@ -118,8 +118,8 @@ def activate_block(block, sums, at, layer, units, i):
     to = i * units.stride + unit
     bias = load_wide(layer.bias, unit, BLOCK)
     store(units.h, to, add(load_wide(sums, at, BLOCK), bias))
-    for u in range(to, to + BLOCK):
-        set_element(units.h, u, activate(element(units.h, u), units.kind))
+    for u in range(BLOCK):
+        set_element(units.h, to + u, activate(element(units.h, to + u), units.kind))
 
 
 @njit(**options.CPU)

@@ -155,9 +155,9 @@ def error_block(block, layer, below, above, n):
             total = fma(element(above.error, i * above.stride + k), weights, total)
         to = i * below.stride + start
         store(below.error, to, total)
-        for u in range(to, to + BLOCK):
-            slope = activation_slope(element(below.h, u), below.kind)
-            set_element(below.error, u, slope * element(below.error, u))
+        for u in range(BLOCK):
+            slope = activation_slope(element(below.h, to + u), below.kind)
+            set_element(below.error, to + u, slope * element(below.error, to + u))
 
 
 @njit(**options.CPU_INLINE)
