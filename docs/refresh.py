@@ -1,13 +1,16 @@
-"""Bring the README's picture and table and the page on performance up to date.
+"""Bring the README's picture and table, the page on performance and the code on pages up to date.
 
 The README's table holds the runs in full: those of results/, after `snakemake --cores all`, and the
-committed ones of docs/published, with a word on whether today's source made them; the page's are of
-benchmarks/results. The speeds by which `backend: auto` decides are taken from there too. With
---check files are only compared, the committed runs and golden trajectories that another source made
-are named, and the exit code is 1 if a page is out of date.
+committed ones of docs/published, with a word on whether today's source made them; the tables of the
+other pages are made of benchmarks/results. Functions that a page shows are copied from the source.
+The speeds by which `backend: auto` decides are taken from benchmarks/results too. With --check
+files are only compared, the committed runs and golden trajectories that another source made are
+named, and the exit code is 1 if a page is out of date.
 """
 
 import argparse
+import ast
+import re
 import shutil
 import statistics
 import sys
@@ -25,6 +28,7 @@ README = ROOT / "README.md"
 PICTURE = "logistic_regression/default/weights.png"
 SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "made by", "source"]
 PERFORMANCE = ROOT / "docs" / "performance.md"
+READING = ROOT / "docs" / "reading-the-kernels.md"
 MEASURED = ROOT / "benchmarks" / "results"
 PUBLISHED = ROOT / "docs" / "published"
 
@@ -169,6 +173,40 @@ def table_of_processes():
     return as_markdown(rows, results)
 
 
+def table_of_reference():
+    """Return the Markdown table of what a minibatch costs in plain loops and in fast kernels."""
+    results = read_measured("reference")
+    rows = []
+    for model, run in results["models"].items():
+        seconds = run["seconds_per_minibatch"]
+        rows.append(
+            {
+                "model": model,
+                "batch size": run["batch_size"],
+                "plain loops, ms": f"{1000 * seconds['reference']:.3g}",
+                "fast, one thread, ms": f"{1000 * seconds['one_thread']:.3g}",
+                "times as fast": f"{run['ratio_on_one_thread']:.1f}",
+                "fast, all cores, ms": f"{1000 * seconds['all_cores']:.3g}",
+            }
+        )
+    return as_markdown(rows, results)
+
+
+def with_code(text):
+    """Return ``text`` with the source of functions between marks like ``code: FILE NAME``.
+
+    FILE is a path below src/msgd, NAME a function or class of it.
+    """
+    for path, name in re.findall(r"<!-- code: (\S+) (\S+): begin -->", text):
+        source = (ROOT / "src" / "msgd" / path).read_text(encoding="utf-8")
+        (node,) = (node for node in ast.parse(source).body if getattr(node, "name", "") == name)
+        first = min([node.lineno, *(line.lineno for line in node.decorator_list)])
+        lines = source.splitlines()[first - 1 : node.end_lineno]
+        code = "\n".join(["```python", *lines, "```"]) + "\n"
+        text = refreshed(text, f"code: {path} {name}", code)
+    return text
+
+
 def refreshed(text, mark, table):
     """Return ``text`` with ``table`` between its two marks."""
     begin, end = f"<!-- {mark}: begin -->\n", f"<!-- {mark}: end -->\n"
@@ -188,8 +226,9 @@ def main():
         (PERFORMANCE, "compare_busy", table_of_comparison("compare_busy")),
         (PERFORMANCE, "scale", table_of_scale()),
         (PERFORMANCE, "processes", table_of_processes()),
+        (READING, "reference", table_of_reference()),
     ]
-    wanted = {SPEEDS_FILE: measured_speeds()}
+    wanted = {SPEEDS_FILE: measured_speeds(), READING: with_code(READING.read_text("utf-8"))}
     for path, mark, table in tables:
         text = wanted.get(path) or path.read_text(encoding="utf-8")
         wanted[path] = refreshed(text, mark, table)

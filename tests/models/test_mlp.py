@@ -10,7 +10,10 @@ import toy
 from conftest import make_dataset
 from contract import Adapter, SgdContract, Sizes
 
+from msgd.kernels.dense_layer import LOGITS
+from msgd.kernels.formulas import SIGMOID, TANH
 from msgd.kernels.vectors import LANES
+from msgd.models import DEVICES
 from msgd.models.mlp import deferred, model
 from msgd.models.mlp.first_layer import BLOCK, PANEL, get_first_layer, new_first_layer
 from msgd.models.mlp.later_layers import get_dense_layer, new_dense_layer
@@ -114,7 +117,7 @@ def test_the_published_initial_weights(float_name):
 def test_the_panels_of_the_first_layer_come_back(n_out):
     random = np.random.RandomState(0)
     weights, bias = random.normal(size=(5, n_out)), random.normal(size=n_out)
-    layer = new_first_layer(weights, bias)
+    layer = new_first_layer(weights, bias, TANH)
     assert layer.panels.shape == (2 * -(-n_out // BLOCK), 5 * PANEL)
     assert layer.panels[0, 2 * PANEL + min(n_out, PANEL) - 1] == weights[2, min(n_out, PANEL) - 1]
     for found, given, stored in zip(
@@ -124,18 +127,36 @@ def test_the_panels_of_the_first_layer_come_back(n_out):
         assert not np.shares_memory(found, stored)
 
 
-@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize(("kind", "padding"), [(TANH, 0), (SIGMOID, -np.inf), (LOGITS, -np.inf)])
 @pytest.mark.parametrize("n_in", [1, BLOCK, BLOCK + 1])
-def test_a_later_layer_comes_back(n_in, is_last):
+def test_a_later_layer_comes_back(n_in, kind, padding):
     random = np.random.RandomState(0)
     weights, bias = random.normal(size=(n_in, 3)), random.normal(size=3)
-    layer = new_dense_layer(weights, bias, 8, is_last)
-    padding = layer.bias[3:]
-    assert len(layer.bias) == (LANES if is_last else BLOCK)
-    np.testing.assert_array_equal(padding, np.full_like(padding, -np.inf if is_last else 0))
+    layer = new_dense_layer(weights, bias, 8, kind)
+    assert len(layer.bias) == (LANES if kind == LOGITS else BLOCK)
+    assert (layer.bias[3:] == padding).all()
     for found, given in zip(get_dense_layer(layer, n_in), (weights, bias), strict=True):
         np.testing.assert_array_equal(found, given)
         assert not any(np.shares_memory(found, array) for array in layer[1:])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("n_hidden", [5, [5, BLOCK + 1, 3]], ids=str)
+def test_units_that_fill_up_a_block_learn_nothing(device, n_hidden):
+    """The sigmoid of 0 is 1/2, so their weights would have a gradient, seen in later steps only."""
+    dataset = make_dataset(n_train=30, n_classes=3)
+    changes = {"batch_size": 3, "n_hidden": n_hidden, "activation": "sigmoid"}
+    settings = toy.settings_of("mlp", **changes, learning_rate=0.5)
+    parameters = TestContract.adapter.random_parameters(dataset, settings, np.float64)
+    backend = toy.make_backend(device, dataset, settings, parameters)
+    backend.train(0, 10)
+    x, y = oracle.pixels(dataset.train_x).reshape(30, -1), dataset.train_y
+    expected, penalties = list(parameters.values()), oracle.penalties_of(settings)
+    for k in range(0, 30, 3):
+        found = oracle.mlp_gradients(expected, x[k : k + 3], y[k : k + 3], "sigmoid", **penalties)
+        expected = [w - 0.5 * gradient for w, gradient in zip(expected, found, strict=True)]
+    for found, right in zip(backend.get_parameters().values(), expected, strict=True):
+        assert np.abs(found - right).max() <= 1e-12
 
 
 @pytest.mark.parametrize("group_images", [1, 3, 6, 12, 80])

@@ -118,10 +118,11 @@ class Backend(CpuBackend):
         ]
         units.append(new_activations(n_images, len(biases[-1]), LOGITS, self.float_x))
         dense = [
-            new_dense_layer(weights[k], biases[k], n_images, k == len(weights) - 1)
+            new_dense_layer(weights[k], biases[k], n_images, units[k].kind)
             for k in range(1, len(weights))
         ]
-        self.network = Network(new_first_layer(weights[0], biases[0]), tuple(dense), tuple(units))
+        first = new_first_layer(weights[0], biases[0], kind)
+        self.network = Network(first, tuple(dense), tuple(units))
 
 
 @njit(**options.CPU_ENTRY)

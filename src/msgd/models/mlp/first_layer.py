@@ -4,7 +4,7 @@ The units are cut into blocks of BLOCK. A block's sums fit into registers, and o
 a block's work. A block's weights are two panels of PANEL units, and in a panel the weights of one
 pixel lie next to each other: weight (d, u) of the layer is ``panels[u // PANEL, d PANEL + u %
 PANEL]``. The rows of a panel that one image needs fit the smallest cache, those of a block the
-next. Units that fill up the last block have weight 0 and error 0, and keep them.
+next. Units that fill up the last block have weights, activations and errors of 0, and keep them.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from msgd.kernels.cpu import (
     set_element,
     sgd_step,
 )
-from msgd.kernels.formulas import like
+from msgd.kernels.formulas import SIGMOID, like
 from msgd.kernels.sparse import SPARE, scale
 from msgd.kernels.vectors import (
     LANES,
@@ -55,15 +55,25 @@ def n_blocks(n_units):
     return -(-n_units // BLOCK)
 
 
-def new_first_layer(weights, bias):
-    """Return the FirstLayer of weights (D, n_1) and bias (n_1,), which are copied."""
+def fill_up(bias, kind):
+    """Return ``bias`` (n,) of hidden units filled up to whole blocks; kind: of activation.
+
+    What fills up gets the bias whose activation is 0, for otherwise the weights that leave these
+    units would have a gradient, and learn.
+    """
+    padded = aligned_zeros(n_blocks(len(bias)) * BLOCK, bias.dtype)
+    padded[len(bias) :] = -np.inf if kind == SIGMOID else 0
+    padded[: len(bias)] = bias
+    return padded
+
+
+def new_first_layer(weights, bias, kind):
+    """Return the FirstLayer of weights (D, n_1) and bias (n_1,), copied; kind: of activation."""
     n_in, n_out = weights.shape
     padded = np.zeros((n_in, n_blocks(n_out) * BLOCK), weights.dtype)
     padded[:, :n_out] = weights
     panels = aligned([padded.reshape(n_in, -1, PANEL).transpose(1, 0, 2).ravel()])
-    padded_bias = aligned_zeros(n_blocks(n_out) * BLOCK, bias.dtype)
-    padded_bias[:n_out] = bias
-    return FirstLayer(panels.reshape(-1, n_in * PANEL), padded_bias)
+    return FirstLayer(panels.reshape(-1, n_in * PANEL), fill_up(bias, kind))
 
 
 def get_first_layer(layer, n_out):

@@ -32,6 +32,7 @@ from msgd.kernels.cpu import (
     set_element,
     softmax_cross_entropy_row,
 )
+from msgd.kernels.dense_layer import LOGITS
 from msgd.kernels.formulas import like
 from msgd.kernels.vectors import (
     LANES,
@@ -47,7 +48,7 @@ from msgd.kernels.vectors import (
     splat_wide,
     store,
 )
-from msgd.models.mlp.first_layer import BLOCK, n_blocks, penalise
+from msgd.models.mlp.first_layer import BLOCK, fill_up, n_blocks, penalise
 
 
 class DenseLayer(NamedTuple):
@@ -59,19 +60,20 @@ class DenseLayer(NamedTuple):
     sums: np.ndarray  # (blocks, T width), scratch: what each block of inputs adds to the units
 
 
-def new_dense_layer(weights, bias, n_images, is_last):
+def new_dense_layer(weights, bias, n_images, kind):
     """Return the DenseLayer of weights (n_in, n_out) and bias (n_out,), for up to n_images.
 
-    The last layer's logits are filled up with -inf, whose softmax is 0.
+    kind: of activation. LOGITS are filled up to whole vectors with -inf, whose softmax is 0.
     """
     n_in, n_out = weights.shape
     rows = np.zeros((n_out, n_blocks(n_in) * BLOCK), weights.dtype)
     rows[:, :n_in] = weights.T
-    width = -(-n_out // LANES) * LANES if is_last else n_blocks(n_out) * BLOCK
-    padded_bias = aligned_zeros(width, bias.dtype)
-    padded_bias[n_out:] = -np.inf if is_last else 0
-    padded_bias[:n_out] = bias
-    sums = aligned_zeros(n_blocks(n_in) * n_images * width, bias.dtype)
+    padded_bias = fill_up(bias, kind)
+    if kind == LOGITS:
+        padded_bias = aligned_zeros(-(-n_out // LANES) * LANES, bias.dtype)
+        padded_bias[:n_out] = bias
+        padded_bias[n_out:] = -np.inf
+    sums = aligned_zeros(n_blocks(n_in) * n_images * len(padded_bias), bias.dtype)
     return DenseLayer(n_out, aligned([rows.ravel()]), padded_bias, sums.reshape(n_blocks(n_in), -1))
 
 
