@@ -20,6 +20,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "results/README.md", "config/README.md"
 PROGRAMS = "snakemake|msgd|pip|pytest|python|ruff|snakefmt|uv|bash|squeue|scancel|for|cp|cd|mkdir"
 SETTING = r"[A-Z_]+=\S+ "
 BLOCK = re.compile(rf"^    ((?:{SETTING})*(?:{PROGRAMS})(?: .+)?)$", re.MULTILINE)
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)  # code, not commands
 # Between backquotes a program's bare name is a name.
 INLINE = re.compile(rf"`((?:{SETTING})+(?:{PROGRAMS})(?: [^`]+)?|(?:{PROGRAMS}) [^`]+)`")
 
@@ -29,7 +30,7 @@ def shown():
     found = {}
     for pattern in PAGES:
         for page in sorted(ROOT.glob(pattern)):
-            text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+            text = FENCED.sub("", page.read_text(encoding="utf-8")).replace("\\\n", " ")
             for command in [*BLOCK.findall(text), *INLINE.findall(text)]:
                 # A remark after the command, and the lines of a long one, are the page's.
                 command = " ".join(re.sub(r"\s{2,}#.*", "", command).split())
