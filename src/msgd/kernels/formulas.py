@@ -1,7 +1,7 @@
 """Formulas written once, in plain Python that Numba compiles for CPU and for CUDA.
 
-They are leaves: they call nothing but ``math`` and ``like``. Every constant goes through ``like``,
-because a bare ``0`` or ``1.0`` beside a float32 would make Numba compute in float64.
+They call nothing but ``math``, ``like`` and each other. In arithmetic every constant goes through
+``like``, because a bare ``0`` or ``1.0`` beside a float32 would make Numba compute in float64.
 """
 
 import math
@@ -13,7 +13,7 @@ def like(x, value):
 
 
 def softmax_cross_entropy(logits, label, inverse_batch_size, error):
-    """Return the negative log-likelihood of ``label``; write its gradient into ``error``.
+    """Return the negative log-likelihood of ``label``; write the gradient of 1/B of it.
 
     logits: (C,) floatX; label: int in [0, C); inverse_batch_size: 1/B, floatX.
     error: (C,) floatX, overwritten with (softmax(logits) - onehot(label)) / B, the gradient of

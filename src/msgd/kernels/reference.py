@@ -1,6 +1,7 @@
 """The shared formulas over whole arrays, in plain loops: what every model's reference.py needs.
 
-Sums run in the order of their index and in floatX. Parameters are of any number of dimensions.
+Sums run in the order of their index and in floatX. Parameters are of any number of dimensions. What
+is imported from ``kernels.cpu`` is ``kernels/formulas.py``, compiled.
 """
 
 import numpy as np
@@ -20,6 +21,7 @@ def loss(logits, y):
     inverse_batch_size = like(logits[0, 0], 1) / like(logits[0, 0], y.shape[0])
     total, error = like(inverse_batch_size, 0), np.empty_like(logits)
     for i in range(y.shape[0]):
+        # Overwrites error[i], too.
         total += softmax_cross_entropy(logits[i], y[i], inverse_batch_size, error[i])
     return total * inverse_batch_size, error
 

@@ -16,7 +16,8 @@ in float64 and then rounded to floatX; for the sigmoid they are then multiplied 
 has fan_in = n_in and fan_out = n_out, a convolution layer fan_in = M_in f^2 and
 fan_out = M f^2 // p^2, rounded down.
 
-For an image x = h_0 with label y, activation s, and pixels counted from 0::
+For an image x = h_0 with label y, activation s, and pixels counted from 0; W, b, a, z and d are
+those of layer l::
 
     a[m, r, c]   = sum_{k, i, j} W[m, k, f-1-i, f-1-j] h_{l-1}[k, r+i, c+j]    true convolution
     z[m, r, c]   = max_{i, j < p} a[m, p r + i, p c + j]                       max-pooling
@@ -36,11 +37,13 @@ h (1 - h) for the sigmoid::
     e_{l-1}[k, r, c] = s'(h_{l-1}[k, r, c]) sum_{m, i, j} W_l[m, k, f-1-i, f-1-j] d[m, r-i, c-j]
     dcost/db_l[m]   = sum_{r, c} e_l[m, r, c]
 
-summed over the images of the minibatch; the dense gradients are the multilayer perceptron's. With
-maxpool_ties ``all`` every pixel equal to the maximum gets the whole error, with ``first`` only the
-first in row-major order. All gradients are taken at the old parameters. The penalties (and
-lp sum |W|^p) add their gradients to all weights, filters too; they are neither averaged over the
-batch nor applied to biases.
+with d = 0 outside its shape, and gradients summed over the images of the minibatch; the dense
+gradients are the multilayer perceptron's. With maxpool_ties ``all`` every pixel equal to the
+maximum gets the whole error, with ``first`` only the first in row-major order. A step of SGD sets
+W_l to W_l - learning_rate dcost/dW_l, and b_l likewise; all gradients are taken at the old
+parameters. The penalties (and lp sum |W_l|^p, where p is the setting of that name) add their
+gradients to all weights, filters too; they are neither averaged over the batch nor applied to
+biases.
 
 Source: the "Convolutional Neural Networks (LeNet)" chapter and ``convolutional_mlp.py`` of the
 lisa-lab deep-learning tutorials.

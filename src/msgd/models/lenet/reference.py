@@ -1,9 +1,9 @@
 """LeNet in plain loops, in the letters of model.py: read this first.
 
 x = h_0: images (B, 1, h, w) floatX; y: labels (B,) int32; convs: layers 1 to K; denses: layers K+1
-to L, a multilayer perceptron on h_K; s: which activation; p: pool_size; to_all: whether
-maxpool_ties is ``all``; descent: learning rate and penalties. The twins, cpu.py and cuda.py,
-compute the same up to rounding. Where model.py has one image, n counts those of the minibatch.
+to L, a multilayer perceptron on h_K; s: which activation; pooling: p, the pool_size, and to_all,
+whether maxpool_ties is ``all``; descent: learning rate and penalties. The twins, cpu.py and
+cuda.py, compute the same up to rounding. Where model.py has one image, n counts the minibatch's.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def train_minibatch(x, y, convs, denses, s, pooling, descent):
     p, to_all = pooling
     a, h = activations(x, convs, s, p)
     dense_h = mlp.activations(flat(h[-1]), denses, s)
-    cost, error = loss(dense_h[-1], y)  # e_L = (P - onehot(y)) / B
+    cost, error = loss(dense_h[-1], y)  # without penalties; e_L = (P - onehot(y)) / B
     # All gradients, from the last layer down, before any update: at the old parameters.
     dense_gradient, error = mlp.backward(dense_h, error, denses, s, descent)  # and e_{K+1}
     error = mlp.error_below(error, denses[0].weights, dense_h[0], s).reshape(h[-1].shape)  # e_K
@@ -100,7 +100,7 @@ def maximum(a, r, c, p):
 
 @njit(**options.CPU)
 def unpool(error, a, p, to_all):
-    """Return d, of the shape of a: e_l where a is the maximum of its square, else 0."""
+    """Return d: a square's maximum has the square's e_l, its other pixels 0."""
     d = np.zeros_like(a)
     for n, m, r, c in np.ndindex(error.shape):
         z = maximum(a[n, m], r, c, p)
@@ -108,13 +108,13 @@ def unpool(error, a, p, to_all):
             if a[n, m, p * r + i, p * c + j] == z:
                 d[n, m, p * r + i, p * c + j] = error[n, m, r, c]
                 if not to_all:
-                    break
+                    break  # of equal maxima only the first
     return d
 
 
 @njit(**options.CPU)
 def gradients(h, d, error, weights, descent):
-    """Return dcost/dW_l and dcost/db_l of a convolution layer; h: h_{l-1}; error: e_l."""
+    """Return dcost/dW_l = sum d h_{l-1} + the penalties' gradient, and dcost/db_l = sum e_l."""
     weights_gradient, f = penalty_gradients(weights, descent), weights.shape[2]
     for n, m, k in np.ndindex(len(h), len(weights), h.shape[1]):
         for i in range(f):
@@ -132,7 +132,7 @@ def gradients(h, d, error, weights, descent):
 
 @njit(**options.CPU)
 def error_below(d, weights, h, s):
-    """Return e_{l-1}, given d and W_l of the layer above and h_{l-1}; r and c are those of d."""
+    """Return e_{l-1}: W[m, k, f-1-i, f-1-j] d[m, r, c] is added where it goes, [k, r+i, c+j]."""
     below, f = np.zeros_like(h), weights.shape[2]
     for n, m, k in np.ndindex(len(h), len(weights), h.shape[1]):
         for i in range(f):

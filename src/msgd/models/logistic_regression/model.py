@@ -1,17 +1,22 @@
 r"""Logistic regression: parameters, initialisation, formulas.
 
+Images x are the B rows of a minibatch, (B, D): D pixels each; y are their labels, C the classes.
 Parameters, in order::
 
     weights  (D, C)  floatX, zeros
     bias     (C,)    floatX, zeros
 
-For an image x with label y::
+With i for the images and c for the classes::
 
-    P(Y = c | x) = softmax(x W + b)_c = exp(x W_c + b_c) / sum_k exp(x W_k + b_k)
-    cost         = -(1/B) sum_i log P(Y = y_i | x_i)  +  l1 sum |W|  +  l2 sum W^2
-    dcost/dW     = x^T (P - onehot(y)) / B  +  l1 sign(W)  +  2 l2 W
-    dcost/db     = sum_i (P_i - onehot(y_i)) / B
-    prediction   = the first c of largest P(Y = c | x)
+    P(Y = c | x_i) = softmax(x_i W + b)_c = exp(x_i W_c + b_c) / sum_k exp(x_i W_k + b_k)
+    cost           = -(1/B) sum_i log P(Y = y_i | x_i)
+                     + l1 sum |W|  +  l2 sum W^2  +  lp sum |W|^p
+    error_i        = (P(Y | x_i) - onehot(y_i)) / B
+    dcost/dW       = x^T error  +  l1 sign(W)  +  2 l2 W  +  lp p |W|^(p-1) sign(W)
+    dcost/db       = sum_i error_i
+    prediction     = the first c of largest P(Y = c | x_i)
+
+A step of SGD sets W to W - learning_rate dcost/dW, and b likewise.
 
 Source: the "Classifying MNIST digits using Logistic Regression" chapter and ``logistic_sgd.py`` of
 the lisa-lab deep-learning tutorials.

@@ -35,7 +35,7 @@ def logits(x, weights, bias):
 @njit(**options.CPU)
 def gradients(x, error, weights, descent):
     """Return dcost/dW = x^T error + the penalties' gradient, and dcost/db = sum_i error_i."""
-    weights_gradient = penalty_gradients(weights, descent)
+    weights_gradient = penalty_gradients(weights, descent)  # and to it is added x^T error
     for d, i in np.ndindex(x.shape[1], x.shape[0]):
         for c in range(error.shape[1]):
             weights_gradient[d, c] += x[i, d] * error[i, c]

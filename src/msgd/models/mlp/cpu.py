@@ -148,8 +148,8 @@ def _train(images, minibatches, descent, first, network, deferred, costs):
         cost += _turn(group, following, images, minibatches, descent, network, deferred)
         costs[step] = cost
         if group.n_left == 1:
-            for k in range(group.n_pending + 1):
-                costs[step - k] += ordered_sum(deferred.penalty[:, group.k - k])
+            for back in range(group.n_pending + 1):
+                costs[step - back] += ordered_sum(deferred.penalty[:, group.k - back])
         group = following
 
 

@@ -13,26 +13,26 @@ The symbols, for minibatches k = 0, 1, ... of a group, and where the code has th
     X_k     images of minibatch k                           CSR
     X       images of minibatches 0..k-1                    CSR and DCSC
     e_k     errors of the layer's units                     Activations.error
-    s       a step's factor on W:  1 - 2 rate l2            formulas.l2_factor
-    P_k     steps of minibatch k:  -rate e_k                Deferred.pending, from group.row on
-    P       steps pending:  P_j s^(k-1-j) for j < k         Deferred.pending, the rows before
+    q       a step's factor on W:  1 - 2 rate l2            _step_factor
+    S_k     steps of minibatch k:  -rate e_k                Deferred.pending, from group.row on
+    S       steps pending:  S_j q^(k-1-j) for j < k         Deferred.pending, the rows before
     Z_k     sums of minibatch k without bias:  X_k W_k      Deferred.z, from group.row on
     X X^T   the group's Gram matrix                         Deferred.gram
 
 and the formulas:
 
-    W_k          =  s^k W + X^T P                              ``end_group``
-    Z_k          =  s^k (X_k W) + (X_k X^T) P                  ``forward_block``
-    W_{k+1}      =  s W_k + X_k^T P_k                          ``defer_steps``
-    |W_{k+1}|^2  =  s^2 |W_k|^2 + growth_k                     ``end_group``
-    growth_k     =  <2 s Z_k + (X_k X_k^T) P_k, P_k>           ``defer_steps``
+    W_k          =  q^k W + X^T S                              ``end_group``
+    Z_k          =  q^k (X_k W) + (X_k X^T) S                  ``forward_block``
+    W_{k+1}      =  q W_k + X_k^T S_k                          ``defer_steps``
+    |W_{k+1}|^2  =  q^2 |W_k|^2 + growth_k                     ``end_group``
+    growth_k     =  <2 q Z_k + (X_k X_k^T) S_k, S_k>           ``defer_steps``
 
 ``begin_group`` computes X_k W for all minibatches of a group at once, while its block of W is in
 the cache. The products of images are the same in every epoch. |W_k|^2 is needed for the l2 penalty
 in the cost of minibatch k.
 
-All this rests on s being one factor for all weights. l1 and lp move each weight by an amount of its
-own, so beside one of them a group is one minibatch (``largest_group``), s is 1, and the gradient of
+All this rests on q being one factor for all weights. l1 and lp move each weight by an amount of its
+own, so beside one of them a group is one minibatch (``largest_group``), q is 1, and the gradient of
 all penalties moves W on its own (``first_layer.penalise``).
 
 Units are cut into blocks (``first_layer.py``); every kernel here computes one block of them.
@@ -66,7 +66,7 @@ from msgd.models.mlp.first_layer import (
     penalise,
 )
 
-GROUP_IMAGES = 80  # of several minibatches, at most: then a block of P fits the L1 cache
+GROUP_IMAGES = 80  # of several minibatches, at most: then a block of S fits the L1 cache
 
 
 class Deferred(NamedTuple):
@@ -89,7 +89,7 @@ class Group(NamedTuple):
     row: int  # of its first image in z and pending, and its place in rows of gram
     n_pending: int  # minibatches before it whose steps are pending
     n_left: int  # minibatches from this one on until the update; 0 after the call's last one
-    factor: np.floating  # s^n_pending
+    factor: np.floating  # q^n_pending
 
 
 def largest_group(batch_size, descent):
@@ -126,22 +126,22 @@ def group_of(step, n_steps, first, minibatches, descent, size):
 
 @njit(**options.CPU)
 def _step_factor(descent):
-    """Return s; 1 where ``first_layer.penalise`` moves the weights."""
+    """Return q; 1 where ``first_layer.penalise`` moves the weights."""
     return l2_factor(descent) if is_l2_alone(descent) else like(descent.rate, 1)
 
 
 @njit(**options.CPU)
-def _power(s, n):
-    """Return s^n."""
-    power = like(s, 1)
+def _power(q, n):
+    """Return q^n."""
+    power = like(q, 1)
     for _ in range(n):
-        power *= s
+        power *= q
     return power
 
 
 @njit(**options.CPU)
 def begin_group(block, group, by_image, minibatches, layer, deferred):
-    """Begin a group with this minibatch: P = 0, and z = X W of all its images.
+    """Begin a group with this minibatch: S = 0, and z = X W of all its images.
 
     by_image: CSR of the training images; layer: FirstLayer; deferred: Deferred, z and pending are
     overwritten.
@@ -154,7 +154,7 @@ def begin_group(block, group, by_image, minibatches, layer, deferred):
 
 @njit(**options.CPU_INLINE)
 def forward_block(block, group, minibatches, layer, deferred, units):
-    """Turn X_k W in z into Z_k = s^k (X_k W) + (X_k X^T) P; overwrite the units by it and b.
+    """Turn X_k W in z into Z_k = q^k (X_k W) + (X_k X^T) S; overwrite the units by it and b.
 
     layer: FirstLayer; deferred: Deferred, z is changed; units: Activations.
     """
@@ -169,31 +169,31 @@ def forward_block(block, group, minibatches, layer, deferred, units):
 
 @njit(**options.CPU_INLINE)
 def defer_steps(block, group, minibatches, descent, deferred, units):
-    """Add a minibatch's steps to those pending: P becomes (s P, P_k); overwrite its growth_k.
+    """Add a minibatch's steps to those pending: S becomes (q S, S_k); overwrite its growth_k.
 
     descent: Descent; deferred: Deferred, pending and growth are changed; units: Activations.
     """
-    pending, s = deferred.pending[block], _step_factor(descent)
+    pending, shrink = deferred.pending[block], _step_factor(descent)
     zero = splat(pending, 0)
     for at in range(0, group.row * BLOCK, LANES):
-        store(pending, at, fma(s, load(pending, at), zero))
+        store(pending, at, fma(shrink, load(pending, at), zero))
     for i in range(minibatches.size):
         for u in range(0, BLOCK, LANES):
             error = load(units.error, i * units.stride + block * BLOCK + u)
             store(pending, (group.row + i) * BLOCK + u, fma(-descent.rate, error, zero))
     if descent.l2 != 0 and group.n_left > 1:  # the next minibatch asks for |W_{k+1}|^2
-        deferred.growth[block, group.k] = _growth(group, minibatches, s, deferred, block)
+        deferred.growth[block, group.k] = _growth(group, minibatches, shrink, deferred, block)
 
 
 @njit(**options.CPU)
-def _growth(group, minibatches, s, deferred, block):
-    """Return growth_k = <2 s Z_k + (X_k X_k^T) P_k, P_k> of a block."""
+def _growth(group, minibatches, shrink, deferred, block):
+    """Return growth_k = <2 q Z_k + (X_k X_k^T) S_k, S_k> of a block."""
     z, pending = deferred.z[block], deferred.pending[block]
     growth = splat_wide(pending, 0, BLOCK)
     for i in range(minibatches.size):
         row, at = (group.first_image + i) * deferred.size + group.row, (group.row + i) * BLOCK
         moved = _products(deferred.gram, row, pending, group.row, minibatches.size)
-        moved = fma(s + s, load_wide(z, at, BLOCK), moved)
+        moved = fma(shrink + shrink, load_wide(z, at, BLOCK), moved)
         growth = multiply_add(moved, load_wide(pending, at, BLOCK), growth)
     return lane_sum(growth)
 
@@ -209,19 +209,20 @@ def _products(gram, first, pending, row, count):
 
 @njit(**options.CPU)
 def end_group(block, group, by_pixel, minibatches, descent, layer, deferred):
-    """End a group with this minibatch: W becomes s^n W + X^T P.
+    """End a group with this minibatch: W becomes q^n W + X^T S.
 
     by_pixel: DCSC of the groups' images; layer: FirstLayer, changed; deferred: Deferred, whose
     penalty is overwritten with that of the block's weights before each minibatch of the group.
     """
-    pending, s, penalty = deferred.pending[block], _step_factor(descent), deferred.penalty[block]
+    pending, penalty = deferred.pending[block], deferred.penalty[block]
+    shrink = _step_factor(descent)
     if not is_l2_alone(descent):
         places = (0, layer.panels.shape[1])
         left = penalise(layer.panels[2 * block], places, descent)
         penalty[group.k] = left + penalise(layer.panels[2 * block + 1], places, descent)
-    scale, factor = minibatches.pixel_scale, group.factor * s
+    scale, factor = minibatches.pixel_scale, group.factor * shrink
     square = add_image_products(block, by_pixel, group.number, scale, pending, factor, layer)
     if is_l2_alone(descent) and descent.l2 != 0:
         for k in range(group.k - group.n_pending, group.k + 1):
             penalty[k] = descent.l2 * square
-            square = s * s * square + deferred.growth[block, k]
+            square = shrink * shrink * square + deferred.growth[block, k]

@@ -1,7 +1,7 @@
 r"""Multilayer perceptron: parameters, initialisation, formulas.
 
-Layer l = 1..L has n_l units; n_0 = D, n_L = C; the hidden ones are ``n_hidden``. Parameters, in
-order of the layers::
+Layer l = 1..L has n_l units; n_0 = D pixels, n_L = C classes; the hidden ones are ``n_hidden``.
+Parameters, in order of the layers::
 
     weights_l  (n_{l-1}, n_l)  floatX
     bias_l     (n_l,)          floatX, zeros
@@ -10,19 +10,22 @@ Hidden weights are drawn layer by layer from ``numpy.random.RandomState(seed)``,
 -r and r with r = sqrt(6 / (n_{l-1} + n_l)), in float64 and then rounded to floatX; for the sigmoid
 they are then multiplied by 4. The weights of the last layer are zeros.
 
-For an image x = h_0 with label y, activation s::
+For a minibatch of B images x = h_0 (B, D) with labels y and the activation s; the rows of h_l and
+e_l, (B, n_l), are the images i, and * multiplies number by number::
 
     h_l          = s(h_{l-1} W_l + b_l)                       for l < L
     P(Y | x)     = softmax(h_{L-1} W_L + b_L)
     cost         = -(1/B) sum_i log P(Y = y_i | x_i)  +  sum_l (l1 sum |W_l| + l2 sum W_l^2)
     e_L          = (P - onehot(y)) / B
-    e_l          = (e_{l+1} W_{l+1}^T) s'(h_l)                for l < L
+    e_l          = (e_{l+1} W_{l+1}^T) * s'(h_l)              for l < L
     dcost/dW_l   = h_{l-1}^T e_l  +  l1 sign(W_l)  +  2 l2 W_l
-    dcost/db_l   = sum_i e_l
+    dcost/db_l   = sum_i e_l of image i
 
-where s'(h) is 1 - h^2 for tanh and h (1 - h) for the sigmoid.
-All gradients are taken at the old parameters. The penalties are neither averaged over the batch nor
-applied to biases.
+e_l are the derivatives of the cost by what goes into the activation. s'(h) is the activation's
+derivative where its value is h: 1 - h^2 for tanh and h (1 - h) for the sigmoid. lp adds
+lp sum |W_l|^p to the cost and lp p |W_l|^(p-1) sign(W_l) to the gradient.
+A step of SGD sets W_l to W_l - learning_rate dcost/dW_l, and b_l likewise; all gradients are taken
+at the old parameters. The penalties are neither averaged over the batch nor applied to biases.
 
 Source: the "Multilayer Perceptron" chapter and ``mlp.py`` of the lisa-lab deep-learning tutorials.
 

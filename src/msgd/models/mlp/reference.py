@@ -31,8 +31,8 @@ class Layer(NamedTuple):
 def train_minibatch(x, y, layers, s, descent):
     """Take one step of SGD, which changes all W_l and b_l; return the cost before it."""
     h = activations(x, layers, s)
-    cost, error = loss(h[-1], y)  # e_L = (P - onehot(y)) / B
-    gradient, _ = backward(h, error, layers, s, descent)  # all of them, at the old parameters
+    cost, error = loss(h[-1], y)  # without penalties; e_L = (P - onehot(y)) / B
+    gradient, _ = backward(h, error, layers, s, descent)  # of all layers, before any update
     for layer in range(len(layers)):
         cost += penalties(layers[layer].weights, descent)
         update(layers[layer], gradient[layer], descent)
@@ -49,7 +49,7 @@ def logits(x, layers, s):
 def activations(x, layers, s):
     """Return the list [h_0, ..., h_{L-1}, logits]; h_l = s(h_{l-1} W_l + b_l) is (B, n_l)."""
     h = [x]
-    for layer in range(len(layers)):
+    for layer in range(len(layers)):  # from 0: layers[layer] makes h[layer + 1] of h[layer]
         z = weighted_sums(h[layer], layers[layer].weights, layers[layer].bias)
         if layer < len(layers) - 1:
             for at in np.ndindex(z.shape):
@@ -60,7 +60,7 @@ def activations(x, layers, s):
 
 @njit(**options.CPU)
 def backward(h, error, layers, s, descent):
-    """Return the list of (dcost/dW_l, dcost/db_l) of the layers, and e_1; error: e_L."""
+    """Return the list of (dcost/dW_l, dcost/db_l), and e_1; error: e_L; layers[l - 1] has W_l."""
     gradient = [gradients(h[-2], error, layers[-1].weights, descent)]
     for layer in range(len(layers) - 1, 0, -1):
         error = error_below(error, layers[layer].weights, h[layer], s)
