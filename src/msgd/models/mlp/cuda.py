@@ -1,10 +1,10 @@
 """Multilayer perceptron on CUDA: loops over the formulas of ``model.py``.
 
-Several minibatches are trained in one cooperative launch. Each passes through phases: forward, layer
-by layer (and the penalty); loss; errors, from the last hidden layer to the first; gradient and
-update, and the cost. Wherever a phase reads what other threads wrote, the whole grid waits before
-it. One thread computes each sum, in a fixed order: no atomics on floats, and the same bits for any
-number of blocks.
+Several minibatches are trained in one cooperative launch. Each passes through phases: forward,
+layer by layer (and the penalty); loss; errors, from the last hidden layer to the first; gradient
+and update, and the cost. Wherever a phase reads what other threads wrote, the whole grid waits
+before it. One thread computes each sum, in a fixed order: no atomics on floats, and the same bits
+for any number of blocks.
 
 The layers lie one after the other in flat arrays; the table ``layers`` says where each starts.
 
