@@ -9,6 +9,7 @@ No sum is shared between tasks, so the bits are the same for any number of threa
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from numba import njit, prange
 
@@ -73,7 +74,8 @@ class Backend(CpuBackend):
     """The CPU twin; see msgd.models.interface.Backend."""
 
     def allocate(self):
-        """See msgd.models.cpu_backend.CpuBackend."""
+        """Say how many minibatches make a group; start the threads, as LeNet's Backend does."""
+        numba.get_num_threads()
         self.group_batches = largest_group(self.batch_size, self.descent)
 
     def _list_for_training(self, lists):
@@ -163,7 +165,7 @@ def _begin(group, by_image, minibatches, network, deferred):
         multiply_block(block, network.dense[0], units, (0, minibatches.size))
 
 
-@njit(**options.CPU_PARALLEL)
+@njit(**options.CPU_PARALLEL_INNER)
 def _turn(group, following, images, minibatches, descent, network, deferred):
     """Take a minibatch back through the first layer, and the next one forward through it.
 
@@ -195,7 +197,7 @@ def _turn(group, following, images, minibatches, descent, network, deferred):
     return ordered_sum(penalty)
 
 
-@njit(**options.CPU_PARALLEL)
+@njit(**options.CPU_PARALLEL_INNER)
 def _backward(layer, descent, below, above, n):
     """Overwrite the errors of a layer's inputs, and update it; return its penalty before.
 
@@ -210,7 +212,7 @@ def _backward(layer, descent, below, above, n):
     return ordered_sum(penalty)
 
 
-@njit(**options.CPU_PARALLEL)
+@njit(**options.CPU_PARALLEL_INNER)
 def _forward(layer, above, next_layer, n):
     """Overwrite the units of a hidden DenseLayer, and what they add to the next layer's sums.
 
@@ -243,7 +245,7 @@ def _predict(by_image, pixel_scale, network, predicted):
             predicted[start + i] = first_argmax(logits.h[at : at + dense[last].n_out])
 
 
-@njit(**options.CPU_PARALLEL)
+@njit(**options.CPU_PARALLEL_INNER)
 def _predict_first(by_image, images, pixel_scale, network):
     """Overwrite the first layer's units for images (start, stop), and what they add to the second.
 
