@@ -2,7 +2,7 @@
 
 The first layer's inputs are images, most of whose pixels are zero (``first_layer.py``), and its
 weights are updated once for a group of minibatches (``deferred.py``). All later layers are dense
-(``kernels/dense_layer.py``). The schedule is in ``_train``; each parallel loop is a function.
+(``later_layers.py``). The schedule is in ``_train``; each parallel loop is a function.
 
 No sum is shared between tasks, so the bits are the same for any number of threads.
 """
@@ -171,8 +171,8 @@ def _turn(group, following, images, minibatches, descent, network, deferred):
 
     group, following: the Group of either; the others: as in _train. Updates the first layer and the
     second; returns the penalty of the second's weights before. Both directions are one parallel
-    loop, so that a network with one hidden layer needs one loop for a minibatch: threads that wait
-    for each other once more would lose a few microseconds of its hundred.
+    loop: two, one after the other, give the same bits and were slower on a single thread too,
+    probably because a block's weights are still in the cache when the next minibatch asks for them.
     """
     # A parallel loop takes NamedTuples, but none that hold others. Numba must see what they are.
     by_image, by_pixel = CSR(*images.by_image), DCSC(*images.by_pixel)
