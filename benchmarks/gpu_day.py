@@ -1,7 +1,8 @@
-"""What only a GPU can tell about the CUDA kernels, in one command of less than eight minutes.
+"""What only a GPU can tell about the CUDA kernels, in one command of at most nine minutes.
 
     python benchmarks/gpu_day_pack.py    # before, where there is a network
     python benchmarks/gpu_day.py         # on a machine with a GPU, which needs no network
+    python benchmarks/gpu_day.py --keep --steps tests speed    # these again, the others as found
 
 Each step is a process of its own with a time limit, the most important first; what a step found
 until its limit is kept. Everything goes into gpu-day/: a .json and a .log per step, and all of them
@@ -9,6 +10,7 @@ in gpu_day.json and gpu_day.md. docs/gpu-day.md says what the steps are and what
 """
 
 import argparse
+import datetime
 import json
 import os
 import signal
@@ -27,13 +29,13 @@ STEPS = {
     "tests": 110,
     "errors": 80,
     "bits": 45,
-    "speed": 90,
+    "speed": 140,
     "micro": 30,
     "sanitizer": 60,
     "torch": 80,
     "profile": 60,
 }
-SECONDS = 470
+SECONDS = 540
 SHORTEST = 5  # a step with less than this many seconds left is not begun
 PROGRAM = Path(__file__).with_name("gpu_day_steps.py")
 EXIT_MISSING = 3  # a step's exit code where this machine lacks what it needs
@@ -101,6 +103,7 @@ def describe(steps, packages):
         if here["sha256"] == code["sha256"]:
             code = here
     return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": {"gpu": versions.get("gpu"), **describe_hardware()},
         "packages": versions.get("packages", {}),
         "carried": packages,
@@ -116,7 +119,8 @@ def table(report):
         found = report["steps"].get(name, {})
         text = found.get("summary") or found.get("missing") or outcome.get("last_line", "")
         text = str(text).replace("|", "/").replace("\n", " ")[:160]
-        lines.append(f"| {name} | {outcome['status']} | {outcome.get('seconds', '')} | {text} |")
+        status = outcome["status"] + (f" ({outcome['date']})" if "date" in outcome else "")
+        lines.append(f"| {name} | {status} | {outcome.get('seconds', '')} | {text} |")
     speed, torch = (report["steps"].get(name, {}) for name in ("speed", "torch"))
     lines += ["", "Epochs per second; those of PyTorch without validation.", ""]
     lines += ["| model | CUDA | its training alone | CPU twin | PyTorch eager | graph | compile |"]
@@ -131,8 +135,35 @@ def table(report):
     return "\n".join(lines) + "\n"
 
 
-def run_day(folder, names, seconds, options):
-    """Run the steps ``names`` and return the report, which is renewed in ``folder`` after each."""
+def found_before(folder, names):
+    """Return the report of an earlier run in ``folder`` without the steps ``names``."""
+    report = json.loads((folder / "gpu_day.json").read_text())
+    for name, outcome in report["outcome"].items():
+        outcome.setdefault("date", report["date"])
+    for name in names:
+        report["outcome"].pop(name, None)
+        report["steps"].pop(name, None)
+    return report
+
+
+def check_same(before, now):
+    """Raise SystemExit if two reports are of different source, packages or kinds of GPU."""
+    pairs = {
+        "GPU": (before["hardware"]["gpu"], now["hardware"]["gpu"]),
+        "packages": (before["packages"], now["packages"]),
+        "source": (before["code"]["sha256"], now["code"]["sha256"]),
+    }
+    for name, (then, here) in pairs.items():
+        if then != here:
+            raise SystemExit(f"--keep: the {name} was {then}, and is {here}: run all steps again")
+
+
+def run_day(folder, names, seconds, options, keep=False):
+    """Run the steps ``names`` and return the report, which is renewed in ``folder`` after each.
+
+    With ``keep``, what an earlier run in ``folder`` found in other steps stays in the report, each
+    with its date; SystemExit if it was of other source, packages or another kind of GPU.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     sys.path.insert(0, str(ROOT / "src"))
@@ -140,7 +171,9 @@ def run_day(folder, names, seconds, options):
         packages = install(PACKED, folder / "packages") if PACKED.exists() else {}
     except Exception as error:  # the machine's own packages may do
         packages = {"failed": repr(error)}
-    report = {"outcome": {}, "steps": {}}
+    names = list(dict.fromkeys(["versions", *names])) if keep else names
+    before = found_before(folder, names) if keep else None
+    report = before or {"outcome": {}, "steps": {}}
     for name in names:
         left = seconds - (time.monotonic() - started)
         no_gpu = report["steps"].get("versions", {}).get("why_no_device")
@@ -150,8 +183,12 @@ def run_day(folder, names, seconds, options):
             limit = round(min(STEPS[name], left), 1)
             outcome, found = run_step(name, folder, limit, options)
             report["outcome"][name], report["steps"][name] = outcome, found
-        report = {**describe(report["steps"], packages), **report}
-        report["seconds"] = round(time.monotonic() - started, 1)
+        in_order = [step for step in STEPS if step in report["outcome"]]
+        report["outcome"] = {step: report["outcome"][step] for step in in_order}
+        parts = describe(report["steps"], packages)
+        if before:
+            check_same(before, parts)
+        report = {**report, **parts, "seconds": round(time.monotonic() - started, 1)}
         (folder / "gpu_day.json").write_text(json.dumps(report, indent=2) + "\n")
         (folder / "gpu_day.md").write_text(table(report))
         print(f"{name}: {json.dumps(report['outcome'][name])}", flush=True)
@@ -164,10 +201,12 @@ def main():
     parser.add_argument("--folder", type=Path, default=ROOT / "gpu-day")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all steps together")
+    parser.add_argument("--keep", action="store_true", help="what an earlier run found in others")
     parser.add_argument("--rehearse", action="store_true", help="with toys, to try the steps")
     options = parser.parse_args()
     words = ["--rehearse"] if options.rehearse else []
-    report = run_day(options.folder.resolve(), options.steps, options.seconds, words)
+    folder = options.folder.resolve()
+    report = run_day(folder, options.steps, options.seconds, words, options.keep)
     print(table(report))
     return 1 if report["steps"].get("versions", {}).get("why_no_device") else 0
 

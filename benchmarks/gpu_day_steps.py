@@ -233,12 +233,16 @@ CUDA_EPOCHS = {"logistic_regression": (30, 3), "lenet": (2, 3), "mlp": (1, 3)}
 CPU_EPOCHS = {"logistic_regression": (30, 3), "lenet": (1, 2), "mlp": (2, 3)}
 
 
+ENOUGH = 10  # seconds after which no turn is begun: what is slow gets fewer
+
+
 def measure(backend, n_batches, epochs, turns):
     """Return epochs per second, each with its validation, and what the validations take."""
     backend.train(0, min(n_batches, 3))  # compiles
     backend.count_errors("valid")
     rates, training, validation = [], [], []
-    for _ in range(turns):
+    begun = time.perf_counter()
+    while len(rates) < turns and time.perf_counter() - begun < ENOUGH:
         seconds = []
         for _ in range(epochs):
             started = time.perf_counter()

@@ -42,7 +42,7 @@ def run_day(folder, *options, **changes):
 
 def test_every_step_is_one_of_the_program():
     assert list(gpu_day.STEPS) == [step.__name__ for step in gpu_day_steps.STEPS]
-    assert gpu_day.SECONDS < 480
+    assert gpu_day.SECONDS <= 540
 
 
 def test_the_day_from_end_to_end(gpu, tmp_path):
@@ -134,6 +134,29 @@ def test_without_a_device_the_day_ends_at_once(gpu, tmp_path):
         "not run: there is neither a CUDA device"
     )
     assert report["hardware"]["gpu"] is None
+
+
+def test_a_second_run_keeps_what_the_first_found(gpu, tmp_path):
+    steps = ["versions", "smoke", "micro"]
+    _, first = run_day(tmp_path / "day", "--steps", *steps, **gpu())
+    done, second = run_day(tmp_path / "day", "--keep", "--steps", "micro", **gpu())
+    assert done.returncode == 0, done.stderr
+    assert list(second["outcome"]) == steps
+    assert second["outcome"]["smoke"] == {**first["outcome"]["smoke"], "date": first["date"]}
+    assert second["steps"]["smoke"] == first["steps"]["smoke"]
+    assert second["steps"]["micro"] != first["steps"]["micro"]
+    assert "date" not in second["outcome"]["micro"]
+    assert f"| smoke | done ({first['date']}) |" in done.stdout
+
+
+def test_nothing_is_kept_of_other_source(gpu, tmp_path):
+    _, first = run_day(tmp_path / "day", "--steps", "versions", **gpu())
+    first["code"]["sha256"] = "0" * 64
+    (tmp_path / "day" / "gpu_day.json").write_text(json.dumps(first))
+    done, second = run_day(tmp_path / "day", "--keep", "--steps", "micro", **gpu())
+    assert done.returncode == 1
+    assert "--keep: the source was 0000" in done.stderr
+    assert second == first
 
 
 def test_no_step_is_begun_without_time(gpu, tmp_path):
