@@ -102,6 +102,11 @@ def describe(steps, packages):
         here = json.loads(packed.read_text()).get("code", code)
         if here["sha256"] == code["sha256"]:
             code = here
+    from msgd.models import MODELS
+    from msgd.source import sha256_of_source, training_source
+
+    files = {file for model in MODELS for file in training_source(model, "cuda")}
+    code = {**code, "cuda_sha256": sha256_of_source(sorted(files))}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": {"gpu": versions.get("gpu"), **describe_hardware()},
@@ -138,7 +143,7 @@ def table(report):
 def found_before(folder, names):
     """Return the report of an earlier run in ``folder`` without the steps ``names``."""
     report = json.loads((folder / "gpu_day.json").read_text())
-    for name, outcome in report["outcome"].items():
+    for outcome in report["outcome"].values():
         outcome.setdefault("date", report["date"])
     for name in names:
         report["outcome"].pop(name, None)
@@ -147,11 +152,11 @@ def found_before(folder, names):
 
 
 def check_same(before, now):
-    """Raise SystemExit if two reports are of different source, packages or kinds of GPU."""
+    """Raise SystemExit if two reports are of different CUDA code, packages or kinds of GPU."""
     pairs = {
         "GPU": (before["hardware"]["gpu"], now["hardware"]["gpu"]),
         "packages": (before["packages"], now["packages"]),
-        "source": (before["code"]["sha256"], now["code"]["sha256"]),
+        "source of CUDA": (before["code"]["cuda_sha256"], now["code"]["cuda_sha256"]),
     }
     for name, (then, here) in pairs.items():
         if then != here:

@@ -21,6 +21,7 @@ import yaml
 
 from msgd.backends import SPEEDS_FILE
 from msgd.files import read_json
+from msgd.models import MODELS
 from msgd.provenance import device_of, is_made_by_this_source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,6 +193,33 @@ def table_of_reference():
     return as_markdown(rows, results)
 
 
+def table_of_gpu():
+    """Return the Markdown table of epochs per second on a GPU, and the line that says on which."""
+    day = read_measured("gpu_day")
+    speeds, others = (day["steps"].get(name, {}) for name in ("speed", "torch"))
+    rows = []
+    for model in MODELS:
+        speed = speeds.get(model, {})
+        if "cuda" not in speed:
+            continue
+        cuda, cpu, torch = speed["cuda"], speed.get("cpu"), others.get(model, {})
+        row = {
+            "epochs/s": model,
+            "numba.cuda": f"{cuda['epochs_per_second']:.3g}",
+            "its training alone": f"{cuda['training_epochs_per_second']:.3g}",
+            "our CPU kernels there": "–",
+        }
+        if cpu:
+            rate = f"{cpu['epochs_per_second']:.3g}"
+            row["our CPU kernels there"] = f"{rate} ({cpu['threads']} threads)"
+        for way in ("eager", "graph", "compile"):
+            row[f"PyTorch {way}"] = f"{torch[way]:.3g}" if way in torch else "–"
+        rows.append(row)
+    gpu = day["hardware"]["gpu"].partition(",")[0]
+    versions = ", ".join(f"{name} {day['packages'][name]}" for name in ("numba-cuda", "torch"))
+    return as_markdown(rows, day, f"{gpu}; {versions}; ")
+
+
 def with_code(text):
     """Return ``text`` with the source of functions between marks like ``code: FILE NAME``.
 
@@ -226,6 +254,7 @@ def main():
         (PERFORMANCE, "compare_busy", table_of_comparison("compare_busy")),
         (PERFORMANCE, "scale", table_of_scale()),
         (PERFORMANCE, "processes", table_of_processes()),
+        (PERFORMANCE, "gpu", table_of_gpu()),
         (READING, "reference", table_of_reference()),
     ]
     wanted = {SPEEDS_FILE: measured_speeds(), READING: with_code(READING.read_text("utf-8"))}

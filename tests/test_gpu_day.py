@@ -59,7 +59,7 @@ def test_the_day_from_end_to_end(gpu, tmp_path):
     assert len(statuses) == 8
     assert report["hardware"]["gpu"] == "a pretended GPU, compute capability 9.0"
     assert report["packages"]["numba-cuda"] == "0.30.4"
-    assert len(report["code"]["sha256"]) == 64
+    assert len(report["code"]["sha256"]) == len(report["code"]["cuda_sha256"]) == 64
 
     assert steps["versions"]["tools"]["ncu"] == "missing"
     assert set(steps["smoke"]["right, by blocks"].values()) == {False}
@@ -151,11 +151,11 @@ def test_a_second_run_keeps_what_the_first_found(gpu, tmp_path):
 
 def test_nothing_is_kept_of_other_source(gpu, tmp_path):
     _, first = run_day(tmp_path / "day", "--steps", "versions", **gpu())
-    first["code"]["sha256"] = "0" * 64
+    first["code"]["cuda_sha256"] = "0" * 64
     (tmp_path / "day" / "gpu_day.json").write_text(json.dumps(first))
     done, second = run_day(tmp_path / "day", "--keep", "--steps", "micro", **gpu())
     assert done.returncode == 1
-    assert "--keep: the source was 0000" in done.stderr
+    assert "--keep: the source of CUDA was 0000" in done.stderr
     assert second == first
 
 
