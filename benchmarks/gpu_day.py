@@ -43,12 +43,16 @@ EXIT_MISSING = 3  # a step's exit code where this machine lacks what it needs
 
 def environment(folder):
     """Return the environment of the steps: packages installed here before the machine's own."""
+    threads = os.environ.get("NUMBA_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
     paths = [folder / "packages", ROOT / "src", ROOT / "tests", os.environ.get("PYTHONPATH")]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
         "PYTHONUNBUFFERED": "1",
         "NUMBA_ENABLE_CUDASIM": "0",  # without a GPU the day fails; the simulator is no substitute
+        # Set from the start: tests/conftest.py would set it later, and Numba then forgets what
+        # msgd.kernels.options said to it.
+        "NUMBA_NUM_THREADS": threads,
         "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR") or str(folder / "kernels"),
     }
 

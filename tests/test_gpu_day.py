@@ -80,6 +80,8 @@ def test_the_day_from_end_to_end(gpu, tmp_path):
     assert set(steps["profile"]["logistic_regression"]["us"]) == {
         *("forward", "loss", "penalty", "update", "cost, by one thread")
     }
+    logs = "".join(path.read_text() for path in (tmp_path / "day").glob("*.log"))
+    assert "low occupancy" not in logs  # Numba still knows what msgd.kernels.options said to it
     text = (tmp_path / "day" / "gpu_day.md").read_text()
     assert "| sanitizer | missing |" in text
     assert text in done.stdout
