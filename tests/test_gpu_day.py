@@ -30,12 +30,14 @@ def gpu(tmp_path_factory):
 
 def run_day(folder, *options, **changes):
     """Run a rehearsal; return the finished process and the report."""
+    variables = environment(**changes)
+    variables.pop("NUMBA_NUM_THREADS", None)  # conftest.py's, which a GPU day does not have
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "gpu_day.py", "--rehearse", "--folder", folder, *options],
         capture_output=True,
         text=True,
         check=False,
-        env=environment(**changes),
+        env=variables,
     )
     return done, json.loads((folder / "gpu_day.json").read_text())
 
