@@ -162,7 +162,7 @@ def _begin(group, by_image, minibatches, network, deferred):
     for block in range(layer.bias.shape[0] // BLOCK):
         begin_group(block, group, by_image, minibatches, layer, deferred)
         forward_block(block, group, minibatches, layer, deferred, units)
-        multiply_block(block, network.dense[0], units, (0, minibatches.size))
+        multiply_block(block, network.dense[0], units, (np.int64(0), minibatches.size))
 
 
 @njit(**options.CPU_PARALLEL_INNER)
@@ -192,8 +192,8 @@ def _turn(group, following, images, minibatches, descent, network, deferred):
             if following.n_pending == 0:
                 begin_group(block, following, by_image, minibatches, layer, deferred)
             forward_block(block, following, minibatches, layer, deferred, units)
-            multiply_block(block, above, units, (0, size))
-    update_bias(above.bias, descent, units_above, (0, above.bias.shape[0]), size)
+            multiply_block(block, above, units, (np.int64(0), size))
+    update_bias(above.bias, descent, units_above, (np.int64(0), above.bias.shape[0]), size)
     return ordered_sum(penalty)
 
 
@@ -208,7 +208,7 @@ def _backward(layer, descent, below, above, n):
         block = np.int64(index)
         error_block(block, layer, below, above, n)
         penalty[block] = update_block(block, layer, descent, below, above, n)
-    update_bias(layer.bias, descent, above, (0, layer.bias.shape[0]), n)
+    update_bias(layer.bias, descent, above, (np.int64(0), layer.bias.shape[0]), n)
     return ordered_sum(penalty)
 
 
@@ -223,7 +223,7 @@ def _forward(layer, above, next_layer, n):
         units = (block * BLOCK, (block + 1) * BLOCK)
         add_blocks(layer, above, units, n)
         activate_units(above, units, n)
-        multiply_block(block, next_layer, above, (0, n))
+        multiply_block(block, next_layer, above, (np.int64(0), n))
 
 
 @njit(**options.CPU_ENTRY)
@@ -239,7 +239,7 @@ def _predict(by_image, pixel_scale, network, predicted):
         _predict_first(by_image, (start, start + n), pixel_scale, network)
         for d in range(last):
             _forward(dense[d], units[d + 1], dense[d + 1], n)
-        add_blocks(dense[last], logits, (0, dense[last].bias.shape[0]), n)
+        add_blocks(dense[last], logits, (np.int64(0), dense[last].bias.shape[0]), n)
         for i in range(n):
             at = i * logits.stride
             predicted[start + i] = first_argmax(logits.h[at : at + dense[last].n_out])
@@ -271,6 +271,8 @@ def _predict_block(block, by_image, first, rows, pixel_scale, layer, units):
     """
     start, stop = rows
     sums = aligned_empty((stop - start) * BLOCK, layer.bias.dtype)
-    multiply_images(block, by_image, (first + start, first + stop), pixel_scale, layer, sums, 0)
+    multiply_images(
+        block, by_image, (first + start, first + stop), pixel_scale, layer, sums, np.int64(0)
+    )
     for i in range(start, stop):
         activate_block(block, sums, (i - start) * BLOCK, layer, units, i)

@@ -34,6 +34,7 @@ from msgd.kernels.vectors import (
     lane_sum,
     load_wide,
     low_half,
+    multiply,
     multiply_add,
     splat_wide,
     store,
@@ -150,8 +151,7 @@ def add_image_products(block, by_pixel, group, pixel_scale, steps, factor, layer
             count = by_pixel.indptr[column] - first
         scale(by_pixel.data, first, count, pixel_scale, value)
         step = _block_sum(by_pixel.indices, first, value, count, steps)
-        squares = _move(left, d * PANEL, factor, low_half(step), squares)
-        squares = _move(right, d * PANEL, factor, high_half(step), squares)
+        squares = add(squares, _move(left, right, d * PANEL, factor, step))
     return lane_sum(squares)
 
 
@@ -166,11 +166,16 @@ def _block_sum(indices, first, value, count, steps):
 
 
 @njit(**options.CPU_INLINE)
-def _move(panel, at, factor, step, squares):
-    """Set panel[at : + PANEL] to factor times itself plus step; return squares plus the old's."""
-    old = load_wide(panel, at, PANEL)
-    store(panel, at, fma(factor, old, step))
-    return multiply_add(old, old, squares)
+def _move(left, right, at, factor, step):
+    """Set a row of two panels to factor times itself plus step; return the old weights' squares.
+
+    left, right: the panels; at: where the row begins; step: vector of BLOCK. The squares are a
+    vector of PANEL. They are no part of the caller's sum yet, which then waits for one addition.
+    """
+    old_left, old_right = load_wide(left, at, PANEL), load_wide(right, at, PANEL)
+    store(left, at, fma(factor, old_left, low_half(step)))
+    store(right, at, fma(factor, old_right, high_half(step)))
+    return multiply_add(old_right, old_right, multiply(old_left, old_left))
 
 
 @njit(**options.CPU)

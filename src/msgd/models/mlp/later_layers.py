@@ -137,7 +137,7 @@ def loss(layer, above, labels, inverse_size):
     """
     n, width = labels.shape[0], layer.bias.shape[0]
     nll = np.empty(n, layer.bias.dtype)
-    add_blocks(layer, above, (0, width), n)
+    add_blocks(layer, above, (np.int64(0), width), n)
     for i in range(n):
         at = i * above.stride
         for u in range(at, at + width, LANES):
