@@ -220,6 +220,20 @@ def table_of_gpu():
     return as_markdown(rows, day, f"{gpu}; {versions}; ")
 
 
+def table_of_designs():
+    """Return the Markdown table of what drafts of faster CUDA kernels took."""
+    rows = [
+        {
+            "model": row["model"],
+            "draft": row["design"],
+            "us a minibatch": f"{row['us_per_step']:.3g}",
+            "epochs/s": f"{1e6 / row['us_per_step'] / row['minibatches']:.3g}",
+        }
+        for row in read_measured("gpu_designs")["designs"]
+    ]
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) + "\n"
+
+
 def with_code(text):
     """Return ``text`` with the source of functions between marks like ``code: FILE NAME``.
 
@@ -255,6 +269,7 @@ def main():
         (PERFORMANCE, "scale", table_of_scale()),
         (PERFORMANCE, "processes", table_of_processes()),
         (PERFORMANCE, "gpu", table_of_gpu()),
+        (PERFORMANCE, "designs", table_of_designs()),
         (READING, "reference", table_of_reference()),
     ]
     wanted = {SPEEDS_FILE: measured_speeds(), READING: with_code(READING.read_text("utf-8"))}
