@@ -10,13 +10,9 @@ import toy
 from conftest import make_dataset
 from contract import Adapter, SgdContract, Sizes
 
-from msgd.kernels.dense_layer import LOGITS
-from msgd.kernels.formulas import SIGMOID, TANH
-from msgd.kernels.vectors import LANES
 from msgd.models import DEVICES
 from msgd.models.mlp import deferred, model
 from msgd.models.mlp.first_layer import BLOCK, PANEL, get_first_layer, new_first_layer
-from msgd.models.mlp.later_layers import get_dense_layer, new_dense_layer
 
 # (batch, image shape, classes, n_hidden): on the CPU around blocks of units, on the simulator
 # around blocks of 4 x 8 threads.
@@ -117,7 +113,7 @@ def test_the_published_initial_weights(float_name):
 def test_the_panels_of_the_first_layer_come_back(n_out):
     random = np.random.RandomState(0)
     weights, bias = random.normal(size=(5, n_out)), random.normal(size=n_out)
-    layer = new_first_layer(weights, bias, TANH)
+    layer = new_first_layer(weights, bias)
     assert layer.panels.shape == (2 * -(-n_out // BLOCK), 5 * PANEL)
     assert layer.panels[0, 2 * PANEL + min(n_out, PANEL) - 1] == weights[2, min(n_out, PANEL) - 1]
     for found, given, stored in zip(
@@ -125,19 +121,6 @@ def test_the_panels_of_the_first_layer_come_back(n_out):
     ):
         np.testing.assert_array_equal(found, given)
         assert not np.shares_memory(found, stored)
-
-
-@pytest.mark.parametrize(("kind", "padding"), [(TANH, 0), (SIGMOID, -np.inf), (LOGITS, -np.inf)])
-@pytest.mark.parametrize("n_in", [1, BLOCK, BLOCK + 1])
-def test_a_later_layer_comes_back(n_in, kind, padding):
-    random = np.random.RandomState(0)
-    weights, bias = random.normal(size=(n_in, 3)), random.normal(size=3)
-    layer = new_dense_layer(weights, bias, 8, kind)
-    assert len(layer.bias) == (LANES if kind == LOGITS else BLOCK)
-    assert (layer.bias[3:] == padding).all()
-    for found, given in zip(get_dense_layer(layer, n_in), (weights, bias), strict=True):
-        np.testing.assert_array_equal(found, given)
-        assert not any(np.shares_memory(found, array) for array in layer[1:])
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -3,16 +3,23 @@
 For a layer of weights W (n_in, n_out) and bias b (n_out,), with h_0 (B, n_in) the activations below
 it, h_1 (B, n_out) its own, e_0 and e_1 their errors and s the activation, the formulas are::
 
-    h_1      = s(h_0 W + b)            forward_panel:   a task computes LANES units
-    e_0      = (e_1 W^T) s'(h_0)       backward_panel:  a task computes LANES inputs
-    dcost/dW = h_0^T e_1               block_gradient:  a task computes INPUT_BLOCK inputs' weights
-    W       -= rate dcost/dW           update_block:    a task updates INPUT_BLOCK inputs' weights
+    h_1      = s(h_0 W + b)            forward_panel; or sum_block, then add_sums, activate_all
+    e_0      = (e_1 W^T) s'(h_0)       backward_panels
+    dcost/dW = h_0^T e_1               add_gradient
+    W       -= rate dcost/dW           update_panels
+    b       -= rate sum_i e_1          add_bias_gradient, then update_bias
 
-The tasks of one line write to different places and may run in parallel: forward_panel for panel <
-n_unit_panels(layer), backward_panel for panel < n_input_panels(layer), the others for block <
-n_input_blocks(layer). No sum is shared between tasks, so the bits do not depend on threads.
+Inputs and units are cut into panels of LANES. The weights are stored by panels of inputs, and so is
+their gradient: a task has some panels of inputs, (start, stop), and does all that concerns their
+weights. Tasks write to different places and may run in parallel. No sum is shared between tasks, so
+the bits do not depend on threads.
 
-The weights are stored twice, because forward walks over them by units and backward by inputs.
+Only h_0 W sums over inputs, and there are two ways:
+
+- Of many images, ``forward_panel`` computes a panel of units. It needs the weights by panels of
+  units: a second copy, which ``update_panels`` keeps up to date (``with_copy``).
+- Of few images, ``sum_block`` writes what a block of inputs adds to all units, and ``add_sums``
+  adds the blocks' sums in order (``with_sums``). A second copy would take longer than the products.
 """
 
 from typing import NamedTuple
@@ -25,6 +32,8 @@ from msgd.kernels.cpu import (
     activate,
     activation_slope,
     element,
+    is_l2_alone,
+    l2_factor,
     penalty,
     penalty_gradient,
     set_element,
@@ -34,17 +43,17 @@ from msgd.kernels.cpu import (
 from msgd.kernels.products import GROUP, TWO_VECTORS, Factor, Panel, add_product
 from msgd.kernels.vectors import (
     LANES,
+    add,
     aligned_zeros,
     fma,
     lane_sum,
     load,
-    multiply,
     multiply_add,
     splat,
     store,
 )
 
-INPUT_BLOCK = 32  # inputs of a dense layer whose weights are one task; a multiple of LANES
+BLOCK = 4 * LANES  # inputs whose part of a product is summed on its own
 LOGITS = -1  # the kind of Activations that no activation was applied to
 
 
@@ -68,14 +77,14 @@ class DenseLayer(NamedTuple):
     """
 
     n_in: int
-    n_rows: int  # n_in rounded up to a multiple of GROUP
     n_out: int
-    width: int  # n_out rounded up to a multiple of LANES
-    forward_weights: np.ndarray  # flat (width / LANES, n_rows, LANES): panels of units
-    backward_weights: np.ndarray  # flat (ceil(n_in / LANES), n_out, LANES): panels of inputs
-    bias: np.ndarray  # (width,)
-    weights_gradient: np.ndarray  # as forward_weights; zeros between minibatches
+    n_rows: int  # n_out rounded up to a multiple of GROUP
+    weights: np.ndarray  # flat (panels in whole blocks, n_rows, LANES): W^T, by panels of inputs
+    gradient: np.ndarray  # as weights; zeros between minibatches
+    bias: np.ndarray  # (width,): n_out rounded up to a multiple of LANES
     bias_gradient: np.ndarray  # (width,); zeros between minibatches
+    copy: np.ndarray  # flat (width / LANES, n_in, LANES): W, by panels of units; or empty
+    sums: np.ndarray  # (blocks, T width), scratch: what a block's inputs add to units; or empty
 
 
 # In NumPy: run once per Backend, or per snapshot.
@@ -98,51 +107,64 @@ def new_activations(n_images, n_units, kind, float_x, has_error=True):
 
 
 def new_dense_layer(n_in, n_out, float_x):
-    """Return a DenseLayer whose parameters are all 0."""
-    n_rows, width = padded(n_in, GROUP), padded(n_out)
+    """Return a DenseLayer whose parameters are all 0, with neither copy nor sums."""
+    n_rows, width = padded(n_out, GROUP), padded(n_out)
     return DenseLayer(
         n_in=n_in,
-        n_rows=n_rows,
         n_out=n_out,
-        width=width,
-        forward_weights=aligned_zeros(n_rows * width, float_x),
-        backward_weights=aligned_zeros(padded(n_in) * n_out, float_x),
+        n_rows=n_rows,
+        weights=aligned_zeros(padded(n_in, BLOCK) * n_rows, float_x),
+        gradient=aligned_zeros(padded(n_in, BLOCK) * n_rows, float_x),
         bias=aligned_zeros(width, float_x),
-        weights_gradient=aligned_zeros(n_rows * width, float_x),
         bias_gradient=aligned_zeros(width, float_x),
+        copy=aligned_zeros(0, float_x),
+        sums=aligned_zeros(0, float_x).reshape(0, 0),
     )
+
+
+def with_copy(layer):
+    """Return ``layer``, whose weights are 0, with a second copy of them."""
+    return layer._replace(copy=aligned_zeros(len(layer.bias) * layer.n_in, layer.bias.dtype))
+
+
+def with_sums(layer, n_images):
+    """Return ``layer`` with room for the sums of all blocks of inputs, of up to n_images."""
+    n_blocks = -(-layer.n_in // BLOCK)
+    sums = aligned_zeros(n_blocks * n_images * len(layer.bias), layer.bias.dtype)
+    return layer._replace(sums=sums.reshape(n_blocks, -1))
 
 
 def set_dense_parameters(layer, weights, bias):
     """Copy weights (n_in, n_out) and bias (n_out,) into ``layer``."""
-    layer.forward_weights[:] = _to_panels(weights, layer.n_rows)
-    layer.backward_weights[:] = _to_panels(weights.T, layer.n_out)
+    panels = _to_panels(weights.T, layer.n_rows)
+    layer.weights[: len(panels)] = panels
+    if layer.copy.size > 0:
+        layer.copy[:] = _to_panels(weights, layer.n_in)
     layer.bias[: layer.n_out] = bias
 
 
 def get_dense_parameters(layer):
     """Return copies of the layer's weights (n_in, n_out) and bias (n_out,)."""
-    panels = layer.forward_weights.reshape(-1, layer.n_rows, LANES)
-    weights = panels.transpose(1, 0, 2).reshape(layer.n_rows, layer.width)
-    weights = weights[: layer.n_in, : layer.n_out].copy()  # of a single panel it is a view
-    return weights, layer.bias[: layer.n_out].copy()
+    panels = layer.weights.reshape(-1, layer.n_rows, LANES)
+    weights = panels.transpose(0, 2, 1).reshape(-1, layer.n_rows)[: layer.n_in, : layer.n_out]
+    return weights.copy(), layer.bias[: layer.n_out].copy()  # of one input it would be a view
 
 
-def _to_panels(weights, n_rows):
-    """Return weights (n_in, n_out) as flat panels (V, n_rows, LANES), padded with zeros."""
-    n_in, n_out = weights.shape
-    rows = np.zeros((n_rows, padded(n_out)), weights.dtype)
-    rows[:n_in, :n_out] = weights
+def _to_panels(matrix, n_rows):
+    """Return a matrix (n, m) as flat panels (ceil(m / LANES), n_rows, LANES), padded with zeros."""
+    n, m = matrix.shape
+    rows = np.zeros((n_rows, padded(m)), matrix.dtype)
+    rows[:n, :m] = matrix
     return rows.reshape(n_rows, -1, LANES).transpose(1, 0, 2).ravel()
 
 
-# How many tasks there are.
+# How many panels there are.
 
 
 @njit(**options.CPU)
 def n_unit_panels(layer):
     """Return how many panels of LANES the units of a DenseLayer fill."""
-    return layer.width // LANES
+    return layer.bias.shape[0] // LANES
 
 
 @njit(**options.CPU)
@@ -151,19 +173,13 @@ def n_input_panels(layer):
     return (layer.n_in + LANES - 1) // LANES
 
 
-@njit(**options.CPU)
-def n_input_blocks(layer):
-    """Return how many blocks of INPUT_BLOCK the inputs of a DenseLayer fill."""
-    return (layer.n_in + INPUT_BLOCK - 1) // INPUT_BLOCK
-
-
 # Kernels. layer: DenseLayer; below, above: Activations of its inputs and of its units; n: images,
-# of which padded(n, GROUP) must fit into the Activations.
+# of which padded(n, GROUP) must fit into the Activations; panels: (start, stop), of inputs.
 
 
 @njit(**options.CPU)
 def forward_panel(layer, below, above, n, panel):
-    """Overwrite above.h of n images, units ``panel`` LANES up to the next panel."""
+    """Overwrite above.h of n images, units ``panel`` LANES up to the next panel, from the copy."""
     unit, n_grouped = panel * LANES, _grouped(n)
     bias = load(layer.bias, unit)
     for i in range(n_grouped):
@@ -172,7 +188,7 @@ def forward_panel(layer, below, above, n, panel):
         Factor(below.h, 0, below.stride, 1),
         n_grouped,
         layer.n_in,
-        Panel(layer.forward_weights, unit * layer.n_rows, LANES),
+        Panel(layer.copy, unit * layer.n_in, LANES),
         Panel(above.h, unit, above.stride),
         TWO_VECTORS,
     )
@@ -182,110 +198,174 @@ def forward_panel(layer, below, above, n, panel):
             activate_all(above.h[at : at + LANES], above.kind)
 
 
+@njit(**options.CPU_INLINE)
+def sum_block(layer, below, images, block):
+    """Overwrite the sums of a block of inputs, for images (start, stop).
+
+    A row of sums is an image's, as long as the layer's bias.
+    """
+    sums, width = layer.sums[block], layer.bias.shape[0]
+    start, stop = images
+    for i in range(start, stop):
+        for k in range(layer.n_out):
+            product = _dot(layer, block, k, below.h, i * below.stride + block * BLOCK)
+            set_element(sums, i * width + k, product)
+
+
+@njit(**options.CPU_INLINE)
+def _dot(layer, block, k, h, at):
+    """Return the dot product of h[at : at + BLOCK] and of unit k's weights of a block of inputs."""
+    total = splat(h, 0)
+    for panel in range(BLOCK // LANES):
+        place = ((block * (BLOCK // LANES) + panel) * layer.n_rows + k) * LANES
+        total = multiply_add(load(h, at + panel * LANES), load(layer.weights, place), total)
+    return lane_sum(total)
+
+
 @njit(**options.CPU)
-def backward_panel(layer, below, above, n, panel):
-    """Overwrite below.error of n images, inputs ``panel`` LANES up to the next panel."""
-    first, n_grouped = panel * LANES, _grouped(n)
-    for i in range(n_grouped):
-        store(below.error, i * below.stride + first, splat(below.error, 0))
-    add_product(
-        Factor(above.error, 0, above.stride, 1),
-        n_grouped,
-        layer.n_out,
-        Panel(layer.backward_weights, first * layer.n_out, LANES),
-        Panel(below.error, first, below.stride),
-        TWO_VECTORS,
-    )
+def add_sums(layer, above, units, n):
+    """Overwrite above.h for units (start, stop) of n images: the bias and all sums, in order."""
+    width = layer.bias.shape[0]
+    start, stop = units
     for i in range(n):
-        at = i * below.stride + first
-        multiply_by_slope(below.error[at : at + LANES], below.h[at : at + LANES], below.kind)
+        for u in range(start, stop, LANES):
+            total = load(layer.bias, u)
+            for block in range(layer.sums.shape[0]):
+                total = add(total, load(layer.sums[block], i * width + u))
+            store(above.h, i * above.stride + u, total)
 
 
-@njit(**options.CPU)
-def block_gradient(layer, below, above, n, block):
-    """Add n images' gradients to those of the block's weights; block 0 adds the bias gradients."""
-    first = block * INPUT_BLOCK
-    n_rows = min(first + INPUT_BLOCK, layer.n_rows) - first
-    for unit in range(0, layer.width, LANES):
+@njit(**options.CPU_INLINE)
+def backward_panels(layer, below, above, n, panels):
+    """Overwrite below.error of n images, panels of inputs."""
+    n_grouped = _grouped(n)
+    for panel in range(panels[0], panels[1]):
+        first = panel * LANES
+        for i in range(n_grouped):
+            store(below.error, i * below.stride + first, splat(below.error, 0))
         add_product(
-            Factor(below.h, first, 1, below.stride),  # transposed: a row is an input
-            n_rows,
-            n,
-            Panel(above.error, unit, above.stride),
-            Panel(layer.weights_gradient, unit * layer.n_rows + first * LANES, LANES),
+            Factor(above.error, 0, above.stride, 1),
+            n_grouped,
+            layer.n_out,
+            Panel(layer.weights, first * layer.n_rows, LANES),
+            Panel(below.error, first, below.stride),
             TWO_VECTORS,
         )
-    if block == 0:
-        for i in range(n):
-            for unit in range(layer.n_out):
-                layer.bias_gradient[unit] += above.error[i * above.stride + unit]
+    for i in range(n):
+        at = i * below.stride
+        for u in range(at + panels[0] * LANES, at + panels[1] * LANES):
+            slope = activation_slope(element(below.h, u), below.kind)
+            set_element(below.error, u, slope * element(below.error, u))
 
 
-@njit(**options.CPU)
-def update_block(layer, descent, block):
-    """Update the block's weights, set their gradients to 0; return their penalty before.
-
-    descent: msgd.kernels.arguments.Descent. Block 0 updates the biases too.
-    """
-    if block == 0:
-        for unit in range(layer.n_out):
-            layer.bias[unit] = sgd_step(layer.bias[unit], layer.bias_gradient[unit], descent)
-            layer.bias_gradient[unit] = 0
-    first = block * INPUT_BLOCK
-    last = min(first + INPUT_BLOCK, layer.n_in)
-    if descent.l1 == 0 and descent.lp == 0:
-        return _update_vectors(layer, descent, first, last)
-    return _update_one_by_one(layer, descent, first, last)
-
-
-@njit(**options.CPU)
-def _update_vectors(layer, descent, first, last):
-    """Update the weights of inputs first..last-1 as update_block does, without l1 and lp.
-
-    A step on l2 w^2 multiplies w by 1 - 2 rate l2; without l2 that is 1 and changes no bit.
-    """
-    weights, gradient = layer.forward_weights, layer.weights_gradient
-    one = weights.dtype.type(1)
-    shrink = splat(weights, one - (descent.rate + descent.rate) * descent.l2)
-    squares = splat(weights, 0)
-    for unit in range(0, layer.width, LANES):
-        for d in range(first, last):
-            at = unit * layer.n_rows + d * LANES
-            old = load(weights, at)
-            squares = multiply_add(old, old, squares)
-            store(weights, at, fma(-descent.rate, load(gradient, at), multiply(shrink, old)))
-            store(gradient, at, splat(gradient, 0))
-    for unit in range(layer.n_out):
-        for d in range(first, last):
-            at = (unit // LANES * layer.n_rows + d) * LANES + unit % LANES
-            set_element(
-                layer.backward_weights, _backward_place(layer, unit, d), element(weights, at)
+@njit(**options.CPU_INLINE)
+def add_gradient(layer, below, above, n, panels):
+    """Add n images' gradients to those of the weights of panels of inputs."""
+    for unit in range(0, layer.n_rows, LANES):  # outermost: the errors are larger than the inputs
+        for panel in range(panels[0], panels[1]):
+            add_product(
+                Factor(above.error, unit, 1, above.stride),  # transposed: a row is a unit
+                min(LANES, layer.n_rows - unit),
+                n,
+                Panel(below.h, panel * LANES, below.stride),
+                Panel(layer.gradient, (panel * layer.n_rows + unit) * LANES, LANES),
+                TWO_VECTORS,
             )
-    # Not simply the product: squares may overflow, and 0 times infinity is no number.
-    return descent.l2 * lane_sum(squares) if descent.l2 != 0 else descent.l2
 
 
 @njit(**options.CPU)
-def _update_one_by_one(layer, descent, first, last):
-    """Update the weights of inputs first..last-1 as update_block does, with any penalties."""
-    total = layer.bias.dtype.type(0)
+def add_bias_gradient(layer, above, n):
+    """Add n images' gradients to those of the biases."""
+    for i in range(n):
+        for unit in range(layer.n_out):
+            layer.bias_gradient[unit] += above.error[i * above.stride + unit]
+
+
+@njit(**options.CPU)
+def update_bias(layer, descent):
+    """Update the biases by their gradients, and set these to 0."""
     for unit in range(layer.n_out):
-        for d in range(first, last):
-            at = (unit // LANES * layer.n_rows + d) * LANES + unit % LANES
-            weight = layer.forward_weights[at]
-            total += penalty(weight, descent)
-            gradient = layer.weights_gradient[at] + penalty_gradient(weight, descent)
-            weight = sgd_step(weight, gradient, descent)
-            layer.forward_weights[at] = weight
-            layer.weights_gradient[at] = 0
-            set_element(layer.backward_weights, _backward_place(layer, unit, d), weight)
+        layer.bias[unit] = sgd_step(layer.bias[unit], layer.bias_gradient[unit], descent)
+        layer.bias_gradient[unit] = 0
+
+
+@njit(**options.CPU_INLINE)
+def update_panels(layer, descent, panels):
+    """Update the weights of panels of inputs, return their penalty before; zero their gradients.
+
+    descent: msgd.kernels.arguments.Descent.
+    """
+    _clear_padding(layer, panels)
+    if is_l2_alone(descent):
+        total = _update_vectors(layer, descent, panels)
+    else:
+        total = _update_one_by_one(layer, descent, panels)
+    if layer.copy.size > 0:
+        _refresh_copy(layer, panels)
     return total
 
 
 @njit(**options.CPU)
-def _backward_place(layer, unit, d):
-    """Return where backward_weights has the weight of input d and ``unit``."""
-    return (d // LANES * layer.n_out + unit) * LANES + d % LANES
+def _clear_padding(layer, panels):
+    """Set the gradients of inputs beyond the last to 0: there h_0 is anything."""
+    for d in range(layer.n_in, panels[1] * LANES):
+        for k in range(layer.n_rows):
+            layer.gradient[_index(layer, d, k)] = 0
+
+
+@njit(**options.CPU_INLINE)
+def _update_vectors(layer, descent, panels):
+    """Update panels of weights as update_panels does, without l1 and lp.
+
+    A step on l2 w^2 multiplies w by one factor. Without l2 the step has one rounding.
+    """
+    weights, gradient = layer.weights, layer.gradient
+    factor = l2_factor(descent)
+    even = odd = zero = splat(weights, 0)
+    for panel in range(panels[0], panels[1]):
+        squares = zero
+        for at in range(panel * layer.n_rows * LANES, (panel + 1) * layer.n_rows * LANES, LANES):
+            old, step = load(weights, at), load(gradient, at)
+            squares = multiply_add(old, old, squares)
+            if descent.l2 == 0:
+                store(weights, at, fma(-descent.rate, step, old))
+            else:
+                store(weights, at, fma(factor, old, fma(-descent.rate, step, zero)))
+            store(gradient, at, zero)
+        even, odd = odd, add(even, squares)  # the panels in turn: two sums, of every other one
+    # Not simply the product: squares may overflow, and 0 times infinity is no number.
+    return descent.l2 * lane_sum(add(even, odd)) if descent.l2 != 0 else descent.l2
+
+
+@njit(**options.CPU)
+def _update_one_by_one(layer, descent, panels):
+    """Update panels of weights as update_panels does, with any penalties."""
+    total = layer.bias.dtype.type(0)
+    for k in range(layer.n_out):
+        for d in range(panels[0] * LANES, min(panels[1] * LANES, layer.n_in)):
+            at = _index(layer, d, k)
+            weight = layer.weights[at]
+            total += penalty(weight, descent)
+            gradient = layer.gradient[at] + penalty_gradient(weight, descent)
+            layer.weights[at] = sgd_step(weight, gradient, descent)
+            layer.gradient[at] = 0
+    return total
+
+
+@njit(**options.CPU)
+def _refresh_copy(layer, panels):
+    """Overwrite the copy of the weights of panels of inputs."""
+    for unit in range(0, layer.n_out, LANES):
+        for d in range(panels[0] * LANES, min(panels[1] * LANES, layer.n_in)):
+            to, at = (unit // LANES * layer.n_in + d) * LANES, _index(layer, d, unit)
+            for k in range(min(LANES, layer.n_out - unit)):
+                set_element(layer.copy, to + k, element(layer.weights, at + k * LANES))
+
+
+@njit(**options.CPU)
+def _index(layer, d, k):
+    """Return where ``weights`` has the weight of input d and unit k."""
+    return (d // LANES * layer.n_rows + k) * LANES + d % LANES
 
 
 @njit(**options.CPU)

@@ -33,29 +33,30 @@ from msgd.kernels.conv_layer import (
 )
 from msgd.kernels.cpu import first_argmax, ordered_sum
 from msgd.kernels.dense_layer import (
-    INPUT_BLOCK,
     LOGITS,
     Activations,
     DenseLayer,
-    backward_panel,
-    block_gradient,
+    add_bias_gradient,
+    add_gradient,
+    backward_panels,
     forward_panel,
     get_dense_parameters,
     loss,
-    n_input_blocks,
     n_input_panels,
     n_unit_panels,
     new_activations,
     new_dense_layer,
     set_dense_parameters,
-    update_block,
+    update_bias,
+    update_panels,
+    with_copy,
 )
 from msgd.kernels.formulas import ACTIVATIONS
-from msgd.kernels.vectors import LANES
 from msgd.models.cpu_backend import CpuBackend
 from msgd.models.lenet.model import conv_shapes, dense_sizes
 
 TILE = 256  # T, images that pass through the network together
+TASK_PANELS = 2  # panels of a dense layer's inputs whose weights are one task
 
 
 class Network(NamedTuple):
@@ -76,7 +77,9 @@ def new_network(shapes, sizes, settings, float_x):
     first_only, kind = settings["maxpool_ties"] == "first", ACTIVATIONS[settings["activation"]]
     conv_layers = [new_conv_layer(shape, first_only, float_x) for shape in shapes]
     is_maximum = [new_marks(layer, TILE) for layer in conv_layers]
-    dense_layers = [new_dense_layer(*pair, float_x) for pair in itertools.pairwise(sizes)]
+    dense_layers = [
+        with_copy(new_dense_layer(*pair, float_x)) for pair in itertools.pairwise(sizes)
+    ]
     n_pixels = shapes[0].in_height * shapes[0].in_width
     n_conv_units = [shape.out_height * shape.out_width * shape.out_maps for shape in shapes]
     *n_hidden, n_classes = n_conv_units + sizes[1:]
@@ -255,20 +258,27 @@ def _dense_forward(layer, below, above, n):
         forward_panel(layer, below, above, n, np.int64(task))
 
 
-@njit(**options.CPU_PARALLEL_INNER)
-def _dense_backward(layer, below, above, n):
-    """Overwrite below.error, and add to the layer's gradients. A task is INPUT_BLOCK inputs."""
-    for task in prange(n_input_blocks(layer)):
-        _dense_backward_block(layer, below, above, n, np.int64(task))
+@njit(**options.CPU)
+def _n_dense_tasks(layer):
+    """Return how many tasks of TASK_PANELS panels the inputs of a dense layer are."""
+    return (n_input_panels(layer) + TASK_PANELS - 1) // TASK_PANELS
 
 
 @njit(**options.CPU)
-def _dense_backward_block(layer, below, above, n, block):
-    """Overwrite below.error of a block of inputs, and add to the gradients of their weights."""
-    panels = INPUT_BLOCK // LANES
-    for panel in range(block * panels, min((block + 1) * panels, n_input_panels(layer))):
-        backward_panel(layer, below, above, n, panel)
-    block_gradient(layer, below, above, n, block)
+def _panels(layer, task):
+    """Return the panels of inputs (start, stop) that are a task."""
+    return task * TASK_PANELS, min((task + 1) * TASK_PANELS, n_input_panels(layer))
+
+
+@njit(**options.CPU_PARALLEL_INNER)
+def _dense_backward(layer, below, above, n):
+    """Overwrite below.error, and add to the layer's gradients. A task is TASK_PANELS panels."""
+    for index in prange(_n_dense_tasks(layer)):
+        task = np.int64(index)
+        backward_panels(layer, below, above, n, _panels(layer, task))
+        add_gradient(layer, below, above, n, _panels(layer, task))
+        if task == 0:
+            add_bias_gradient(layer, above, n)
 
 
 @njit(**options.CPU_PARALLEL_INNER)
@@ -303,9 +313,12 @@ def _update_conv(layer, descent):
 
 @njit(**options.CPU_PARALLEL_INNER)
 def _update_dense(layer, descent):
-    """Update the parameters; return the penalty of the old ones. A task is INPUT_BLOCK inputs."""
-    n_blocks = n_input_blocks(layer)
-    penalties = np.empty(n_blocks, layer.bias.dtype)
-    for task in prange(n_blocks):
-        penalties[task] = update_block(layer, descent, np.int64(task))
+    """Update the parameters; return the penalty of the old ones. A task is TASK_PANELS panels."""
+    n_tasks = _n_dense_tasks(layer)
+    penalties = np.empty(n_tasks, layer.bias.dtype)
+    for index in prange(n_tasks):
+        task = np.int64(index)
+        penalties[task] = update_panels(layer, descent, _panels(layer, task))
+        if task == 0:
+            update_bias(layer, descent)
     return ordered_sum(penalties)

@@ -2,7 +2,7 @@
 
 The first layer's inputs are images, most of whose pixels are zero (``first_layer.py``), and its
 weights are updated once for a group of minibatches (``deferred.py``). All later layers are dense
-(``later_layers.py``). The schedule is in ``_train``; each parallel loop is a function.
+(``kernels/dense_layer.py``). The schedule is in ``_train``; each parallel loop is a function.
 
 No sum is shared between tasks, so the bits are the same for any number of threads.
 """
@@ -14,11 +14,27 @@ import numpy as np
 from numba import njit, prange
 
 from msgd.kernels import options
-from msgd.kernels.cpu import first_argmax, ordered_sum
-from msgd.kernels.dense_layer import LOGITS, Activations, new_activations
-from msgd.kernels.formulas import ACTIVATIONS
+from msgd.kernels.cpu import first_argmax, ordered_sum, softmax_cross_entropy_row
+from msgd.kernels.dense_layer import (
+    LOGITS,
+    Activations,
+    DenseLayer,
+    activate_all,
+    add_gradient,
+    add_sums,
+    backward_panels,
+    get_dense_parameters,
+    n_input_panels,
+    new_activations,
+    new_dense_layer,
+    set_dense_parameters,
+    sum_block,
+    update_panels,
+    with_sums,
+)
+from msgd.kernels.formulas import ACTIVATIONS, like
 from msgd.kernels.sparse import CSR, DCSC
-from msgd.kernels.vectors import aligned_empty
+from msgd.kernels.vectors import LANES, aligned_empty, load, store
 from msgd.models.cpu_backend import CpuBackend
 from msgd.models.mlp.deferred import (
     begin_group,
@@ -37,18 +53,7 @@ from msgd.models.mlp.first_layer import (
     multiply_images,
     n_blocks,
     new_first_layer,
-)
-from msgd.models.mlp.later_layers import (
-    DenseLayer,
-    activate_units,
-    add_blocks,
-    error_block,
-    get_dense_layer,
-    loss,
-    multiply_block,
-    new_dense_layer,
     update_bias,
-    update_block,
 )
 
 TILE = 128  # images that are predicted together
@@ -60,6 +65,7 @@ class Network(NamedTuple):
 
     first: FirstLayer
     dense: tuple[DenseLayer, ...]  # layers 2..L
+    hidden: tuple[DenseLayer, ...] | None  # layers 2..L-1, or None if there are none
     units: tuple[Activations, ...]  # of layers 1..L
 
 
@@ -99,10 +105,10 @@ class Backend(CpuBackend):
 
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
-        first, *dense = self.network.first, *self.network.dense
-        n_units = [layer.n_out for layer in dense]
-        layers = [get_first_layer(first, self.n_hidden[0])]
-        layers += map(get_dense_layer, dense, [self.n_hidden[0], *n_units])
+        layers = [
+            get_first_layer(self.network.first, self.n_hidden[0]),
+            *map(get_dense_parameters, self.network.dense),
+        ]
         parameters = {}
         for number, (weights, bias) in enumerate(layers, start=1):
             parameters |= {f"weights_{number}": weights, f"bias_{number}": bias}
@@ -120,11 +126,19 @@ class Backend(CpuBackend):
         ]
         units.append(new_activations(n_images, len(biases[-1]), LOGITS, self.float_x))
         dense = [
-            new_dense_layer(weights[k], biases[k], n_images, units[k].kind)
-            for k in range(1, len(weights))
+            _dense_layer(*pair, n_images) for pair in zip(weights[1:], biases[1:], strict=True)
         ]
-        first = new_first_layer(weights[0], biases[0], kind)
-        self.network = Network(first, tuple(dense), tuple(units))
+        dense[-1].bias[len(biases[-1]) :] = -np.inf  # the padding of the logits: its softmax is 0
+        first, hidden = new_first_layer(weights[0], biases[0]), tuple(dense[:-1]) or None
+        self.network = Network(first, tuple(dense), hidden, tuple(units))
+
+
+def _dense_layer(weights, bias, n_images):
+    """Return the DenseLayer of weights (n_in, n_out) and bias (n_out,), for up to n_images."""
+    n_in, n_out = weights.shape
+    layer = with_sums(new_dense_layer(n_in, n_out, bias.dtype), n_images)
+    set_dense_parameters(layer, weights, bias)
+    return layer
 
 
 @njit(**options.CPU_ENTRY)
@@ -140,12 +154,10 @@ def _train(images, minibatches, descent, first, network, deferred, costs):
     group = group_of(np.int64(0), n_steps, first, minibatches, descent, deferred.size)
     _begin(group, images.by_image, minibatches, network, deferred)
     for step in range(n_steps):
-        for d in range(last):
-            _forward(dense[d], units[d + 1], dense[d + 1], size)
+        _forward_hidden(network.hidden, network, size)
         labels = minibatches.y[group.first_image : group.first_image + size]
-        cost = loss(dense[last], units[last + 1], labels, minibatches.inverse_size)
-        for d in range(last, 0, -1):
-            cost += _backward(dense[d], descent, units[d], units[d + 1], size)
+        cost = _loss(dense[last], units[last + 1], labels, minibatches.inverse_size)
+        cost += _backward_hidden(network.hidden, descent, network, size)
         following = group_of(step + 1, n_steps, first, minibatches, descent, deferred.size)
         cost += _turn(group, following, images, minibatches, descent, network, deferred)
         costs[step] = cost
@@ -155,6 +167,72 @@ def _train(images, minibatches, descent, first, network, deferred, costs):
         group = following
 
 
+# Where ``hidden`` is None, Numba compiles nothing of what stands below ``hidden is not None``: two
+# or three seconds less to wait for, with one hidden layer.
+
+
+@njit(**options.CPU)
+def _forward_hidden(hidden, network, n):
+    """Take n images forward from the second layer's sums to the last one's; see _forward.
+
+    hidden: that of network, a Network.
+    """
+    if hidden is not None:
+        for d in range(len(hidden)):
+            _forward(network.dense[d], network.units[d + 1], network.dense[d + 1], n)
+
+
+@njit(**options.CPU)
+def _backward_hidden(hidden, descent, network, n):
+    """Take n images back from the last layer to the second's units; return penalties before.
+
+    hidden: that of network, a Network; descent: Descent. See _backward.
+    """
+    total = like(descent.rate, 0)
+    if hidden is not None:
+        for d in range(len(hidden), 0, -1):
+            below, above = network.units[d], network.units[d + 1]
+            total += _backward(network.dense[d], descent, below, above, n)
+    return total
+
+
+@njit(**options.CPU)
+def _panels(layer, block):
+    """Return the panels (start, stop) of a dense layer's inputs that are a block of units below."""
+    start = block * (BLOCK // LANES)
+    return start, min(start + BLOCK // LANES, n_input_panels(layer))
+
+
+@njit(**options.CPU_INLINE)
+def _backward_block(block, layer, descent, below, above, n):
+    """Overwrite the errors of a block of inputs, and update its weights; return their penalty.
+
+    layer: DenseLayer; below, above: Activations of its inputs and units; n: images.
+    """
+    panels = _panels(layer, block)
+    backward_panels(layer, below, above, n, panels)
+    add_gradient(layer, below, above, n, panels)
+    return update_panels(layer, descent, panels)
+
+
+@njit(**options.CPU)
+def _loss(layer, above, labels, inverse_size):
+    """Overwrite the last layer's logits and errors; return the minibatch's mean loss.
+
+    layer: DenseLayer; above: Activations of kind LOGITS; labels: (B,) int32; inverse_size: 1/B,
+    floatX. See formulas.softmax_cross_entropy.
+    """
+    n, width = labels.shape[0], layer.bias.shape[0]
+    nll = np.empty(n, layer.bias.dtype)
+    add_sums(layer, above, (np.int64(0), width), n)
+    for i in range(n):
+        at = i * above.stride
+        for u in range(at, at + width, LANES):
+            store(above.error, u, load(above.h, u))
+        nll[i] = softmax_cross_entropy_row(above.error, at, width, labels[i], inverse_size)
+    return ordered_sum(nll) * inverse_size
+
+
 @njit(**options.CPU)
 def _begin(group, by_image, minibatches, network, deferred):
     """Take the first minibatch of a span forward through the first layer; see _turn."""
@@ -162,7 +240,7 @@ def _begin(group, by_image, minibatches, network, deferred):
     for block in range(layer.bias.shape[0] // BLOCK):
         begin_group(block, group, by_image, minibatches, layer, deferred)
         forward_block(block, group, minibatches, layer, deferred, units)
-        multiply_block(block, network.dense[0], units, (np.int64(0), minibatches.size))
+        sum_block(network.dense[0], units, (np.int64(0), minibatches.size), block)
 
 
 @njit(**options.CPU_PARALLEL_INNER)
@@ -182,8 +260,7 @@ def _turn(group, following, images, minibatches, descent, network, deferred):
     penalty = np.empty(layer.bias.shape[0] // BLOCK, layer.bias.dtype)
     for index in prange(layer.bias.shape[0] // BLOCK):
         block = np.int64(index)
-        error_block(block, above, units, units_above, size)
-        penalty[block] = update_block(block, above, descent, units, units_above, size)
+        penalty[block] = _backward_block(block, above, descent, units, units_above, size)
         update_bias(layer.bias, descent, units, (block * BLOCK, (block + 1) * BLOCK), size)
         defer_steps(block, group, minibatches, descent, deferred, units)
         if group.n_left == 1:
@@ -192,7 +269,7 @@ def _turn(group, following, images, minibatches, descent, network, deferred):
             if following.n_pending == 0:
                 begin_group(block, following, by_image, minibatches, layer, deferred)
             forward_block(block, following, minibatches, layer, deferred, units)
-            multiply_block(block, above, units, (np.int64(0), size))
+            sum_block(above, units, (np.int64(0), size), block)
     update_bias(above.bias, descent, units_above, (np.int64(0), above.bias.shape[0]), size)
     return ordered_sum(penalty)
 
@@ -206,8 +283,7 @@ def _backward(layer, descent, below, above, n):
     penalty = np.empty(layer.sums.shape[0], layer.bias.dtype)
     for index in prange(layer.sums.shape[0]):
         block = np.int64(index)
-        error_block(block, layer, below, above, n)
-        penalty[block] = update_block(block, layer, descent, below, above, n)
+        penalty[block] = _backward_block(block, layer, descent, below, above, n)
     update_bias(layer.bias, descent, above, (np.int64(0), layer.bias.shape[0]), n)
     return ordered_sum(penalty)
 
@@ -220,10 +296,11 @@ def _forward(layer, above, next_layer, n):
     """
     for index in prange(next_layer.sums.shape[0]):
         block = np.int64(index)
-        units = (block * BLOCK, (block + 1) * BLOCK)
-        add_blocks(layer, above, units, n)
-        activate_units(above, units, n)
-        multiply_block(block, next_layer, above, (np.int64(0), n))
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, layer.bias.shape[0])
+        add_sums(layer, above, (start, stop), n)
+        for i in range(n):
+            activate_all(above.h[i * above.stride + start : i * above.stride + stop], above.kind)
+        sum_block(next_layer, above, (np.int64(0), n), block)
 
 
 @njit(**options.CPU_ENTRY)
@@ -237,9 +314,8 @@ def _predict(by_image, pixel_scale, network, predicted):
     for start in range(0, predicted.shape[0], TILE):
         n = min(TILE, predicted.shape[0] - start)
         _predict_first(by_image, (start, start + n), pixel_scale, network)
-        for d in range(last):
-            _forward(dense[d], units[d + 1], dense[d + 1], n)
-        add_blocks(dense[last], logits, (np.int64(0), dense[last].bias.shape[0]), n)
+        _forward_hidden(network.hidden, network, n)
+        add_sums(dense[last], logits, (np.int64(0), dense[last].bias.shape[0]), n)
         for i in range(n):
             at = i * logits.stride
             predicted[start + i] = first_argmax(logits.h[at : at + dense[last].n_out])
@@ -260,7 +336,7 @@ def _predict_first(by_image, images, pixel_scale, network):
         block, start = task // chunks, task % chunks * CHUNK
         rows = (start, min(start + CHUNK, n))
         _predict_block(block, by_image, first, rows, pixel_scale, layer, units)
-        multiply_block(block, above, units, rows)
+        sum_block(above, units, rows, block)
 
 
 @njit(**options.CPU)

@@ -4,7 +4,7 @@ The units are cut into blocks of BLOCK. A block's sums fit into registers, and o
 a block's work. A block's weights are two panels of PANEL units, and in a panel the weights of one
 pixel lie next to each other: weight (d, u) of the layer is ``panels[u // PANEL, d PANEL + u %
 PANEL]``. The rows of a panel that one image needs fit the smallest cache, those of a block the
-next. Units that fill up the last block have weights, activations and errors of 0, and keep them.
+next. Units that fill up the last block have weights and errors of 0, and keep them.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,8 @@ from msgd.kernels.cpu import (
     set_element,
     sgd_step,
 )
-from msgd.kernels.formulas import SIGMOID, like
+from msgd.kernels.dense_layer import BLOCK
+from msgd.kernels.formulas import like
 from msgd.kernels.sparse import SPARE, scale
 from msgd.kernels.vectors import (
     LANES,
@@ -32,15 +33,16 @@ from msgd.kernels.vectors import (
     fma,
     high_half,
     lane_sum,
+    load,
     load_wide,
     low_half,
     multiply,
     multiply_add,
+    splat,
     splat_wide,
     store,
 )
 
-BLOCK = 4 * LANES
 PANEL = BLOCK // 2
 
 
@@ -56,25 +58,15 @@ def n_blocks(n_units):
     return -(-n_units // BLOCK)
 
 
-def fill_up(bias, kind):
-    """Return ``bias`` (n,) of hidden units filled up to whole blocks; kind: of activation.
-
-    What fills up gets the bias whose activation is 0, for otherwise the weights that leave these
-    units would have a gradient, and learn.
-    """
-    padded = aligned_zeros(n_blocks(len(bias)) * BLOCK, bias.dtype)
-    padded[len(bias) :] = -np.inf if kind == SIGMOID else 0
-    padded[: len(bias)] = bias
-    return padded
-
-
-def new_first_layer(weights, bias, kind):
-    """Return the FirstLayer of weights (D, n_1) and bias (n_1,), copied; kind: of activation."""
+def new_first_layer(weights, bias):
+    """Return the FirstLayer of weights (D, n_1) and bias (n_1,), copied."""
     n_in, n_out = weights.shape
     padded = np.zeros((n_in, n_blocks(n_out) * BLOCK), weights.dtype)
     padded[:, :n_out] = weights
     panels = aligned([padded.reshape(n_in, -1, PANEL).transpose(1, 0, 2).ravel()])
-    return FirstLayer(panels.reshape(-1, n_in * PANEL), fill_up(bias, kind))
+    padded_bias = aligned_zeros(padded.shape[1], bias.dtype)
+    padded_bias[:n_out] = bias
+    return FirstLayer(panels.reshape(-1, n_in * PANEL), padded_bias)
 
 
 def get_first_layer(layer, n_out):
@@ -191,3 +183,17 @@ def penalise(weights, places, descent):
         total += penalty(weight, descent)
         weights[w] = sgd_step(weight, penalty_gradient(weight, descent), descent)
     return total
+
+
+@njit(**options.CPU_INLINE)
+def update_bias(bias, descent, above, units, n):
+    """Update the biases of units (start, stop) by n images' errors, above.error.
+
+    bias: flat, of this layer or a later one; descent: Descent; above: Activations of the units.
+    """
+    start, stop = units
+    for u in range(start, stop, LANES):
+        gradient = splat(bias, 0)
+        for i in range(n):
+            gradient = add(gradient, load(above.error, i * above.stride + u))
+        store(bias, u, fma(-descent.rate, gradient, load(bias, u)))
