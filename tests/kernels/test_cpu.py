@@ -6,8 +6,9 @@ import pytest
 from exact import PRECISION, worst_error
 from numba import njit
 
-from msgd.kernels.cpu import activate, softmax_cross_entropy_row
+from msgd.kernels.cpu import activate
 from msgd.kernels.formulas import ACTIVATIONS
+from msgd.kernels.softmax import softmax_cross_entropy_row
 from msgd.kernels.vectors import LANES
 
 

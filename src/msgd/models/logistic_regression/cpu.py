@@ -24,7 +24,6 @@ from msgd.kernels.cpu import (
     penalty,
     penalty_gradient,
     sgd_step,
-    softmax_cross_entropy_row,
 )
 from msgd.kernels.patches import (
     PATCH,
@@ -42,6 +41,7 @@ from msgd.kernels.patches import (
     to_rows,
     totals,
 )
+from msgd.kernels.softmax import softmax_cross_entropy_row
 from msgd.kernels.sparse import share_of_columns
 from msgd.kernels.vectors import LANES, add, aligned_empty, fma, load, load_half, splat, store
 from msgd.models.cpu_backend import CpuBackend

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, prange
 
 from msgd.kernels import options
-from msgd.kernels.cpu import first_argmax, ordered_sum, softmax_cross_entropy_row
+from msgd.kernels.cpu import first_argmax, ordered_sum
 from msgd.kernels.dense_layer import (
     LOGITS,
     Activations,
@@ -33,6 +33,7 @@ from msgd.kernels.dense_layer import (
     with_sums,
 )
 from msgd.kernels.formulas import ACTIVATIONS, like
+from msgd.kernels.softmax import softmax_cross_entropy_row
 from msgd.kernels.sparse import CSR, DCSC
 from msgd.kernels.vectors import LANES, aligned_empty, load, store
 from msgd.models.cpu_backend import CpuBackend
