@@ -105,7 +105,7 @@ def as_markdown(rows, results, more=""):
 
 
 def table_of_comparison(name, *more):
-    """Return the Markdown table of epochs per second, with the ratios that ``more`` runs found."""
+    """Return the Markdown table of epochs per second, with the ratios that earlier runs found, ``more``."""
     results, again = read_measured(name), [*map(read_measured, more)]
     libraries = [*dict.fromkeys(name for runs in results["models"].values() for name in runs)]
     rows = []
@@ -122,7 +122,8 @@ def table_of_comparison(name, *more):
         row["msgd / best other"] = f"{ours['ratio_to_best']:.2f} ({ours['best_competitor']})"
         if again:
             ratios = (run["models"][model]["msgd"]["ratio_to_best"] for run in again)
-            row["in other runs"] = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            name = f"earlier, {again[0]['hardware']['processor']}"
+            row[name] = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         rows.append(row)
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return as_markdown(rows, results, f"{versions}; ")
