@@ -105,7 +105,7 @@ def as_markdown(rows, results, more=""):
 
 
 def table_of_comparison(name, *more):
-    """Return the Markdown table of epochs per second, with the ratios that earlier runs found, ``more``."""
+    """Return the Markdown table of epochs per second, and the ratios of earlier runs, ``more``."""
     results, again = read_measured(name), [*map(read_measured, more)]
     libraries = [*dict.fromkeys(name for runs in results["models"].values() for name in runs)]
     rows = []
