@@ -97,7 +97,9 @@ def end(process):
 
 def describe(steps, packages):
     """Return the parts of the report that say where it comes from."""
+    from msgd.models import MODELS
     from msgd.provenance import describe_code, describe_hardware
+    from msgd.source import sha256_of_source, training_source
 
     versions = steps.get("versions", {})
     code = describe_code()
@@ -106,17 +108,15 @@ def describe(steps, packages):
         here = json.loads(packed.read_text()).get("code", code)
         if here["sha256"] == code["sha256"]:
             code = here
-    from msgd.models import MODELS
-    from msgd.source import sha256_of_source, training_source
-
     files = {file for model in MODELS for file in training_source(model, "cuda")}
-    code = {**code, "cuda_sha256": sha256_of_source(sorted(files))}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": {"gpu": versions.get("gpu"), **describe_hardware()},
         "packages": versions.get("packages", {}),
         "carried": packages,
         "code": code,
+        "cuda_sha256": sha256_of_source(sorted(files)),
+        "why_no_device": versions.get("why_no_device"),
     }
 
 
@@ -144,34 +144,43 @@ def table(report):
     return "\n".join(lines) + "\n"
 
 
-def found_before(folder, names):
-    """Return the report of an earlier run in ``folder`` without the steps ``names``."""
-    report = json.loads((folder / "gpu_day.json").read_text())
-    for outcome in report["outcome"].values():
-        outcome.setdefault("date", report["date"])
-    for name in names:
-        report["outcome"].pop(name, None)
-        report["steps"].pop(name, None)
+def found_before(folder):
+    """Return the report of an earlier run in ``folder``, each outcome with its date and commit.
+
+    SystemExit if there is none that can be read.
+    """
+    path = folder / "gpu_day.json"
+    try:
+        report = json.loads(path.read_text())
+        for outcome in report["outcome"].values():
+            outcome.setdefault("date", report["date"])
+            outcome.setdefault("commit", report["code"]["commit"])
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(f"--keep: {path} cannot be kept ({error!r}); run all steps") from None
     return report
 
 
 def check_same(before, now):
-    """Raise SystemExit if two reports are of different CUDA code, packages or kinds of GPU."""
-    pairs = {
-        "GPU": (before["hardware"]["gpu"], now["hardware"]["gpu"]),
-        "packages": (before["packages"], now["packages"]),
-        "source of CUDA": (before["code"]["cuda_sha256"], now["code"]["cuda_sha256"]),
-    }
-    for name, (then, here) in pairs.items():
-        if then != here:
-            raise SystemExit(f"--keep: the {name} was {then}, and is {here}: run all steps again")
+    """Raise SystemExit if two reports are not of one kind of machine, packages and CUDA code."""
+    if now["why_no_device"]:
+        raise SystemExit(f"--keep: {now['why_no_device']}")
+    for name in ("gpu", "processor", "cores"):
+        check_equal(name, before["hardware"].get(name), now["hardware"][name])
+    for name in ("rehearsal", "packages", "cuda_sha256"):
+        check_equal(name, before.get(name), now[name])
+
+
+def check_equal(name, then, now):
+    """Raise SystemExit unless ``then`` equals ``now``, which are called ``name``."""
+    if then != now:
+        raise SystemExit(f"--keep: {name} was {then}, and is {now}; run all steps again")
 
 
 def run_day(folder, names, seconds, options, keep=False):
     """Run the steps ``names`` and return the report, which is renewed in ``folder`` after each.
 
     With ``keep``, what an earlier run in ``folder`` found in other steps stays in the report, each
-    with its date; SystemExit if it was of other source, packages or another kind of GPU.
+    with its date; SystemExit if it was of another machine, other packages or other CUDA code.
     """
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -180,21 +189,21 @@ def run_day(folder, names, seconds, options, keep=False):
         packages = install(PACKED, folder / "packages") if PACKED.exists() else {}
     except Exception as error:  # the machine's own packages may do
         packages = {"failed": repr(error)}
-    names = list(dict.fromkeys(["versions", *names])) if keep else names
-    before = found_before(folder, names) if keep else None
-    report = before or {"outcome": {}, "steps": {}}
-    for name in names:
+    before = found_before(folder) if keep else None
+    report = dict(before or {"outcome": {}, "steps": {}})
+    for name in dict.fromkeys(["versions", *names] if keep else names):
         left = seconds - (time.monotonic() - started)
-        no_gpu = report["steps"].get("versions", {}).get("why_no_device")
+        no_gpu = report.get("why_no_device")
         if no_gpu or left < SHORTEST:
-            report["outcome"][name] = {"status": "not run: " + (no_gpu or "no time left")}
+            not_run = {"status": "not run: " + (no_gpu or "no time left")}
+            report["outcome"].setdefault(name, not_run)
         else:
             limit = round(min(STEPS[name], left), 1)
             outcome, found = run_step(name, folder, limit, options)
             report["outcome"][name], report["steps"][name] = outcome, found
         in_order = [step for step in STEPS if step in report["outcome"]]
         report["outcome"] = {step: report["outcome"][step] for step in in_order}
-        parts = describe(report["steps"], packages)
+        parts = {"rehearsal": bool(options), **describe(report["steps"], packages)}
         if before:
             check_same(before, parts)
         report = {**report, **parts, "seconds": round(time.monotonic() - started, 1)}
@@ -217,7 +226,7 @@ def main():
     folder = options.folder.resolve()
     report = run_day(folder, options.steps, options.seconds, words, options.keep)
     print(table(report))
-    return 1 if report["steps"].get("versions", {}).get("why_no_device") else 0
+    return 1 if report["why_no_device"] else 0
 
 
 if __name__ == "__main__":

@@ -101,11 +101,12 @@ def as_markdown(rows, results, more=""):
     table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
     hardware = results["hardware"]
     where = f"{hardware['processor']}, {hardware['cores']} cores; {more}"
-    return f"{table}\n\nMeasured on {where}commit {results['code']['commit'][:12]}.\n"
+    commit = (results["code"]["commit"] or "of no clone")[:12]
+    return f"{table}\n\nMeasured on {where}commit {commit}.\n"
 
 
 def table_of_comparison(name, *more):
-    """Return the Markdown table of epochs per second, and the ratios of earlier runs, ``more``."""
+    """Return the Markdown table of epochs per second, and the ratios of other runs, ``more``."""
     results, again = read_measured(name), [*map(read_measured, more)]
     libraries = [*dict.fromkeys(name for runs in results["models"].values() for name in runs)]
     rows = []
@@ -122,8 +123,8 @@ def table_of_comparison(name, *more):
         row["msgd / best other"] = f"{ours['ratio_to_best']:.2f} ({ours['best_competitor']})"
         if again:
             ratios = (run["models"][model]["msgd"]["ratio_to_best"] for run in again)
-            name = f"earlier, {again[0]['hardware']['processor']}"
-            row[name] = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            commit, processor = again[0]["code"]["commit"][:7], again[0]["hardware"]["processor"]
+            row[f"at {commit}, {processor}"] = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         rows.append(row)
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return as_markdown(rows, results, f"{versions}; ")
@@ -196,42 +197,44 @@ def table_of_reference():
 
 def table_of_gpu():
     """Return the Markdown table of epochs per second on a GPU, and the line that says on which."""
+    if not (MEASURED / "gpu_day.json").exists():
+        return "Nothing has been measured on a GPU yet.\n"
     day = read_measured("gpu_day")
     speeds, others = (day["steps"].get(name, {}) for name in ("speed", "torch"))
     rows = []
     for model in MODELS:
-        speed = speeds.get(model, {})
-        if "cuda" not in speed:
-            continue
-        cuda, cpu, torch = speed["cuda"], speed.get("cpu"), others.get(model, {})
+        speed, torch = speeds.get(model, {}), others.get(model, {})
+        cuda, cpu = speed.get("cuda", {}), speed.get("cpu", {})
+        threads = f" ({cpu['threads']} threads)" if cpu else ""
         row = {
             "epochs/s": model,
-            "numba.cuda": f"{cuda['epochs_per_second']:.3g}",
-            "its training alone": f"{cuda['training_epochs_per_second']:.3g}",
-            "our CPU kernels there": "–",
+            "numba.cuda": rate(cuda.get("epochs_per_second")),
+            "its training alone": rate(cuda.get("training_epochs_per_second")),
+            "our CPU kernels there": rate(cpu.get("epochs_per_second")) + threads,
         }
-        if cpu:
-            rate = f"{cpu['epochs_per_second']:.3g}"
-            row["our CPU kernels there"] = f"{rate} ({cpu['threads']} threads)"
-        for way in ("eager", "graph", "compile"):
-            row[f"PyTorch {way}"] = f"{torch[way]:.3g}" if way in torch else "–"
-        rows.append(row)
-    gpu = day["hardware"]["gpu"].partition(",")[0]
-    versions = ", ".join(f"{name} {day['packages'][name]}" for name in ("numba-cuda", "torch"))
+        row |= {f"PyTorch {way}": rate(torch.get(way)) for way in ("eager", "graph", "compile")}
+        rows += [row] if speed or torch else []
+    gpu = (day["hardware"]["gpu"] or "no GPU").partition(",")[0]
+    versions = ", ".join(f"{name} {day['packages'].get(name)}" for name in ("numba-cuda", "torch"))
     return as_markdown(rows, day, f"{gpu}; {versions}; ")
+
+
+def rate(number):
+    """Return ``number`` with three digits, or a dash for None."""
+    return "–" if number is None else f"{float(f'{number:.3g}'):g}"
 
 
 def table_of_designs():
     """Return the Markdown table of what drafts of faster CUDA kernels took."""
     rows = []
     for draft in read_measured("gpu_designs")["designs"]:
-        rate = 1e6 / draft["us_per_step"] / draft["minibatches"]
+        epochs = 1e6 / draft["us_per_step"] / draft["minibatches"]
         rows.append(
             {
                 "model": draft["model"],
                 "draft": draft["design"],
-                "us a minibatch": f"{draft['us_per_step']:.3g}",
-                "epochs/s": f"{float(f'{rate:.3g}'):g}",
+                "µs a minibatch": rate(draft["us_per_step"]),
+                "epochs/s": rate(epochs),
             }
         )
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) + "\n"

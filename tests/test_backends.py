@@ -82,20 +82,30 @@ def test_a_gpu_day_becomes_the_rows_that_are_read(monkeypatch, tmp_path):
     import refresh
 
     speed = {
-        "lenet": {"cuda": {"epochs_per_second": 20.0}, "cpu": {"epochs_per_second": 0.4}},
+        "lenet": {
+            "cuda": {"epochs_per_second": 20.0},
+            "cpu": {"epochs_per_second": 0.4, "threads": 2},
+        },
         "mlp": {"cuda": {"epochs_per_second": 0.2}},  # out of time before the CPU's turn
         "summary": "text",
     }
     day = {
-        "hardware": {"gpu": f"{GPU}, compute capability 9.0"},
+        "hardware": {"gpu": f"{GPU}, compute capability 9.0", "processor": "one", "cores": 2},
         "code": {"commit": "0" * 40},
+        "packages": {},
         "steps": {"speed": speed},
     }
     write_json(tmp_path / "gpu_day.json", day)
     monkeypatch.setattr(refresh, "MEASURED", tmp_path)
     assert yaml.safe_load(refresh.measured_speeds()) == [FASTER]
+    rows = [line.split("|") for line in refresh.table_of_gpu().splitlines()]
+    shown = {row[1].strip(): (row[2].strip(), row[4].strip()) for row in rows if len(row) > 2}
+    assert shown["lenet"] == ("20", "0.4 (2 threads)")
+    assert shown["mlp"] == ("0.2", "–")
+    assert "logistic_regression" not in shown
     monkeypatch.setattr(refresh, "MEASURED", tmp_path / "empty")
     assert yaml.safe_load(refresh.measured_speeds()) == []
+    assert "Nothing has been measured" in refresh.table_of_gpu()
 
 
 def test_the_committed_measurements_have_what_is_read():

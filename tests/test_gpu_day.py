@@ -61,7 +61,7 @@ def test_the_day_from_end_to_end(gpu, tmp_path):
     assert len(statuses) == 8
     assert report["hardware"]["gpu"] == "a pretended GPU, compute capability 9.0"
     assert report["packages"]["numba-cuda"] == "0.30.4"
-    assert len(report["code"]["sha256"]) == len(report["code"]["cuda_sha256"]) == 64
+    assert len(report["code"]["sha256"]) == len(report["cuda_sha256"]) == 64
 
     assert steps["versions"]["tools"]["ncu"] == "missing"
     assert set(steps["smoke"]["right, by blocks"].values()) == {False}
@@ -146,21 +146,55 @@ def test_a_second_run_keeps_what_the_first_found(gpu, tmp_path):
     done, second = run_day(tmp_path / "day", "--keep", "--steps", "micro", **gpu())
     assert done.returncode == 0, done.stderr
     assert list(second["outcome"]) == steps
-    assert second["outcome"]["smoke"] == {**first["outcome"]["smoke"], "date": first["date"]}
+    kept = {"date": first["date"], "commit": first["code"]["commit"]}
+    assert second["outcome"]["smoke"] == {**first["outcome"]["smoke"], **kept}
     assert second["steps"]["smoke"] == first["steps"]["smoke"]
     assert second["steps"]["micro"] != first["steps"]["micro"]
     assert "date" not in second["outcome"]["micro"]
     assert f"| smoke | done ({first['date']}) |" in done.stdout
 
 
-def test_nothing_is_kept_of_other_source(gpu, tmp_path):
+def test_without_time_the_earlier_result_stays(gpu, tmp_path):
+    _, first = run_day(tmp_path / "day", "--steps", "versions", "smoke", **gpu())
+    _, second = run_day(tmp_path / "day", "--keep", "--steps", "smoke", "--seconds", "4", **gpu())
+    assert second["steps"]["smoke"] == first["steps"]["smoke"]
+    assert second["outcome"]["smoke"]["status"] == "done"
+
+
+@pytest.mark.parametrize("name", ["cuda_sha256", "rehearsal", "packages", "gpu"])
+def test_nothing_is_kept_of_another_day(gpu, tmp_path, name):
     _, first = run_day(tmp_path / "day", "--steps", "versions", **gpu())
-    first["code"]["cuda_sha256"] = "0" * 64
+    (first["hardware"] if name == "gpu" else first)[name] = "another"
     (tmp_path / "day" / "gpu_day.json").write_text(json.dumps(first))
     done, second = run_day(tmp_path / "day", "--keep", "--steps", "micro", **gpu())
     assert done.returncode == 1
-    assert "--keep: the source of CUDA was 0000" in done.stderr
+    assert f"--keep: {name} was another, and is " in done.stderr
     assert second == first
+
+
+def test_without_a_device_nothing_is_lost(gpu, tmp_path):
+    _, first = run_day(tmp_path / "day", "--steps", "versions", **gpu())
+    done, second = run_day(
+        tmp_path / "day", "--keep", "--steps", "micro", **gpu(PRETENDED_DEVICES="0")
+    )
+    assert done.returncode == 1
+    assert "--keep: there is neither a CUDA device" in done.stderr
+    assert second == first
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"outcome": {"smoke": {}}}'])
+def test_what_cannot_be_kept_is_said_in_one_line(gpu, tmp_path, text):
+    (tmp_path / "gpu_day.json").write_text(text)
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "gpu_day.py", "--keep", "--folder", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(**gpu()),
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "cannot be kept" in done.stderr
 
 
 def test_no_step_is_begun_without_time(gpu, tmp_path):

@@ -7,10 +7,12 @@ from numba import njit
 from msgd.kernels import dense_layer
 from msgd.kernels.arguments import Descent
 from msgd.kernels.dense_layer import (
+    BLOCK,
     LOGITS,
     get_dense_parameters,
     new_activations,
     new_dense_layer,
+    padded,
     set_dense_parameters,
     with_copy,
     with_sums,
@@ -78,7 +80,7 @@ def test_a_step_of_a_layer_agrees_with_matrix_products(float_name, n_in, n_out, 
     h, error = random.uniform(-1, 1, (n, n_in)), random.normal(size=(n, n_out))
     layer = make_layer(n_in, n_out, float_x, way)
     set_dense_parameters(layer, weights, bias)
-    below = new_activations(n, n_in, SIGMOID, float_x)
+    below = new_activations(n, padded(n_in, BLOCK), SIGMOID, float_x)  # sum_block reads blocks
     above = new_activations(n, n_out, TANH, float_x)
     below.h[:] = PADDING
     below.h.reshape(8, -1)[:n, :n_in] = h
