@@ -83,12 +83,18 @@ def measured_speeds():
             "gpu": day["hardware"]["gpu"].partition(",")[0],  # its name
             "cuda": speed["cuda"]["epochs_per_second"],
             "cpu": speed["cpu"]["epochs_per_second"],
-            "commit": day["code"]["commit"],
+            "commit": commit_of_speed(day),
         }
         for model, speed in day["steps"].get("speed", {}).items()
         if isinstance(speed, dict) and {"cuda", "cpu"} <= set(speed)
     ]
     return head + yaml.safe_dump(rows, sort_keys=False)
+
+
+def commit_of_speed(day):
+    """Return the commit that a GPU day's speeds are of: an earlier one's where they were kept."""
+    kept = day["outcome"].get("speed", {}).get("commit")
+    return kept or day["code"]["commit"]
 
 
 def read_measured(name):
@@ -216,7 +222,8 @@ def table_of_gpu():
         rows += [row] if speed or torch else []
     gpu = (day["hardware"]["gpu"] or "no GPU").partition(",")[0]
     versions = ", ".join(f"{name} {day['packages'].get(name)}" for name in ("numba-cuda", "torch"))
-    return as_markdown(rows, day, f"{gpu}; {versions}; ")
+    measured = {**day, "code": {"commit": commit_of_speed(day)}}
+    return as_markdown(rows, measured, f"{gpu}; {versions}; ")
 
 
 def rate(number):

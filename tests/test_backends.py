@@ -91,7 +91,8 @@ def test_a_gpu_day_becomes_the_rows_that_are_read(monkeypatch, tmp_path):
     }
     day = {
         "hardware": {"gpu": f"{GPU}, compute capability 9.0", "processor": "one", "cores": 2},
-        "code": {"commit": "0" * 40},
+        "code": {"commit": "1" * 40},
+        "outcome": {"speed": {"commit": "0" * 40}},  # kept from an earlier run
         "packages": {},
         "steps": {"speed": speed},
     }
@@ -103,6 +104,7 @@ def test_a_gpu_day_becomes_the_rows_that_are_read(monkeypatch, tmp_path):
     assert shown["lenet"] == ("20", "0.4 (2 threads)")
     assert shown["mlp"] == ("0.2", "–")
     assert "logistic_regression" not in shown
+    assert f"commit {'0' * 12}." in refresh.table_of_gpu()
     monkeypatch.setattr(refresh, "MEASURED", tmp_path / "empty")
     assert yaml.safe_load(refresh.measured_speeds()) == []
     assert "Nothing has been measured" in refresh.table_of_gpu()
