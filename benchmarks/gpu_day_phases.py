@@ -46,7 +46,7 @@ def logistic_regression(backend):
     from numba import cuda
 
     from msgd.kernels.cuda import Images, cost_phase, loss_phase, penalty_phase
-    from msgd.models.logistic_regression import cuda as model
+    from msgd.models.logistic_regression import cuda_plain as model
 
     x, y = backend.shared.splits["train"]
     weights, bias = backend.parameters["weights"], backend.parameters["bias"]
@@ -71,7 +71,7 @@ def mlp(backend):
     from numba import cuda
 
     from msgd.kernels.cuda import Images, cost_phase, loss_phase
-    from msgd.models.mlp import cuda as model
+    from msgd.models.mlp import cuda_plain as model
 
     x, y = backend.shared.splits["train"]
     b, h, error = backend.batch_size, backend.h, backend.error
@@ -101,7 +101,7 @@ def lenet(backend):
     """Return {phase and layer: us} of a minibatch: its kernel reads the phases from a table."""
     from numba import cuda
 
-    from msgd.models.lenet import cuda as model
+    from msgd.models.lenet import cuda_plain as model
 
     names = ("LOAD", "PENALTY", "CONV_FORWARD", "DENSE_FORWARD", "LOSS", "DENSE_ERROR", "UNPOOL")
     names += ("CONV_GRADIENT", "CONV_ERROR", "CONV_UPDATE", "DENSE_UPDATE", "COST")

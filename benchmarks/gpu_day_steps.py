@@ -193,7 +193,7 @@ BIT_BATCHES = {"logistic_regression": 249, "mlp": 60, "lenet": 6}
 
 def trained_bits(model, blocks, count, dataset, day):
     """Return the hash of the parameters after ``count`` minibatches on grids of ``blocks``."""
-    module = importlib.import_module(f"msgd.models.{model}.cuda")
+    module = importlib.import_module(f"msgd.models.{model}.cuda_plain")
     usual = module.launch_shape
 
     def fewer_blocks(n_rows):

@@ -77,7 +77,7 @@ def test_a_model_built_on_another_is_shaped_by_its_room_too():
 def test_the_other_devices_kernels_shape_nothing():
     kernels = {
         "cpu": {"models/mlp/cpu.py", "models/cpu_backend.py", "kernels/cpu.py"},
-        "cuda": {"models/mlp/cuda.py", "models/cuda_backend.py", "kernels/cuda.py"},
+        "cuda": {"models/mlp/cuda.py", "models/mlp/cuda_plain.py", "kernels/cuda.py"},
         "reference": {
             *("models/mlp/reference.py", "models/reference_backend.py", "kernels/reference.py"),
             "kernels/cpu.py",  # compiles the formulas of both

@@ -15,7 +15,7 @@ from contract import ALL_KINDS, Adapter, SgdContract, Sizes, as_list
 
 from msgd.errors import UserError
 from msgd.models import DEVICES
-from msgd.models.lenet import cpu, cuda, model
+from msgd.models.lenet import cpu, cuda_plain, model
 
 SMALL = {"nkerns": [2, 3], "filter_size": 3, "n_hidden": 4}  # on images of 10 x 10
 CPU_SIZES = [
@@ -77,7 +77,7 @@ class TestContract(SgdContract):
 
 def test_predictions_in_parts_on_cuda(monkeypatch):
     """More images than pass through the layers at a time."""
-    monkeypatch.setattr(cuda, "PREDICTED_TOGETHER", 5)
+    monkeypatch.setattr(cuda_plain, "PREDICTED_TOGETHER", 5)
     TestContract().test_predictions_and_error_counts("cuda", (14, 5, SMALL))
 
 

@@ -12,6 +12,12 @@ from msgd.kernels import formulas, options
 from msgd.kernels.formulas import like
 
 IS_SIMULATOR = bool(numba.config.ENABLE_CUDASIM)
+# Whether threads of a warp can exchange values: on Numba's simulator as it is they cannot, and the
+# plain kernels, which do without, run alone.
+HAS_WARPS = hasattr(cuda, "shfl_xor_sync")
+# For functions that get registers (cuda.local.array) from a kernel: a call that is not inlined gets
+# their address, and what has an address lies in memory. Numba's simulator knows no such option.
+INLINE = options.CUDA if IS_SIMULATOR else {**options.CUDA, "forceinline": True}
 IS_NUMBA_CUDA = getattr(cuda, "implementation", None) == "NVIDIA"  # not Numba's own old module
 
 if IS_NUMBA_CUDA and not IS_SIMULATOR:

@@ -1,4 +1,4 @@
-"""Logistic regression's CUDA twin, which also computes cost and gradient over all minibatches.
+"""Logistic regression's CUDA twin, which also computes cost and gradient of all minibatches.
 
 The phases are those of training, with a sum over the minibatches instead of the update.
 """
@@ -17,7 +17,7 @@ from msgd.kernels.cuda import (
 )
 from msgd.kernels.formulas import like
 from msgd.models.cuda_backend import translate_device_errors
-from msgd.models.logistic_regression import cuda as minibatch_sgd
+from msgd.models.logistic_regression import cuda_plain as minibatch_sgd
 
 
 class Backend(minibatch_sgd.Backend):
