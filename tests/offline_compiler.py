@@ -1,14 +1,16 @@
 """Compile a model's CUDA kernels for an H100 on a machine without a GPU; print what came out.
 
 Run as a program of its own, never on the simulator: ``python tests/offline_compiler.py MODEL``.
-It drives the model's real Backend, with launches replaced by compilation to an sm_90 cubin, and
-prints a JSON list with an entry per kernel and float type: registers, stack bytes, and how often
-each machine instruction occurs.
+It drives the model's real Backend and that of its plain kernels, with launches replaced by
+compilation to an sm_90 cubin, and prints a JSON list with an entry per kernel and float type:
+registers, how many it may have, bytes of stack and of shared memory, and how often each machine
+instruction occurs.
 
 Needs the wheels of the extra ``gpu``. Replaces private names of numba-cuda 0.30.4, which is pinned.
 """
 
 import collections
+import importlib
 import importlib.util
 import json
 import os
@@ -30,9 +32,11 @@ from numba.cuda.core.caching import NullCache
 
 from msgd.config import complete_experiment
 from msgd.kernels import cuda as kernels
+from msgd.kernels import options
 from msgd.models import load_backend, load_model
 
 COMPUTE_CAPABILITY = (9, 0)
+SM_REGISTERS = 65_536
 
 
 class StandIn(np.ndarray):
@@ -95,7 +99,7 @@ def tool_folder():
 
 
 def inspect(kernel, signature):
-    """Compile ``kernel``; return its registers, stack bytes and instruction counts."""
+    """Compile ``kernel``; return its registers, bytes of memory and instruction counts."""
     kernel._cache = NullCache()  # no place for kernels that no device has loaded
     folder = tool_folder()
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
@@ -113,7 +117,9 @@ def inspect(kernel, signature):
         usage, assembly = dump("-res-usage", file.name), dump("-sass", file.name)
     # The cubin holds functions of the CUDA runtime too; ours have the package in their name.
     (resources,) = re.findall(r"Function (\S*msgd\S*):\n\s*(.*)", usage)
-    registers, stack = (int(re.search(f"{n}:(\\d+)", resources[1])[1]) for n in ("REG", "STACK"))
+    registers, stack, shared = (
+        int(re.search(f"{name}:(\\d+)", resources[1])[1]) for name in ("REG", "STACK", "SHARED")
+    )
     (body,) = [
         part
         for part in re.split(r"Function : ", assembly)[1:]
@@ -123,8 +129,26 @@ def inspect(kernel, signature):
     return {
         "registers": registers,
         "stack": stack,
+        "shared": shared,
         "instructions": collections.Counter(opcodes),
     }
+
+
+def most_registers(kernel, float_name):
+    """Return how many registers a thread of ``kernel`` may have.
+
+    A kernel that says how many threads it has takes a multiprocessor for itself; of the others
+    several blocks share one.
+    """
+    bounds = kernel.targetoptions.get("launch_bounds")
+    return SM_REGISTERS // bounds[0] if bounds else options.MAX_REGISTERS[float_name]
+
+
+def backends_of(model_name):
+    """Return the model's CUDA Backend and, where it has one, that of its plain kernels."""
+    yield load_backend(model_name, "cuda")
+    if importlib.util.find_spec(f"msgd.models.{model_name}.cuda_plain"):
+        yield importlib.import_module(f"msgd.models.{model_name}.cuda_plain").Backend
 
 
 def main(model_name):
@@ -137,13 +161,16 @@ def main(model_name):
     for float_name in ("float32", "float64"):
         float_x = np.dtype(float_name).type
         parameters = load_model(model_name).initial_parameters(dataset, settings, float_x)
-        backend = load_backend(model_name, "cuda")(dataset, parameters, settings, float_x)
-        backend.train(0, 2)
-        backend.count_errors("valid")
-        if hasattr(backend, "cost_and_gradient"):
-            backend.cost_and_gradient()
+        for make_backend in backends_of(model_name):
+            backend = make_backend(dataset, parameters, settings, float_x)
+            backend.train(0, 2)
+            backend.count_errors("valid")
+            if hasattr(backend, "cost_and_gradient"):
+                backend.cost_and_gradient()
         for name, (kernel, signature) in launched.items():
-            results.append({"kernel": name, "floatX": float_name, **inspect(kernel, signature)})
+            result = {"kernel": name, "floatX": float_name, **inspect(kernel, signature)}
+            results.append({**result, "most_registers": most_registers(kernel, float_name)})
+        launched.clear()
     json.dump(results, sys.stdout)
 
 

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from msgd.kernels import options
 from msgd.models import MODELS
 
 FLOAT64 = re.compile(r"^(D(ADD|MUL|FMA|SETP|MNMX)|.*\.F64)")
-GRID_SYNC_KERNELS = {"_train", "_add_gradients"}
+GRID_SYNC_KERNELS = {"_train", "_train_span", "_add_gradients"}
+FAST_KERNELS = {  # of float32 alone, with the least of the 128-bit loads from shared memory
+    "mlp": {"_train_span": 20, "_share_logits_of_images": 0, "_sum_costs": 0, "_sum_logits": 0}
+}
 GRID_SYNC_FRAME = 16  # bytes
+MOST_SHARED = (48 + 1) * 1024  # bytes; one KiB of them is the driver's
 LOCAL_MEMORY = re.compile(r"^(STL|LDL)")
 
 
@@ -29,6 +32,14 @@ def _missing():
     (root,) = importlib.util.find_spec("nvidia").submodule_search_locations
     tools = [Path(root, "cu13", "bin", name) for name in ("cuobjdump", "nvdisasm")]
     return ", ".join(str(tool) for tool in tools if not tool.exists())
+
+
+class Compiled(list):
+    """The kernels of a model, as tests/offline_compiler.py describes them."""
+
+    def __init__(self, model, kernels):
+        super().__init__(kernels)
+        self.fast = FAST_KERNELS.get(model, {})
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -48,7 +59,7 @@ def compiled(request):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    return Compiled(request.param, json.loads(result.stdout))
 
 
 def _count(kernel, pattern):
@@ -56,10 +67,12 @@ def _count(kernel, pattern):
 
 
 def test_every_kernel_is_compiled_in_both_float_types(compiled):
-    kernels = {(kernel["kernel"], kernel["floatX"]) for kernel in compiled}
-    names = {name for name, _ in kernels}
-    assert len(names) >= 2
-    assert kernels == {(name, float_x) for name in names for float_x in ("float32", "float64")}
+    names = {
+        float_x: {kernel["kernel"] for kernel in compiled if kernel["floatX"] == float_x}
+        for float_x in ("float32", "float64")
+    }
+    assert len(names["float64"]) >= 2
+    assert names["float32"] == names["float64"] | set(compiled.fast)
 
 
 def test_no_float64_instruction_in_a_float32_kernel(compiled):
@@ -86,4 +99,15 @@ def test_no_stack_but_the_frame_of_a_grid_sync(compiled):
 
 def test_registers_leave_room_for_resident_blocks(compiled):
     for kernel in compiled:
-        assert 0 < kernel["registers"] <= options.MAX_REGISTERS[kernel["floatX"]], kernel["kernel"]
+        assert 0 < kernel["registers"] <= kernel["most_registers"], kernel["kernel"]
+
+
+def test_shared_memory_is_what_a_block_may_have_without_asking(compiled):
+    assert max(kernel["shared"] for kernel in compiled) <= MOST_SHARED
+
+
+def test_fast_kernels_load_four_numbers_at_once_where_their_design_says_so(compiled):
+    for kernel in compiled:
+        least = compiled.fast.get(kernel["kernel"], 0)
+        loads = _count(kernel, re.compile(r"^LDS\.128"))
+        assert loads >= least, kernel["kernel"]

@@ -35,19 +35,23 @@ def data(tmp_path_factory):
     return folder / "arrays"
 
 
-def train(data, run, *words, model="logistic_regression", options=(), **environment):
+def train(data, run, *words, model="logistic_regression", options=(), changes=None, **environment):
     return msgd(
         *("train", "--data", data, "--run", run, "--backend", "cuda", *options),
-        *toy.words_of(model, batch_size=10, n_epochs=2),
+        *toy.words_of(model, batch_size=10, n_epochs=2, **(changes or {})),
         *words,
         **environment,
     )
 
 
-@pytest.mark.parametrize("model", toy.SGD_MODELS)
-def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model):
+# A model, changes of its toy, and the threads in a block of the kernel that trains.
+TRAININGS = [(model, {}, 128) for model in toy.SGD_MODELS] + [("mlp", {"n_hidden": 6}, 96)]
+
+
+@pytest.mark.parametrize(("model", "changes", "threads"), TRAININGS)
+def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model, changes, threads):
     run, log = tmp_path / "run", tmp_path / "log"
-    done = train(data, run, model=model, **gpu(PRETENDED_LOG=str(log)))
+    done = train(data, run, model=model, changes=changes, **gpu(PRETENDED_LOG=str(log)))
     assert done.returncode == 0, done.stderr
     assert f"backend cuda, as configured: {DEVICE}" in done.stderr
     assert "Warning" not in done.stderr
@@ -56,12 +60,12 @@ def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model):
 
     launches = [event for event in read_log(log) if isinstance(event, Launch)]
     for launch in launches:
-        assert launch.is_cooperative == (launch.kernel == "_train")
-        assert launch.threads == 128
+        assert launch.is_cooperative == launch.kernel.startswith("_train")
+        assert not launch.is_cooperative or launch.threads == threads
         assert 1 <= launch.blocks <= 264
-    assert {"_train", "_predict_classes", "_count_mistakes"} <= {
-        launch.kernel for launch in launches
-    }
+    kernels = {launch.kernel for launch in launches}
+    assert {"_predict_classes", "_count_mistakes"} <= kernels
+    assert ("_train_span" in kernels) == (threads != 128) == ("_train" not in kernels)
 
     log.unlink()
     score = ("score", "--data", data, "--run", run, "--backend", "cuda")
@@ -70,7 +74,7 @@ def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model):
     assert (run / "score.json").exists()
     kernels = {event.kernel for event in read_log(log) if isinstance(event, Launch)}
     assert "_predict_classes" in kernels
-    assert "_train" not in kernels
+    assert not any(kernel.startswith("_train") for kernel in kernels)
 
 
 def test_conjugate_gradients_find_nothing_to_do_where_gradients_are_zero(gpu, data, tmp_path):
@@ -262,7 +266,7 @@ def test_a_second_process_compiles_nothing_and_another_device_its_own(gpu, data,
         assert architectures(log) == {int(capability)}
         contents.append(cached(cache))
     kernels = {path.name.split("-")[0] for path in contents[0]}
-    assert {"cuda._train", "cuda._logits", "cuda_backend._predict_classes"} <= kernels
+    assert {"cuda_plain._train", "cuda_plain._logits", "cuda_backend._predict_classes"} <= kernels
     assert contents[1] == contents[0]
     assert len(contents[2]) > len(contents[1])
     assert contents[4] == contents[3] == contents[2]

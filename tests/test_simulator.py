@@ -369,12 +369,18 @@ def test_options_of_the_compiler_are_accepted_and_no_others():
 # The models.
 
 
-def digest_of_steps(name):
+# What a model's fast kernels can train: a shape of images and changes of the toy's settings.
+FAST = {"mlp": ((6, 6), {"n_hidden": 6, "lp": 0.0})}
+
+
+def digest_of_steps(name, shape=toy.SHAPE, changes=None, is_fast=False):
     """Return a digest of all that two training steps of a model and its predictions give."""
-    dataset = make_dataset(12, 10, 10, toy.SHAPE, 3)
-    settings = toy.settings_of(name, batch_size=5, l1=0.001, l2=0.01, lp=0.001)
+    dataset = make_dataset(12, 10, 10, shape, 3)
+    settings = {"batch_size": 5, "l1": 0.001, "l2": 0.01, "lp": 0.001, **(changes or {})}
+    settings = toy.settings_of(name, **settings)
     parameters = toy.random_parameters(dataset, settings, np.float32)
     backend = toy.make_backend("cuda", dataset, settings, parameters)
+    assert getattr(backend, "is_fast", False) == is_fast
     if MODELS[name] == "conjugate_gradient":
         cost, gradient = backend.cost_and_gradient()
         results = [np.float64(cost), *gradient.values()]
@@ -411,3 +417,12 @@ def test_a_model_has_the_plain_simulators_bits(
     monkeypatch.setattr(kernels, "SIMULATOR_BLOCKS", blocks)
     monkeypatch.setattr(kernels, "SIMULATOR_THREADS", threads)
     assert digest_of_steps(name) == plain_digests[name]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_fast_kernels_have_the_same_bits_in_any_order(monkeypatch, name):
+    digests = set()
+    for order in ORDERS:
+        monkeypatch.setenv("MSGD_SIMULATOR_ORDER", order)
+        digests.add(digest_of_steps(name, *FAST[name], is_fast=True))
+    assert len(digests) == 1

@@ -69,6 +69,9 @@ class Adapter:
     # (n_train, changes) of trainings with all threads and with one, on 28 x 28 pixels
     threads: tuple = ((100, {}),)
     published_batch: dict = dataclasses.field(default_factory=dict)  # {device: images}, else 20
+    devices: tuple = DEVICES  # that the tests run on
+    shape: tuple = toy.SHAPE  # of the images of the toy
+    layers: dict = dataclasses.field(default_factory=dict)  # else those of the toys
 
     @property
     def is_sgd(self):
@@ -93,7 +96,7 @@ class Adapter:
         """Return complete settings of toys; what the model has no key for is left out."""
         if not self.is_sgd:
             changes.pop("learning_rate", None)
-        return toy.settings_of(self.name, **changes)
+        return toy.settings_of(self.name, **{**self.layers, **changes})
 
     def random_parameters(self, dataset, settings, float_x):
         """Return initial parameters with the adapter's noise."""
@@ -134,14 +137,14 @@ class Contract:
         """Give a test the devices, sizes and kinds it asks for."""
         adapter, wanted = self.adapter, set(metafunc.fixturenames)
         if "sizes" in wanted:
-            cases = [(d, sizes) for d in DEVICES for sizes in adapter.sizes_of(d)]
+            cases = [(d, sizes) for d in adapter.devices for sizes in adapter.sizes_of(d)]
             metafunc.parametrize(("device", "sizes"), cases, ids=str)
         elif "prediction" in wanted:
             table = adapter.predictions
-            cases = [(d, case) for d in DEVICES for case in table.get(d, table["cuda"])]
+            cases = [(d, case) for d in adapter.devices for case in table.get(d, table["cuda"])]
             metafunc.parametrize(("device", "prediction"), cases, ids=str)
         elif "device" in wanted:
-            metafunc.parametrize("device", DEVICES)
+            metafunc.parametrize("device", adapter.devices)
         if "kind" in wanted:
             kinds = [adapter.first_kind(float_name) for float_name in adapter.tolerances]
             metafunc.parametrize("kind", kinds, ids="-".join)
@@ -194,7 +197,7 @@ class Contract:
         def enlarge(parameters):
             [*parameters.values()][-1][:] = [1e4, -1e4, 0]
 
-        sizes = Sizes(8, toy.SHAPE, 3, {})
+        sizes = Sizes(8, self.adapter.shape, 3, {})
         cost = self.check_a_step(device, sizes, "float32", "uint8", enlarge)
         assert cost > 1e3
 
@@ -242,7 +245,7 @@ class Contract:
 
     def toy(self, float_x=np.float32, n_classes=3, **changes):
         """Return (dataset, settings, parameters) of five minibatches."""
-        dataset = make_dataset(22, 11, 11, toy.SHAPE, n_classes)
+        dataset = make_dataset(22, 11, 11, self.adapter.shape, n_classes)
         settings = self.adapter.settings_of(**TOY, **changes)
         return dataset, settings, self.adapter.random_parameters(dataset, settings, float_x)
 
@@ -270,7 +273,7 @@ class Contract:
 
     def test_the_first_of_equal_maxima_is_predicted(self, device):
         """The last weights are 0 at the beginning: the logits are the bias."""
-        dataset = make_dataset(shape=toy.SHAPE, n_classes=4)
+        dataset = make_dataset(shape=self.adapter.shape, n_classes=4)
         settings = self.adapter.settings_of(batch_size=10)
         model = load_model(self.adapter.name)
         parameters = model.initial_parameters(dataset, settings, np.float32)

@@ -1,5 +1,6 @@
 """Both twins of the multilayer perceptron: the contract, and what is its own."""
 
+import dataclasses
 import hashlib
 import itertools
 
@@ -9,13 +10,15 @@ import pytest
 import toy
 from conftest import make_dataset
 from contract import Adapter, SgdContract, Sizes
+from numba.cuda import device_array
 
 from msgd.models import DEVICES
-from msgd.models.mlp import deferred, model
+from msgd.models.mlp import cuda, cuda_plain, deferred, model
 from msgd.models.mlp.first_layer import BLOCK, PANEL, get_first_layer, new_first_layer
 
-# (batch, image shape, classes, n_hidden): on the CPU around blocks of units, on the simulator
-# around blocks of 4 x 8 threads.
+# (batch, image shape, classes, n_hidden): on the CPU around blocks of units, for the plain CUDA
+# kernels around the simulator's blocks of 4 x 8 threads, for the fast ones around blocks of 4
+# units, warps of words of 4 pixels, and tiles of 20 images.
 CPU_SIZES = [
     (1, (1, 3), 2, 1),
     (20, (4, 4), 3, BLOCK - 1),
@@ -29,9 +32,23 @@ CPU_SIZES = [
 ]
 CUDA_SIZES = [
     (1, (1, 3), 2, 1),
-    (8, (2, 4), 3, 4),
+    (8, (1, 6), 3, 4),
     (9, (3, 3), 5, 5),
     (3, (2, 2), 3, [3, 2, 4]),
+]
+FAST_CUDA_SIZES = [
+    (1, (1, 4), 2, 1),
+    (8, (2, 4), 3, 4),
+    (5, (4, 4), 3, 6),
+    (20, (4, 6), 10, 5),
+    (21, (2, 2), 3, 3),
+    (45, (2, 4), 33, 4),
+    (4, (4, 33), 3, 4),
+]
+FAST_CHANGES = [
+    {},
+    {"activation": "sigmoid", "l2": 0.0},
+    {"l1": 0.002, "l2": 0.01},
 ]
 CHANGES = [
     {},
@@ -40,11 +57,11 @@ CHANGES = [
 ]
 
 
-def steps(sizes):
+def steps(sizes, all_changes=CHANGES):
     """Return each of the sizes with each of the changes."""
     return [
         Sizes(*size, {"n_hidden": n_hidden, **changes})
-        for changes in CHANGES
+        for changes in all_changes
         for *size, n_hidden in sizes
     ]
 
@@ -77,10 +94,80 @@ class TestContract(SgdContract):
         smooth=({"n_hidden": [4, 6]}, {"n_hidden": [4, 6], "activation": "sigmoid"}),
         copied=((3, {"n_hidden": [4, 70]}), (3, {"n_hidden": [5, BLOCK]})),
         threads=tuple((100, {"n_hidden": [130, 70], "l1": l1}) for l1 in (0.0, 0.001)),
+        published_batch={"cuda": 2},  # for its price
     )
 
     def cut_groups(self, monkeypatch):
         monkeypatch.setattr(deferred, "GROUP_IMAGES", 8)  # groups of two minibatches, and one alone
+
+
+class TestFastCuda(SgdContract):
+    """The same of the kernels that keep parameters in registers."""
+
+    adapter = dataclasses.replace(
+        TestContract.adapter,
+        sizes={"cuda": steps(FAST_CUDA_SIZES, FAST_CHANGES)},
+        predictions={"cuda": [(33, 5, {"n_hidden": 5}), (9, 3, {"n_hidden": 4})]},
+        kinds=(("float32", "uint8"),),
+        tolerances={"float32": 5e-6},
+        copied=((3, {}), (4, {"n_hidden": 8})),
+        devices=("cuda",),
+        shape=(6, 6),
+        layers={"n_hidden": 6},
+    )
+    # What has no CUDA in it, or nothing of these kernels.
+    test_oracle_gradients_agree_with_finite_differences = None
+    test_model_probabilities_agree_with_the_oracle = None
+    test_bits_do_not_depend_on_the_number_of_threads = None
+    test_long_spans_in_pieces_give_the_same_bits = None
+    test_a_step_at_the_published_sizes = None  # TestContract takes these kernels for it
+
+    def check_a_step(self, device, sizes, *arguments):
+        """As the contract, and see that the fast kernels were taken."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cuda_plain.Backend, "launch_train", None)
+            return super().check_a_step(device, sizes, *arguments)
+
+
+def test_the_fast_cuda_kernels_follow_the_plain_ones():
+    """Over an epoch's edge, with a unit of a block and places of a tile that stay empty."""
+    settings = toy.settings_of("mlp", batch_size=21, n_hidden=7, activation="sigmoid", l2=0.01)
+    dataset = make_dataset(70, 45, 10, (4, 6), 5)
+    parameters = toy.random_parameters(dataset, settings, np.float32, noise=0.5)
+    results = []
+    for backend_class in (cuda.Backend, cuda_plain.Backend):
+        backend = backend_class(dataset, parameters, settings, np.float32)
+        costs = np.concatenate([backend.train(0, 2), backend.train(2, 5)])
+        logits = device_array((45, 5), np.float32)
+        backend.launch_logits(*backend.shared.splits["valid"][:1], logits)
+        results.append([costs, logits.copy_to_host(), *backend.get_parameters().values()])
+    for fast, plain in zip(*results, strict=True):
+        assert np.linalg.norm(fast - plain) <= 2e-6 * np.linalg.norm(plain)
+
+
+PLAIN = {
+    "more than one hidden layer": ({"n_hidden": [4, 4]}, np.float32, "uint8", (4, 4), 3),
+    "floatX is not float32": ({}, np.float64, "uint8", (4, 4), 3),
+    "pixels are not stored as bytes": ({}, np.float32, "float32", (4, 4), 3),
+    "9 pixels are not a multiple of 4": ({}, np.float32, "uint8", (3, 3), 3),
+    "1028 pixels are not a multiple of 4 up to 1024": ({}, np.float32, "uint8", (4, 257), 3),
+    "lp is not 0": ({"lp": 0.1}, np.float32, "uint8", (4, 4), 3),
+    "65 classes are more than 64": ({}, np.float32, "uint8", (4, 4), 65),
+    "1500 images needs too much shared": ({"batch_size": 1500}, np.float32, "uint8", (1, 4), 3),
+}
+
+
+@pytest.mark.parametrize("why", PLAIN)
+def test_what_the_fast_cuda_kernels_cannot_do_the_plain_ones_do(why, caplog):
+    caplog.set_level("INFO", "msgd")
+    changes, float_x, pixels, shape, n_classes = PLAIN[why]
+    settings = toy.settings_of("mlp", **{"batch_size": 4, "n_hidden": 4, **changes})
+    n_train = max(settings["batch_size"], n_classes)
+    dataset = make_dataset(n_train, n_classes, n_classes, shape, n_classes, pixels)
+    parameters = toy.random_parameters(dataset, settings, float_x)
+    backend = toy.make_backend("cuda", dataset, settings, parameters)
+    assert not backend.is_fast
+    assert why in caplog.text
 
 
 FINGERPRINTS = {

@@ -45,6 +45,9 @@ activation_slope = cuda.jit(device=True, **options.CUDA)(formulas.activation_slo
 softmax_cross_entropy = cuda.jit(device=True, **options.CUDA)(formulas.softmax_cross_entropy)
 first_argmax = cuda.jit(device=True, **options.CUDA)(formulas.first_argmax)
 penalty = cuda.jit(device=True, **options.CUDA)(formulas.penalty)
+has_penalty = cuda.jit(device=True, **options.CUDA)(formulas.has_penalty)
+is_l2_alone = cuda.jit(device=True, **options.CUDA)(formulas.is_l2_alone)
+l2_factor = cuda.jit(device=True, **options.CUDA)(formulas.l2_factor)
 penalty_gradient = cuda.jit(device=True, **options.CUDA)(formulas.penalty_gradient)
 sgd_step = cuda.jit(device=True, **options.CUDA)(formulas.sgd_step)
 
