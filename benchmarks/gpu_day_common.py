@@ -77,7 +77,10 @@ def settings_of(model, is_toy):
 
 
 def make_backend(model, device, dataset, float_name="float32", is_toy=False):
-    """Return (backend, minibatches of an epoch) at the beginning of a training."""
+    """Return (backend, minibatches of an epoch) at the beginning of a training.
+
+    device: one of msgd.models.DEVICES, or "cuda_plain" for the plain CUDA kernels alone.
+    """
     from msgd.models import load_backend, load_model
 
     settings, float_x = settings_of(model, is_toy), np.dtype(float_name).type

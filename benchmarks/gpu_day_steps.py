@@ -191,8 +191,12 @@ def twin_errors(found, day, model):
 BIT_BATCHES = {"logistic_regression": 249, "mlp": 60, "lenet": 6}
 
 
-def trained_bits(model, blocks, count, dataset, day):
-    """Return the hash of the parameters after ``count`` minibatches on grids of ``blocks``."""
+def trained_bits(model, device, blocks, count, dataset, day):
+    """Return the hash of the parameters after ``count`` minibatches.
+
+    device: "cuda" or "cuda_plain"; blocks: of the plain kernels' grids at most, None for as many as
+    usual. The fast ones have one grid.
+    """
     module = importlib.import_module(f"msgd.models.{model}.cuda_plain")
     usual = module.launch_shape
 
@@ -202,7 +206,7 @@ def trained_bits(model, blocks, count, dataset, day):
 
     module.launch_shape = fewer_blocks if blocks else usual
     try:
-        backend, n = make_backend(model, "cuda", dataset, is_toy=day.is_rehearsal)
+        backend, n = make_backend(model, device, dataset, is_toy=day.is_rehearsal)
         backend.train(0, min(count, n))
     finally:
         module.launch_shape = usual
@@ -217,19 +221,23 @@ def bits(found, day):
     for model in day.models:
         count = BIT_BATCHES[model]
         few = max(2, count // 20)  # one block is slow
-        runs = {"first": (None, count), "second": (None, count), "37 blocks": (37, count)}
-        runs |= {"few minibatches": (None, few), "few minibatches, one block": (1, few)}
-        hashes = {}
-        for name, (blocks, length) in runs.items():
-            hashes[name] = trained_bits(model, blocks, length, dataset, day)
-            found[model] = hashes
-        long, short = [*hashes.values()][:3], [*hashes.values()][3:]
-        same[model] = len(set(long)) == 1 and len(set(short)) == 1
+        groups = {
+            "cuda": {"first": (None, count), "second": (None, count)},
+            "cuda_plain": {"plain": (None, count), "plain, 37 blocks": (37, count)},
+            "cuda_plain, few": {"plain, few": (None, few), "plain, few, one block": (1, few)},
+        }
+        hashes, same[model] = {}, True
+        for group, runs in groups.items():
+            for name, (blocks, length) in runs.items():
+                device = group.partition(",")[0]
+                hashes[name] = trained_bits(model, device, blocks, length, dataset, day)
+                found[model] = hashes
+            same[model] &= len({hashes[name] for name in runs}) == 1
         found["same"] = same
     found["summary"] = f"same bytes: {same}"
 
 
-CUDA_EPOCHS = {"logistic_regression": (30, 3), "lenet": (2, 3), "mlp": (1, 3)}
+CUDA_EPOCHS = {"logistic_regression": (30, 3), "lenet": (2, 3), "mlp": (10, 3)}
 CPU_EPOCHS = {"logistic_regression": (30, 3), "lenet": (1, 2), "mlp": (2, 3)}
 
 

@@ -215,7 +215,7 @@ class Backend(cuda_plain.Backend):
         if not self.is_fast:
             super().launch_logits(x, logits)
             return
-        sizes, stream = self.sizes, self.shared.stream
+        sizes = self.sizes
         together = min(len(x), PREDICTED_TOGETHER)
         row = blocks_row(sizes)
         shares = cuda.device_array(together * self.n_classes * row, self.float_x)
@@ -223,7 +223,7 @@ class Backend(cuda_plain.Backend):
             part = slice(start, min(start + together, len(x)))
             n = part.stop - start
             self._share_logits_of_images[
-                (int(sizes.blocks), PREDICTING_BLOCKS), int(sizes.threads), stream
+                (int(sizes.blocks), PREDICTING_BLOCKS), int(sizes.threads)
             ](
                 words_of(x[part]),
                 n,
@@ -235,7 +235,7 @@ class Backend(cuda_plain.Backend):
             )
             warps = options.THREADS_PER_BLOCK // int(LANES)
             blocks = -(-n * self.n_classes // warps)
-            _sum_logits[blocks, options.THREADS_PER_BLOCK, stream](
+            _sum_logits[blocks, options.THREADS_PER_BLOCK](
                 shares,
                 int(sizes.blocks),
                 self.bias[int(sizes.hidden) :],
@@ -245,13 +245,12 @@ class Backend(cuda_plain.Backend):
 
 def why_plain(dataset, settings, float_x):
     """Return why the fast kernels cannot train this, or "" if they can."""
-    n_hidden = settings["n_hidden"]
     n_features, n_classes = dataset.train_x.shape[1], dataset.n_classes
     if not HAS_WARPS:
         return "Numba's simulator has no warps"
     if float_x != np.float32:
         return "floatX is not float32"
-    if not isinstance(n_hidden, int):
+    if np.size(settings["n_hidden"]) > 1:
         return "there is more than one hidden layer"
     if dataset.train_x.dtype != np.uint8:
         return "the pixels are not stored as bytes"
@@ -267,7 +266,7 @@ def why_plain(dataset, settings, float_x):
     if not IS_SIMULATOR:
         resident = BLOCKS_PER_SM * cuda.get_current_device().MULTIPROCESSOR_COUNT
         if sizes.blocks > resident:
-            return f"the device runs {resident} blocks at once, and {n_hidden} units need more"
+            return f"the units need {sizes.blocks} blocks at once, and the device runs {resident}"
     return ""
 
 
@@ -279,8 +278,8 @@ def sizes_of(dataset, settings):
     words = dataset.train_x.shape[1] // int(PIXELS)
     n_threads = max(words, tile * int(UNITS))  # phase 2 has no loop over threads
     pixel_warps = -(-n_threads // int(LANES))
-    blocks = -(-settings["n_hidden"] // int(UNITS))
-    hidden, classes = settings["n_hidden"], dataset.n_classes
+    hidden, classes = np.ravel(settings["n_hidden"])[0], dataset.n_classes
+    blocks = -(-hidden // int(UNITS))
     threads = (pixel_warps + 1) * int(LANES)
     numbers = batch_size, tile, tiles, 0, words, hidden, classes, blocks, pixel_warps, threads
     return Sizes(*map(np.uint32, numbers))._replace(has_gaps=tile * tiles > batch_size)
