@@ -94,23 +94,32 @@ def tool_folder():
     return Path(root) / "cu13" / "bin"
 
 
-def inspect(kernel, signature):
-    """Compile ``kernel``; return its registers, stack bytes and instruction counts."""
+def disassemble(kernel, signature, *commands):
+    """Compile ``kernel``; return what each of ``commands``, a tool's words, prints of its cubin."""
     kernel._cache = NullCache()  # no place for kernels that no device has loaded
     folder = tool_folder()
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     cubin = kernel.compile(signature)._codelibrary.get_cubin(cc=(*COMPUTE_CAPABILITY, "a"))
-
-    def dump(option, path):
-        command = [str(folder / "cuobjdump"), option, path]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, env=environment
-        ).stdout
-
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin.code)
         file.flush()
-        usage, assembly = dump("-res-usage", file.name), dump("-sass", file.name)
+        return [
+            subprocess.run(
+                [str(folder / tool), *options, file.name],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=environment,
+            ).stdout
+            for tool, *options in commands
+        ]
+
+
+def inspect(kernel, signature):
+    """Compile ``kernel``; return its registers, stack bytes and instruction counts."""
+    usage, assembly = disassemble(
+        kernel, signature, ("cuobjdump", "-res-usage"), ("cuobjdump", "-sass")
+    )
     # The cubin holds functions of the CUDA runtime too; ours have the package in their name.
     (resources,) = re.findall(r"Function (\S*msgd\S*):\n\s*(.*)", usage)
     registers, stack = (int(re.search(f"{n}:(\\d+)", resources[1])[1]) for n in ("REG", "STACK"))
@@ -127,22 +136,30 @@ def inspect(kernel, signature):
     }
 
 
-def main(model_name):
-    pretend_device()
+def launches(model_name, float_name):
+    """Return {name: (kernel, signature)} of what ``model_name`` launches on images of MNIST's shape.
+
+    After pretend_device, whatever the model: train, validate, and the gradient where it has one.
+    """
     launched = {}
     record_launches(launched)
     dataset = make_dataset(1200, 600, 600, (28, 28), 10)
     settings = complete_experiment({"model": model_name})
+    float_x = np.dtype(float_name).type
+    parameters = load_model(model_name).initial_parameters(dataset, settings, float_x)
+    backend = load_backend(model_name, "cuda")(dataset, parameters, settings, float_x)
+    backend.train(0, 2)
+    backend.count_errors("valid")
+    if hasattr(backend, "cost_and_gradient"):
+        backend.cost_and_gradient()
+    return launched
+
+
+def main(model_name):
+    pretend_device()
     results = []
     for float_name in ("float32", "float64"):
-        float_x = np.dtype(float_name).type
-        parameters = load_model(model_name).initial_parameters(dataset, settings, float_x)
-        backend = load_backend(model_name, "cuda")(dataset, parameters, settings, float_x)
-        backend.train(0, 2)
-        backend.count_errors("valid")
-        if hasattr(backend, "cost_and_gradient"):
-            backend.cost_and_gradient()
-        for name, (kernel, signature) in launched.items():
+        for name, (kernel, signature) in launches(model_name, float_name).items():
             results.append({"kernel": name, "floatX": float_name, **inspect(kernel, signature)})
     json.dump(results, sys.stdout)
 
