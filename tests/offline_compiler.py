@@ -9,14 +9,12 @@ Needs the wheels of the extra ``gpu``. Replaces private names of numba-cuda 0.30
 """
 
 import collections
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import numba.cuda.api
@@ -24,6 +22,7 @@ import numba.cuda.compiler
 import numba.cuda.cudadrv.devices
 import numba.cuda.dispatcher
 import numpy as np
+from compiler_wheels import tool_folder
 from conftest import make_dataset
 from numba import cuda, types
 from numba.cuda.core.caching import NullCache
@@ -88,12 +87,6 @@ def record_launches(launched):
     numba.cuda.dispatcher.CUDADispatcher.__getitem__ = launch
 
 
-def tool_folder():
-    """Return the folder of cuobjdump and nvdisasm in the wheels of the extra ``gpu``."""
-    (root,) = importlib.util.find_spec("nvidia").submodule_search_locations
-    return Path(root) / "cu13" / "bin"
-
-
 def disassemble(kernel, signature, *commands):
     """Compile ``kernel``; return what each of ``commands``, a tool's words, prints of its cubin."""
     kernel._cache = NullCache()  # no place for kernels that no device has loaded
@@ -137,9 +130,9 @@ def inspect(kernel, signature):
 
 
 def launches(model_name, float_name):
-    """Return {name: (kernel, signature)} of what ``model_name`` launches on images of MNIST's shape.
+    """Return {name: (kernel, signature)} of what a model launches on images of MNIST's shape.
 
-    After pretend_device, whatever the model: train, validate, and the gradient where it has one.
+    Call pretend_device first. It trains, validates, and computes the gradient where it has one.
     """
     launched = {}
     record_launches(launched)
