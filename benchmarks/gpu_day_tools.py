@@ -15,10 +15,10 @@ STEPS = Path(__file__).with_name("gpu_day_steps.py")
 
 
 def chase_kernel():
-    """Return a kernel of loads each of which waits for the one before."""
+    """Return a kernel of loads each of which waits for the one before; gpu_estimate.py reads it."""
     from numba import cuda
 
-    @cuda.jit(lineinfo=True)  # an estimate replays it, to know what is not the load
+    @cuda.jit
     def chase(following, times, last):
         at = last[0]  # goes on where the last launch ended, so that large arrays are new ground
         for _ in range(times):
