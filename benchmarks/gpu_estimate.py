@@ -12,20 +12,17 @@ measured. Needs the wheels of the extra ``gpu``.
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
-os.environ["NUMBA_ENABLE_CUDASIM"] = "0"  # before Numba is imported: its compiler is wanted
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / name) for name in ("src", "tests")]
-
-from common import ROOT  # noqa: E402
-from gpu_estimate_code import find_loops, read_kernel  # noqa: E402
-from gpu_estimate_phases import Code, Loads, Phases, TableError  # noqa: E402
-from gpu_estimate_replay import replay_loop  # noqa: E402
-from gpu_estimate_table import KERNELS  # noqa: E402
+from common import ROOT
+from gpu_estimate_code import find_loops, read_kernel
+from gpu_estimate_phases import Code, Loads, Phases, TableError
+from gpu_estimate_replay import replay_loop
+from gpu_estimate_table import KERNELS
 
 ACCEPTED = ROOT / "benchmarks" / "results" / "gpu_estimate.json"
 GPU_DAY = ROOT / "benchmarks" / "results" / "gpu_day.json"
@@ -35,12 +32,14 @@ TOLERATED = 1.1  # times the accepted estimate
 # cache, within what is published (33 to 41); at 1755 MHz, the slowest it may do under load, 26.
 CLOCK = 1980  # cycles of a microsecond
 L2_MEGABYTES = 5.5  # in a microsecond, of all multiprocessors together; published, not measured
-COMPILERS = ("numba", "numba-cuda", "llvmlite", "nvidia-cuda-nvrtc", "nvidia-nvjitlink")
+COMPILERS = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
 LISTING = ("nvdisasm", "-gi", "-hex", "-c")
 
 
 def compiled(models):
     """Return {model: what nvdisasm prints of its kernel}, and of the day's dependent loads."""
+    os.environ["NUMBA_ENABLE_CUDASIM"] = "0"  # before Numba is imported: its compiler is wanted
+    sys.path[:0] = [str(ROOT / name) for name in ("src", "tests")]
     from msgd.kernels import options
 
     # Lines of the source beside the machine code, which stays the same; before models are imported.
@@ -93,7 +92,7 @@ def grid_wait(micro, blocks):
     """Return the us of a wait of a grid: between those measured, in proportion to its blocks."""
     pairs = [(int(k.split()[2]), us) for k, us in micro.items() if k.startswith("grid.sync")]
     measured = sorted(pairs)
-    for (low, at_low), (high, at_high) in zip(measured, measured[1:], strict=False):
+    for (low, at_low), (high, at_high) in itertools.pairwise(measured):
         if low <= blocks <= high:
             return at_low + (at_high - at_low) * (blocks - low) / (high - low)
     raise TableError(f"the GPU day measured waits of {measured[0][0]} to {measured[-1][0]} blocks")
@@ -144,7 +143,7 @@ def table(kernel, found):
         "|:--|--:|--:|--:|--:|",
     ]
     for name, phase in found["phases"].items():
-        alone = f"{day['phases'][name]:.4g}" if name in day["phases"] else ""
+        alone = f"{max(day['phases'][name], 0):.4g}" if name in day["phases"] else ""
         share = phase["us"] / found["us_per_step"]
         lines.append(f"| {name} | {phase['cycles']} | {phase['us']:.4g} | {share:.0%} | {alone} |")
     ratio = found["us_per_step"] / day["us_per_step"]
@@ -179,6 +178,26 @@ def became_slower(found, accepted):
     return lines
 
 
+def compilers():
+    return {name: version(name) for name in COMPILERS}
+
+
+def check(found):
+    """Return the exit code: 1, with the reason printed, if a model became slower."""
+    accepted = json.loads(ACCEPTED.read_text())
+    slower = became_slower(found, accepted["models"])
+    if not slower:
+        return 0
+    if (now := compilers()) != accepted["compilers"]:
+        slower.append(f"Accepted were what {accepted['compilers']} made; here are {now}.")
+    slower.append(
+        "If that is meant, say why in the commit message and accept it: "
+        "python benchmarks/gpu_estimate.py --accept"
+    )
+    print(*slower, sep="\n", file=sys.stderr)
+    return 1
+
+
 def accept(found):
     """Make ``found`` the accepted estimates, beside those of other models."""
     models = json.loads(ACCEPTED.read_text())["models"] if ACCEPTED.exists() else {}
@@ -186,7 +205,7 @@ def accept(found):
         phases = {name: round(phase["us"], 3) for name, phase in one["phases"].items()}
         models[model] = {"us_per_step": round(one["us_per_step"], 3), "phases": phases}
     what = "Estimates by benchmarks/gpu_estimate.py, in us of a minibatch; not measured."
-    report = {"what": what, "compilers": {name: version(name) for name in COMPILERS}}
+    report = {"what": what, "compilers": compilers()}
     ACCEPTED.write_text(json.dumps({**report, "models": models}, indent=1) + "\n")
 
 
@@ -223,22 +242,14 @@ def main():
         print(json.dumps({"clock_mhz": CLOCK, "loads": loads._asdict(), "models": found}, indent=1))
     else:
         print("Estimates by replay of machine code for an H100; nothing below ran on one, but for")
-        print(f"what is called measured. Clock {CLOCK} MHz; a load takes {loads.l1} cycles from the")
+        print(
+            f"what is called measured. Clock {CLOCK} MHz; a load takes {loads.l1} cycles from the"
+        )
         print(f"L1 cache, {loads.l2} from L2.\n")
         print("\n".join(table(k, found[k.model]) for k in KERNELS if k.model in found))
     if arguments.accept:
         accept(found)
-    if not arguments.check:
-        return 0
-    slower = became_slower(found, json.loads(ACCEPTED.read_text())["models"])
-    if slower:
-        print(*slower, sep="\n", file=sys.stderr)
-        print(
-            "If that is meant, say why in the commit message and accept it: "
-            "python benchmarks/gpu_estimate.py --accept",
-            file=sys.stderr,
-        )
-    return int(bool(slower))
+    return check(found) if arguments.check else 0
 
 
 if __name__ == "__main__":

@@ -143,7 +143,8 @@ def successors(instructions, labels):
     for at, instruction in enumerate(instructions):
         onward = [at + 1] if at + 1 < len(instructions) else []
         is_sure = not instruction.guard and not re.search(r"\bU?P\d", instruction.operands)
-        if instruction.kind in ("BRA", "JMP"):
+        # BRA.DIV leads around a shuffle or vote whose lanes came apart; there they do not.
+        if instruction.kind in ("BRA", "JMP") and not instruction.opcode.startswith("BRA.DIV"):
             target = labels[TARGET.search(instruction.operands)[1]]
             onward = [target] if is_sure else [*onward, target]
         elif instruction.kind in ("EXIT", "RET") and is_sure:

@@ -40,13 +40,12 @@ class Code:
         self.order = {at: k for k, at in enumerate(flow_order(self.instructions, labels))}
         found = find_loops(self.instructions, labels)
         self.sources = {loop: self._source(loop) for loop in found}
-        steps = [loop for loop, path in self.sources.items() if self._is_step(path)]
-        if len(steps) != 1:
+        self.step = next((x for x in found if self._is_step(self.sources[x])), None)
+        if self.step is None:
             raise TableError(
-                f"{kernel.model}: {len(steps)} loops over `{kernel.loop}` in {kernel.name}; "
-                "the table must name the one over minibatches"
+                f"{kernel.model}: {kernel.name} has no loop over `{kernel.loop}`, which the table "
+                "calls the one over minibatches; mend benchmarks/gpu_estimate_table.py"
             )
-        self.step = steps[0]
         self.loops = [loop for loop in found if loop.body < self.step.body]
 
     def _source(self, loop):
@@ -184,7 +183,9 @@ class Phases:
 
     def _call(self, path):
         """Return which of the calls of a function with one loop, in order of lines, ``path`` is."""
-        calls = {other for other in self.code.sources.values() if other[:-1] and other[-1] == path[-1]}
+        calls = {
+            other for other in self.code.sources.values() if other[:-1] and other[-1] == path[-1]
+        }
         return sorted(calls).index(path)
 
     def between_barriers(self, phases):

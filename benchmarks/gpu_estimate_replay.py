@@ -70,8 +70,8 @@ class Warp:
         self.at += 1
 
     def end(self):
-        """Return the cycle in which all that was issued is done."""
-        return max(self.ready, *self.free)
+        """Return the cycle in which it is past its last instruction; results may be on the way."""
+        return self.ready
 
 
 class Slot(NamedTuple):

@@ -1,0 +1,217 @@
+"""The estimate of the CUDA kernels' speed: its parts on made-up machine code, and the whole.
+
+The whole is compiled as the compile gate's kernels are, and compared with the accepted estimates.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from compiler_wheels import require_compiler
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import gpu_estimate
+import gpu_estimate_code as machine
+from gpu_estimate_phases import BARRIER, Code, Loads, Phases, TableError
+from gpu_estimate_replay import BRANCH, replay, replay_loop
+from gpu_estimate_table import KERNELS, Kernel, Phase
+
+LOADS = Loads(l1=50, l2=300)
+NONE = 7  # in the place of the number of a scoreboard entry
+
+SOURCE = """\
+def add(a, b):
+    return a + b
+
+
+def total(values, n):
+    z = 0
+    for k in range(n):
+        z = add(z, values[k])
+    return z
+
+
+def kernel(values, n):
+    for step in range(n):
+        if values:
+            total(values, n)
+        else:
+            other(n)
+
+
+def other(n):
+    return n + n
+"""
+
+
+def one(text, stall=1, result=NONE, waits=()):
+    """Return an instruction as nvdisasm prints it; stall, result, waits: see Instruction."""
+    control = stall | result << 5 | NONE << 8 | sum(1 << entry for entry in waits) << 11
+    return f"\t/*0010*/ {text} ; /* 0x{0:016x} */\n\t/* 0x{control << 41:016x} */"
+
+
+def at(file, *lines):
+    """Return the marks of a line of the source, after those of the lines that call it."""
+    marks = []
+    for k in range(len(lines)):
+        inlined = f' inlined at "{file}", line {lines[k - 1]}' if k else ""
+        marks.insert(0, f'\t//## File "{file}", line {lines[k]}{inlined}')
+    return "\n".join(marks)
+
+
+def listing(*parts, name="kernel"):
+    return "\n".join(["first", f"//----- .text.{name} -----", *parts, ""])
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "kernels.py"
+    path.write_text(SOURCE)
+    return str(path)
+
+
+def made_of(file):
+    """Return the listing of SOURCE's kernel, whose loop in ``total`` is unrolled twice."""
+    return listing(
+        at(file, 13),
+        one("MOV R0, R1"),
+        ".L_x_1:",
+        at(file, 15, 7),
+        one("MOV R2, RZ", 4),
+        ".L_x_2:",
+        at(file, 15, 8),
+        one("LDG.E R4, [R2]", result=0),
+        one("LDG.E R5, [R2+0x4]", result=0),
+        at(file, 15, 8, 2),
+        one("FADD R3, R3, R4", 4, waits=(0,)),
+        one("FADD R3, R3, R5", 4),
+        at(file, 15, 7),
+        one("ISETP.NE.AND P0, PT, R2, RZ, PT", 13),
+        one("@P0 BRA `(.L_x_2)", 5),
+        at(file, 13),
+        one("BAR.SYNC.DEFER_BLOCKING 0x0"),
+        at(file, 17, 21),
+        one("FADD R6, R6, R6", 15),
+        at(file, 13),
+        one("@P1 BRA `(.L_x_1)", 5),
+        one("EXIT"),
+    )
+
+
+def kernel(*phases, **more):
+    parts = {"model": "toy", "blocks": 1, "minibatches": 1, "grid_waits": 0, "name": "kernel"}
+    return Kernel(**parts, phases=phases, **more)
+
+
+def cycles(file, phase, **more):
+    return Phases(Code(made_of(file), kernel(phase, **more)), LOADS).of_function(phase)
+
+
+def test_an_instruction_has_what_the_compiler_encoded_and_its_source(file):
+    instructions, labels = machine.read_kernel(made_of(file), "kernel")
+    load, _, add = instructions[2:5]
+    assert (load.opcode, load.kind, load.stall, load.result, load.waits) == (
+        *("LDG.E", "LDG", 1, 0),
+        (),
+    )
+    assert (add.stall, add.result, add.read, add.waits) == (4, None, None, (0,))
+    assert add.frames == ((file, 15), (file, 8), (file, 2))
+    assert [place.kind for place in machine.places(add)] == ["loop", "if", "call", "loop", "call"]
+    assert labels == {".L_x_1": 1, ".L_x_2": 2}
+
+
+def test_loops_are_found_by_their_branches_back(file):
+    outer, inner = machine.find_loops(*machine.read_kernel(made_of(file), "kernel"))
+    assert (outer.header, inner.header) == (1, 2)
+    assert inner.body == set(range(2, 8)) < outer.body
+
+
+def instruction(text, stall=1, result=NONE, waits=()):
+    (found,), _ = machine.read_kernel(listing(one(text, stall, result, waits)), "kernel")
+    return found
+
+
+def test_stall_counts_and_entries_delay_a_warp():
+    add = instruction("FADD R0, R0, R0", 4)
+    assert replay([[add] * 10], 300) == 40
+    load = instruction("LDG.E R0, [R2]", result=2)
+    user = instruction("FADD R0, R0, R0", waits=(2,))
+    assert replay([[load, user]], 300) == 301
+
+
+def test_warps_hide_waiting_but_share_pipes():
+    add = instruction("FADD R0, R0, R0", 4)
+    assert replay([[add] * 10] * 4, 300) == 43
+    sine = instruction("MUFU.SIN R0, R0")
+    assert replay([[sine] * 10] * 2, 300) == 19 * 8 + 1
+
+
+def test_a_pass_of_a_loop_costs_a_branch_at_least():
+    assert replay_loop([[instruction("FADD R0, R0, R0", 4)] * 10], 300) == 40
+    assert replay_loop([[instruction("FADD R0, R0, R0", 4)]], 300) == BRANCH
+    assert replay_loop([[]], 300) == 0
+
+
+def test_a_loop_is_passed_as_the_table_says(file):
+    """A pass of the source is half one of the machine code, which is unrolled twice."""
+    few, many = (cycles(file, Phase("all", "total", {"k": n})) for n in (10, 30))
+    one_pass = 2 + LOADS.l2 + 4 + 4 + 13 + 5  # the second load is issued two cycles after the first
+    assert many - few == pytest.approx(10 * one_pass)
+    in_l1 = cycles(file, Phase("all", "total", {"k": 30}, l2_share=0))
+    assert many - in_l1 == pytest.approx(15 * (LOADS.l2 - LOADS.l1))
+
+
+def test_branches_that_are_not_taken_cost_nothing(file):
+    rest = Phase("else", "other", {})
+    inside = Phase("all", "total", {"k": 10})
+    assert cycles(file, rest) == 15
+    assert cycles(file, rest, taken={"values": True}) == 0
+    assert cycles(file, inside, taken={"values": True}) > 0
+    assert cycles(file, inside, taken={"values": False}) == 0
+
+
+def test_stretches_between_barriers(file):
+    phases = Phase("before and after", "", {"k": 10}), Phase("rest", "", {})
+    found = Code(made_of(file), kernel(*phases, by_barrier=True))
+    with pytest.raises(TableError, match="has 1 stretches between barriers and the table 2"):
+        Phases(found, LOADS).between_barriers(phases)
+    (both,) = Phases(found, LOADS).between_barriers(phases[:1])
+    assert both > BARRIER + 5 * LOADS.l2 + 15
+
+
+@pytest.mark.parametrize(
+    ("phase", "more", "says"),
+    [
+        (Phase("gone", "_gone", {}), {}, "no machine code comes from `_gone`, which phase 'gone'"),
+        (Phase("all", "total", {}), {}, r"a loop over `k` \(total, line 7\) and does not say how"),
+        (Phase("all", "total", {"k": 1}), {"loop": "x"}, "has no loop over `x`"),
+    ],
+)
+def test_a_table_that_does_not_fit_the_code_is_named(file, phase, more, says):
+    with pytest.raises(TableError, match=says):
+        cycles(file, phase, **more)
+
+
+def test_what_became_slower_is_named():
+    accepted = {"mlp": {"us_per_step": 100}}
+    assert gpu_estimate.became_slower({"mlp": {"us_per_step": 109}}, accepted) == []
+    (line,) = gpu_estimate.became_slower({"mlp": {"us_per_step": 111}}, accepted)
+    assert line == "mlp: a step is estimated at 111 us, accepted are 100"
+    (line,) = gpu_estimate.became_slower({"lenet": {"us_per_step": 1}}, accepted)
+    assert line == "lenet: no estimate is accepted yet"
+
+
+@pytest.mark.parametrize("model", [one.model for one in KERNELS])
+def test_no_kernel_became_slower_without_saying_so(model):
+    """Accept what is meant: python benchmarks/gpu_estimate.py --accept."""
+    require_compiler()
+    result = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu_estimate.py", model, "--check"],
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
