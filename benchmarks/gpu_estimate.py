@@ -106,7 +106,7 @@ def estimate(kernel, listing, loads, micro):
     else:
         cycles = [phases.of_function(phase) for phase in kernel.phases]
     found = {
-        phase.name: {"cycles": round(n), "us": max(n / CLOCK, phase.l2_megabytes / L2_MEGABYTES)}
+        phase.name: {"cycles": round(n), "us": n / CLOCK + phase.l2_megabytes / L2_MEGABYTES}
         for phase, n in zip(kernel.phases, cycles, strict=True)
     }
     us = kernel.grid_waits * grid_wait(micro, kernel.blocks)
@@ -129,7 +129,7 @@ def measured(day, kernel):
         "training_epochs_per_second": speed["training_epochs_per_second"],
         "epochs_per_second": speed["epochs_per_second"],
         "phases": {name: us - wait for name, us in alone.items()},
-        "commit": day["code"]["commit"],
+        "commit": day["outcome"]["speed"].get("commit") or day["code"]["commit"],
     }
 
 
@@ -153,9 +153,9 @@ def table(kernel, found):
             "",
             f"Estimated: {found['us_per_step']:.4g} us a step, {found['epochs_per_second']:.3g} "
             "epochs/s of training alone.",
-            f"Measured, at commit {day['commit'][:12]}: {day['us_per_step']:.4g} us, "
-            f"{day['training_epochs_per_second']:.3g} epochs/s; with validation "
-            f"{day['epochs_per_second']:.3g}. Estimated / measured time: {ratio:.2f}.",
+            f"Measured were, at commit {day['commit'][:12]}, {day['us_per_step']:.4g} us and "
+            f"{day['training_epochs_per_second']:.3g} epochs/s; {day['epochs_per_second']:.3g} with "
+            f"validation. Estimated / measured time, if the kernel is that one: {ratio:.2f}.",
             "",
         ]
     )
@@ -203,7 +203,8 @@ def accept(found):
     models = json.loads(ACCEPTED.read_text())["models"] if ACCEPTED.exists() else {}
     for model, one in found.items():
         phases = {name: round(phase["us"], 3) for name, phase in one["phases"].items()}
-        models[model] = {"us_per_step": round(one["us_per_step"], 3), "phases": phases}
+        rounded = {name: round(one[name], 3) for name in ("us_per_step", "epochs_per_second")}
+        models[model] = {**rounded, "phases": phases}
     what = "Estimates by benchmarks/gpu_estimate.py, in us of a minibatch; not measured."
     report = {"what": what, "compilers": compilers()}
     ACCEPTED.write_text(json.dumps({**report, "models": models}, indent=1) + "\n")

@@ -19,7 +19,9 @@ class Phase(NamedTuple):
     passes: dict
     warps: int = 1  # on the busiest scheduler
     l2_share: float = 1  # of passes, in how many a load waits for the L2 cache; 0: always in L1
-    l2_megabytes: float = 0  # that all multiprocessors together read from L2
+    # What all multiprocessors together move through L2: after a wait all do so at once, so the
+    # time it takes is added to that of the instructions.
+    l2_megabytes: float = 0
     taken: dict = {}  # noqa: RUF012, see Kernel; goes before what stands there
 
 
