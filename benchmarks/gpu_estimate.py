@@ -154,8 +154,9 @@ def table(kernel, found):
             f"Estimated: {found['us_per_step']:.4g} us a step, {found['epochs_per_second']:.3g} "
             "epochs/s of training alone.",
             f"Measured were, at commit {day['commit'][:12]}, {day['us_per_step']:.4g} us and "
-            f"{day['training_epochs_per_second']:.3g} epochs/s; {day['epochs_per_second']:.3g} with "
-            f"validation. Estimated / measured time, if the kernel is that one: {ratio:.2f}.",
+            f"{day['training_epochs_per_second']:.3g} epochs/s, {day['epochs_per_second']:.3g} "
+            "with validation. Estimated / measured time, if the kernel is that one: "
+            f"{ratio:.2f}.",
             "",
         ]
     )

@@ -72,8 +72,11 @@ def file(tmp_path):
     return str(path)
 
 
-def made_of(file):
-    """Return the listing of SOURCE's kernel, whose loop in ``total`` is unrolled twice."""
+def made_of(file, *more):
+    """Return the listing of SOURCE's kernel, whose loop in ``total`` is unrolled twice.
+
+    more: lines of it behind that loop.
+    """
     return listing(
         at(file, 13),
         one("MOV R0, R1"),
@@ -90,6 +93,7 @@ def made_of(file):
         at(file, 15, 7),
         one("ISETP.NE.AND P0, PT, R2, RZ, PT", 13),
         one("@P0 BRA `(.L_x_2)", 5),
+        *more,
         at(file, 13),
         one("BAR.SYNC.DEFER_BLOCKING 0x0"),
         at(file, 17, 21),
@@ -105,8 +109,9 @@ def kernel(*phases, **more):
     return Kernel(**parts, phases=phases, **more)
 
 
-def cycles(file, phase, **more):
-    return Phases(Code(made_of(file), kernel(phase, **more)), LOADS).of_function(phase)
+def cycles(file, phase, behind=(), **more):
+    """Return the cycles of a phase; behind: see made_of; more: parts of the Kernel."""
+    return Phases(Code(made_of(file, *behind), kernel(phase, **more)), LOADS).of_function(phase)
 
 
 def test_an_instruction_has_what_the_compiler_encoded_and_its_source(file):
@@ -170,6 +175,55 @@ def test_branches_that_are_not_taken_cost_nothing(file):
     assert cycles(file, rest, taken={"values": True}) == 0
     assert cycles(file, inside, taken={"values": True}) > 0
     assert cycles(file, inside, taken={"values": False}) == 0
+
+
+def test_a_remainder_counts_only_where_passes_are_left(file):
+    behind = [at(file, 15, 8, 2), one("FADD R3, R3, R7", 11)]
+    even, odd = (Phase("all", "total", {"k": n}) for n in (10, 11))
+    assert cycles(file, even, behind) == cycles(file, even)
+    assert cycles(file, odd, behind) == cycles(file, odd) + 11
+
+
+def test_a_remainder_may_be_a_loop(file):
+    behind = [
+        *(".L_x_3:", at(file, 15, 8), one("LDG.E R4, [R2]", result=0)),
+        *(at(file, 15, 7), one("@P0 BRA `(.L_x_3)", 15)),
+    ]
+    even, odd = (Phase("all", "total", {"k": n}) for n in (10, 11))
+    assert cycles(file, even, behind) == cycles(file, even)
+    assert cycles(file, odd, behind) == cycles(file, odd) + 16
+
+
+def test_of_two_copies_of_a_loop_the_slower_one_counts(file):
+    def copy(stall):
+        work = one("LDG.E R4, [R2]", stall, result=0)
+        branch = one("@P0 BRA `(.L_x_3)", stall, waits=(0,))
+        return [".L_x_3:", at(file, 15, 8), work, work, at(file, 15, 7), branch]
+
+    phase = Phase("all", "total", {"k": 10})
+    assert cycles(file, phase, copy(1)) == cycles(file, phase)
+    assert cycles(file, phase, copy(15)) > cycles(file, phase)
+
+
+def test_a_slice_of_the_warps_takes_a_branch(file):
+    def sequences(**taken):
+        phase = Phase("all", "total", {"k": 10}, warps=3, taken=taken)
+        code = Code(made_of(file), kernel(phase))
+        return [len(sequence) for sequence in code.sequences({2, 3, 9}, phase)]
+
+    assert sequences() == [3, 3, 3]
+    assert sequences(values=slice(0, 2)) == [2, 2, 1]
+    assert sequences(values=slice(-1, None)) == [1, 1, 2]
+    assert sequences(total=False) == [1, 1, 1]
+
+
+def test_code_for_lanes_that_came_apart_is_left_out(file):
+    behind = [at(file, 15, 8), one("BRA.DIV UR4, `(.L_x_9)")]
+    text = made_of(file, *behind) + "\n.L_x_9:\n" + one("SHFL.BFLY PT, R0, R0, 0x1, 0x1f") + "\n"
+    instructions, labels = machine.read_kernel(text, "kernel")
+    order = machine.flow_order(instructions, labels)
+    assert instructions[-1].kind == "SHFL"
+    assert sorted(order) == list(range(len(instructions) - 1))
 
 
 def test_stretches_between_barriers(file):
