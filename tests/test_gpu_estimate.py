@@ -205,6 +205,42 @@ def test_of_two_copies_of_a_loop_the_slower_one_counts(file):
     assert cycles(file, phase, copy(15)) > cycles(file, phase)
 
 
+NESTED = """\
+def sums(values, n):
+    for i in range(n):
+        for k in range(n):
+            n += values[k]
+
+
+def kernel(values, n):
+    for step in range(n):
+        sums(values, n)
+"""
+
+
+def test_a_copy_of_a_loop_for_when_inner_ones_have_no_passes_does_not_count(tmp_path):
+    file = str(tmp_path / "nested.py")
+    (tmp_path / "nested.py").write_text(NESTED)
+    store = one("STG.E [R2], R4", 15)
+
+    def found(*copy):
+        text = listing(
+            *(at(file, 8), one("MOV R0, R1"), ".L_x_1:", one("MOV R2, RZ", 4)),
+            *(".L_x_2:", at(file, 9, 2), one("MOV R4, RZ", 15)),
+            *(".L_x_3:", at(file, 9, 4), one("FADD R4, R4, R5", 10)),
+            *(at(file, 9, 3), one("@P0 BRA `(.L_x_3)", 5)),
+            *(at(file, 9, 2), store, one("@P1 BRA `(.L_x_2)", 5)),
+            *copy,
+            *(at(file, 8), one("@P3 BRA `(.L_x_1)", 5), one("EXIT")),
+        )
+        phase = Phase("sums", "sums", {"i": 2, "k": 10})
+        return Phases(Code(text, kernel(phase)), LOADS).of_function(phase)
+
+    assert found() == 2 * (15 + 15 + 5 + 10 * (10 + 5))
+    copy = ".L_x_4:", at(file, 9, 2), store, store, one("@P2 BRA `(.L_x_4)", 5)
+    assert found(*copy) == found()
+
+
 def test_a_slice_of_the_warps_takes_a_branch(file):
     def sequences(**taken):
         phase = Phase("all", "total", {"k": 10}, warps=3, taken=taken)
@@ -232,7 +268,8 @@ def test_stretches_between_barriers(file):
     with pytest.raises(TableError, match="has 1 stretches between barriers and the table 2"):
         Phases(found, LOADS).between_barriers(phases)
     (both,) = Phases(found, LOADS).between_barriers(phases[:1])
-    assert both > BARRIER + 5 * LOADS.l2 + 15
+    straight = 4 + 1 + 15 + 5  # before the loop, and after it
+    assert both == BARRIER + 5 * (2 + LOADS.l2 + 4 + 4 + 13 + 5) + straight
 
 
 @pytest.mark.parametrize(
