@@ -43,7 +43,9 @@ class Place(NamedTuple):
 
     kind: str  # "loop", "if", "else" or "call"
     function: str  # in which it stands; of a call, the function that is called
-    name: str  # of a loop its variable, of an if its condition
+    name: (
+        str  # of a loop its variable, in a while loop the condition's first; of an if its condition
+    )
     line: int  # where it begins; of a call the line that calls
 
 
@@ -105,7 +107,8 @@ def _places_of_line(file, line):
         if isinstance(node, ast.For):
             places.append(Place("loop", function.name, ast.unparse(node.target), node.lineno))
         elif isinstance(node, ast.While):
-            name = next(n.id for n in ast.walk(node.test) if isinstance(n, ast.Name))
+            names = [n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)]
+            name = (names or [ast.unparse(node.test)])[0]  # `while True` is a loop over True
             places.append(Place("loop", function.name, name, node.lineno))
         elif isinstance(node, ast.If) and line >= node.body[0].lineno:
             kind = "if" if line <= node.body[-1].end_lineno else "else"

@@ -4,6 +4,10 @@ Whoever changes a kernel edits this file: the phase whose device function was ch
 for a new function. Sizes are those of the published trainings on MNIST: LR B = 600; MLP B = 20, 500
 hidden units; LeNet B = 500, 20 and 50 maps, 500 hidden units. A block has 8 rows of 16 lanes, four
 warps, so one warp on each of a multiprocessor's four schedulers; where 264 blocks have work, two.
+
+A kernel whose phases are no functions, but straight code between barriers, has by_barrier=True and
+a Phase with function="" for each stretch, in order; the last one of a minibatch, behind the last
+barrier, belongs to the first. Loops in a stretch are passed as its ``passes`` say.
 """
 
 from typing import NamedTuple

@@ -241,6 +241,36 @@ def test_a_copy_of_a_loop_for_when_inner_ones_have_no_passes_does_not_count(tmp_
     assert found(*copy) == found()
 
 
+def test_calls_of_one_function_have_passes_of_their_own(tmp_path):
+    file = str(tmp_path / "nested.py")
+    (tmp_path / "nested.py").write_text(
+        NESTED.replace("        for k", "        sums(i, 0)\n        for k")
+    )
+    loops = [
+        [
+            f".L_x_{number}:",
+            *(at(file, 9, line, 3), one("FADD R4, R4, R5", 10)),
+            *(at(file, 9, line, 2), one(f"@P0 BRA `(.L_x_{number})", 5)),
+        ]
+        for number, line in ((2, 3), (3, 4))
+    ]
+    ends = at(file, 9), one("@P3 BRA `(.L_x_1)", 5), one("EXIT")
+    text = listing(
+        at(file, 9), one("MOV R0, R1"), ".L_x_1:", one("NOP"), *loops[0], *loops[1], *ends
+    )
+    phase = Phase("sums", "sums", {"i": (10, 3)})
+    assert Phases(Code(text, kernel(phase)), LOADS).of_function(phase) == 13 * 15
+    phase = Phase("sums", "sums", {"i": (10, 0)})
+    assert Phases(Code(text, kernel(phase)), LOADS).of_function(phase) == 10 * 15
+
+
+def test_while_loops_have_names(tmp_path):
+    path = tmp_path / "loops.py"
+    path.write_text("def f(n, m):\n    while n > m:\n        while True:\n            n = m\n")
+    (load,), _ = machine.read_kernel(listing(at(path, 4), one("LDG.E R0, [R2]")), "kernel")
+    assert [place.name for place in machine.places(load)] == ["n", "True"]
+
+
 def test_a_slice_of_the_warps_takes_a_branch(file):
     def sequences(**taken):
         phase = Phase("all", "total", {"k": 10}, warps=3, taken=taken)
