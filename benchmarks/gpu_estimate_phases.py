@@ -30,6 +30,11 @@ class Loads(NamedTuple):
     l2: float
 
 
+def _branch(place):
+    """Return the name that the table has for an if, an else or a call."""
+    return place.function if place.kind == "call" else place.name
+
+
 class Code:
     """A kernel's machine code with the place of each instruction in the source."""
 
@@ -47,6 +52,18 @@ class Code:
                 "calls the one over minibatches; mend benchmarks/gpu_estimate_table.py"
             )
         self.loops = [loop for loop in found if loop.body < self.step.body]
+        self._check_branches()
+
+    def _check_branches(self):
+        """Raise TableError if the table says of a branch whether it is taken, and there is none."""
+        tables = [self.kernel.taken, *(phase.taken for phase in self.kernel.phases)]
+        named = {name for taken in tables for name in taken}
+        there = {_branch(place) for path in self.places for place in path if place.kind != "loop"}
+        if gone := sorted(named - there):
+            raise TableError(
+                f"{self.kernel.model}: no machine code of {self.kernel.name} lies in a branch or "
+                f"function `{gone[0]}`; mend `taken` in benchmarks/gpu_estimate_table.py"
+            )
 
     def _source(self, loop):
         """Return the Places down to the loop of the source that ``loop`` was made of."""
@@ -75,9 +92,8 @@ class Code:
     def _is_taken(self, at, warp, phase):
         taken = {**self.kernel.taken, **phase.taken}
         for place in self.places[at]:
-            name = place.function if place.kind == "call" else place.name
-            if place.kind != "loop" and name in taken:
-                share = taken[name]
+            if place.kind != "loop" and _branch(place) in taken:
+                share = taken[_branch(place)]
                 is_one = share if isinstance(share, bool) else warp in range(phase.warps)[share]
                 if is_one == (place.kind == "else"):
                     return False

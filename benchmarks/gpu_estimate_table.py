@@ -46,8 +46,8 @@ class Kernel(NamedTuple):
     unrolled: dict = {}  # noqa: RUF012, {variable of a loop: passes of the source in a compiled one}
 
 
-# lp is 0, and activations are tanh; hidden layers have one, the last one has none.
-USUAL = {"descent.lp > like(descent.lp, 0)": False, "sigmoid": False}
+NO_LP = {"descent.lp > like(descent.lp, 0)": False}
+TANH = {"sigmoid": False}
 
 # How often loads wait for L2 follows from how they lie: a sector, which is what a miss brings, has
 # 8 numbers, two passes of a loop unrolled four times. After a wait of the grid L1 is empty.
@@ -58,7 +58,7 @@ LOGISTIC_REGRESSION = Kernel(
     blocks=99,
     minibatches=83,
     grid_waits=3,
-    taken=USUAL,
+    taken=NO_LP,
     phases=(
         Phase("forward", "_forward_phase", {"i": 1, "c": 1, "d": 784}),
         Phase("penalty", "penalty_phase", {"d": 1, "c": 10}),
@@ -80,7 +80,7 @@ MLP = Kernel(
     blocks=99,
     minibatches=2500,
     grid_waits=5,
-    taken={**USUAL, "d == n_in": False},
+    taken={**NO_LP, **TANH, "d == n_in": False},
     phases=(
         # Twenty rows of threads have an image each; a lane computes every 16th of 500 units.
         Phase("forward 1", "_first_forward_phase", {"i": 1, "u": 32, "d": 784}),
@@ -115,7 +115,7 @@ LENET = Kernel(
     minibatches=100,
     grid_waits=13,
     loop="minibatch_step",
-    taken={**USUAL, "d < n_in": True},
+    taken={**NO_LP, **TANH, "d < n_in": True},
     phases=(
         Phase("PENALTY of layer 1", "_penalty_phase", {"r": 1, "w": 25}, l2_share=HALF),
         Phase("PENALTY of layer 2", "_penalty_phase", {"r": 1, "w": 500}, l2_share=HALF),

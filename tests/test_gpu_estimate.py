@@ -308,6 +308,8 @@ def test_stretches_between_barriers(file):
         (Phase("gone", "_gone", {}), {}, "no machine code comes from `_gone`, which phase 'gone'"),
         (Phase("all", "total", {}), {}, r"a loop over `k` \(total, line 7\) and does not say how"),
         (Phase("all", "total", {"k": 1}), {"loop": "x"}, "has no loop over `x`"),
+        (Phase("all", "total", {"k": 1}), {"taken": {"n > 0": True}}, "branch or function `n > 0`"),
+        (Phase("all", "total", {"k": 1}, taken={"y": True}), {}, "branch or function `y`"),
     ],
 )
 def test_a_table_that_does_not_fit_the_code_is_named(file, phase, more, says):
