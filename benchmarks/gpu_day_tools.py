@@ -14,6 +14,20 @@ from gpu_day_phases import PHASES
 STEPS = Path(__file__).with_name("gpu_day_steps.py")
 
 
+def chase_kernel():
+    """Return a kernel of loads each of which waits for the one before; gpu_estimate.py reads it."""
+    from numba import cuda
+
+    @cuda.jit
+    def chase(following, times, last):
+        at = last[0]  # goes on where the last launch ended, so that large arrays are new ground
+        for _ in range(times):
+            at = following[at]
+        last[0] = at
+
+    return chase
+
+
 def micro(found, day):
     """What estimates of kernels lean on: waiting of the grid, loads, launches, allocations."""
     from numba import cuda
@@ -25,20 +39,13 @@ def micro(found, day):
             grid.sync()
 
     @cuda.jit
-    def chase(following, times, last):
-        at = last[0]  # goes on where the last launch ended, so that large arrays are new ground
-        for _ in range(times):
-            at = following[at]
-        last[0] = at
-
-    @cuda.jit
     def nothing(a, b, c, d):
         pass
 
     for blocks in (2, 99, 125, 132, 264):
         few, many = (median_seconds(lambda n=n, b=blocks: wait[b, 128](n), 3) for n in (10, 5010))
         found[f"grid.sync of {blocks} blocks, us"] = (many - few) / 5000 * 1e6
-    last = cuda.to_device(np.zeros(1, np.int64))
+    chase, last = chase_kernel(), cuda.to_device(np.zeros(1, np.int64))
     loads = 50_000
     for name, size, step in (("L1", 2**11, 272), ("L2", 2**20, 8144), ("HBM", 2**26, 8144)):
         following = cuda.to_device((np.arange(size, dtype=np.int64) + step) % size)

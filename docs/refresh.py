@@ -30,6 +30,7 @@ PICTURE = "logistic_regression/default/weights.png"
 SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "made by", "source"]
 PERFORMANCE = ROOT / "docs" / "performance.md"
 READING = ROOT / "docs" / "reading-the-kernels.md"
+GPU_DAY = ROOT / "docs" / "gpu-day.md"
 MEASURED = ROOT / "benchmarks" / "results"
 PUBLISHED = ROOT / "docs" / "published"
 
@@ -247,6 +248,29 @@ def table_of_designs():
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) + "\n"
 
 
+def table_of_estimates():
+    """Return the Markdown table of the accepted estimates beside what the GPU day measured."""
+    estimates, day = read_measured("gpu_estimate"), read_measured("gpu_day")
+    rows = []
+    for model, estimate in estimates["models"].items():
+        speed = day["steps"].get("speed", {}).get(model, {}).get("cuda", {})
+        longest = max(estimate["phases"], key=estimate["phases"].get)
+        share = estimate["phases"][longest] / estimate["us_per_step"]
+        rows.append(
+            {
+                "model": model,
+                "µs a minibatch": rate(estimate["us_per_step"]),
+                "longest phase": f"{longest} ({share:.0%})",
+                "epochs/s": rate(estimate["epochs_per_second"]),
+                "measured": rate(speed.get("training_epochs_per_second")),
+            }
+        )
+    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    compilers = ", ".join(f"{name} {version}" for name, version in estimates["compilers"].items())
+    commit = commit_of_speed(day)[:12]
+    return f"{table}\n\nCompiled by {compilers}; measured at commit {commit}.\n"
+
+
 def with_code(text):
     """Return ``text`` with the source of functions between marks like ``code: FILE NAME``.
 
@@ -284,6 +308,7 @@ def main():
         (PERFORMANCE, "gpu", table_of_gpu()),
         (PERFORMANCE, "designs", table_of_designs()),
         (READING, "reference", table_of_reference()),
+        (GPU_DAY, "estimates", table_of_estimates()),
     ]
     wanted = {SPEEDS_FILE: measured_speeds(), READING: with_code(READING.read_text("utf-8"))}
     for path, mark, table in tables:

@@ -18,7 +18,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import numba.cuda.api
@@ -26,6 +25,7 @@ import numba.cuda.compiler
 import numba.cuda.cudadrv.devices
 import numba.cuda.dispatcher
 import numpy as np
+from compiler_wheels import tool_folder
 from conftest import make_dataset
 from numba import cuda, types
 from numba.cuda.core.caching import NullCache
@@ -92,29 +92,32 @@ def record_launches(launched):
     numba.cuda.dispatcher.CUDADispatcher.__getitem__ = launch
 
 
-def tool_folder():
-    """Return the folder of cuobjdump and nvdisasm in the wheels of the extra ``gpu``."""
-    (root,) = importlib.util.find_spec("nvidia").submodule_search_locations
-    return Path(root) / "cu13" / "bin"
-
-
-def inspect(kernel, signature):
-    """Compile ``kernel``; return its registers, bytes of memory and instruction counts."""
+def disassemble(kernel, signature, *commands):
+    """Compile ``kernel``; return what each of ``commands``, a tool's words, prints of its cubin."""
     kernel._cache = NullCache()  # no place for kernels that no device has loaded
     folder = tool_folder()
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     cubin = kernel.compile(signature)._codelibrary.get_cubin(cc=(*COMPUTE_CAPABILITY, "a"))
-
-    def dump(option, path):
-        command = [str(folder / "cuobjdump"), option, path]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, env=environment
-        ).stdout
-
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin.code)
         file.flush()
-        usage, assembly = dump("-res-usage", file.name), dump("-sass", file.name)
+        return [
+            subprocess.run(
+                [str(folder / tool), *options, file.name],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=environment,
+            ).stdout
+            for tool, *options in commands
+        ]
+
+
+def inspect(kernel, signature):
+    """Compile ``kernel``; return its registers, bytes of memory and instruction counts."""
+    usage, assembly = disassemble(
+        kernel, signature, ("cuobjdump", "-res-usage"), ("cuobjdump", "-sass")
+    )
     # The cubin holds functions of the CUDA runtime too; ours have the package in their name.
     (resources,) = re.findall(r"Function (\S*msgd\S*):\n\s*(.*)", usage)
     registers, stack, shared = (
@@ -151,26 +154,33 @@ def backends_of(model_name):
         yield importlib.import_module(f"msgd.models.{model_name}.cuda_plain").Backend
 
 
-def main(model_name):
-    pretend_device()
+def launches(model_name, float_name):
+    """Return {name: (kernel, signature)} of what a model launches on images of MNIST's shape.
+
+    Call pretend_device first. It trains, validates, and computes the gradient where it has one.
+    """
     launched = {}
     record_launches(launched)
     dataset = make_dataset(1200, 600, 600, (28, 28), 10)
     settings = complete_experiment({"model": model_name})
+    float_x = np.dtype(float_name).type
+    parameters = load_model(model_name).initial_parameters(dataset, settings, float_x)
+    for make_backend in backends_of(model_name):
+        backend = make_backend(dataset, parameters, settings, float_x)
+        backend.train(0, 2)
+        backend.count_errors("valid")
+        if hasattr(backend, "cost_and_gradient"):
+            backend.cost_and_gradient()
+    return launched
+
+
+def main(model_name):
+    pretend_device()
     results = []
     for float_name in ("float32", "float64"):
-        float_x = np.dtype(float_name).type
-        parameters = load_model(model_name).initial_parameters(dataset, settings, float_x)
-        for make_backend in backends_of(model_name):
-            backend = make_backend(dataset, parameters, settings, float_x)
-            backend.train(0, 2)
-            backend.count_errors("valid")
-            if hasattr(backend, "cost_and_gradient"):
-                backend.cost_and_gradient()
-        for name, (kernel, signature) in launched.items():
+        for name, (kernel, signature) in launches(model_name, float_name).items():
             result = {"kernel": name, "floatX": float_name, **inspect(kernel, signature)}
             results.append({**result, "most_registers": most_registers(kernel, float_name)})
-        launched.clear()
     json.dump(results, sys.stdout)
 
 

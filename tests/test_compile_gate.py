@@ -3,7 +3,6 @@
 MSGD_REQUIRE_COMPILE_GATE=1 turns the skip, where the compiler's wheels are missing, into a failure.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiler_wheels import require_compiler
 
 from msgd.models import MODELS
 
@@ -25,15 +25,6 @@ MOST_SHARED = (48 + 1) * 1024  # bytes; one KiB of them is the driver's
 LOCAL_MEMORY = re.compile(r"^(STL|LDL)")
 
 
-def _missing():
-    """Return what the gate lacks on this machine, or ""."""
-    if importlib.util.find_spec("nvidia") is None:
-        return "the CUDA compiler's wheels (pip install -c constraints.txt -e '.[gpu]')"
-    (root,) = importlib.util.find_spec("nvidia").submodule_search_locations
-    tools = [Path(root, "cu13", "bin", name) for name in ("cuobjdump", "nvdisasm")]
-    return ", ".join(str(tool) for tool in tools if not tool.exists())
-
-
 class Compiled(list):
     """The kernels of a model, as tests/offline_compiler.py describes them."""
 
@@ -44,12 +35,7 @@ class Compiled(list):
 
 @pytest.fixture(scope="module", params=MODELS)
 def compiled(request):
-    missing = _missing()
-    if missing:
-        message = f"the compile gate needs {missing}"
-        if os.environ.get("MSGD_REQUIRE_COMPILE_GATE") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
+    require_compiler()
     program = Path(__file__).with_name("offline_compiler.py")
     result = subprocess.run(
         [sys.executable, program, request.param],

@@ -1,0 +1,200 @@
+"""What estimates cannot read from the machine code: how often the slowest thread passes each loop.
+
+Whoever changes a kernel edits this file: the phase whose device function was changed, or a new one
+for a new function. Sizes are those of the published trainings on MNIST: LR B = 600; MLP B = 20, 500
+hidden units; LeNet B = 500, 20 and 50 maps, 500 hidden units. A block has 8 rows of 16 lanes, four
+warps, so one warp on each of a multiprocessor's four schedulers; where 264 blocks have work, two.
+
+A kernel whose phases are no functions, but straight code between barriers, has by_barrier=True and
+a Phase with function="" for each stretch, in order; the last one of a minibatch, behind the last
+barrier, belongs to the first. Loops in a stretch are passed as its ``passes`` say.
+"""
+
+from typing import NamedTuple
+
+
+class Phase(NamedTuple):
+    """A part of a minibatch."""
+
+    name: str  # that of the GPU day's profile, where it has one
+    function: str  # the device function that the kernel calls; "" is what no other phase has
+    # {variable of a loop, or function.variable: passes of the slowest thread, or a tuple of them,
+    # one for each line that calls the function}
+    passes: dict
+    warps: int = 1  # on the busiest scheduler
+    l2_share: float = 1  # of passes, in how many a load waits for the L2 cache; 0: always in L1
+    # What all multiprocessors together move through L2: after a wait all do so at once, so the
+    # time it takes is added to that of the instructions.
+    l2_megabytes: float = 0
+    taken: dict = {}  # noqa: RUF012, see Kernel; goes before what stands there
+
+
+class Kernel(NamedTuple):
+    """A kernel that trains many minibatches."""
+
+    model: str
+    blocks: int  # of its grid
+    minibatches: int  # of an epoch
+    grid_waits: int  # of a minibatch
+    phases: tuple
+    name: str = "_train"
+    loop: str = "step"  # variable of its loop over minibatches
+    by_barrier: bool = False  # phases are what lies between barriers, in order
+    # {condition of an if, or function: whether it is taken, or a slice of a scheduler's warps that
+    # take it}. Others take the else branch. Of an if that is not named all take both branches.
+    taken: dict = {}  # noqa: RUF012
+    unrolled: dict = {}  # noqa: RUF012, {variable of a loop: passes of the source in a compiled one}
+
+
+NO_LP = {"descent.lp > like(descent.lp, 0)": False}
+TANH = {"sigmoid": False}
+
+# How often loads wait for L2 follows from how they lie: a sector, which is what a miss brings, has
+# 8 numbers, two passes of a loop unrolled four times. After a wait of the grid L1 is empty.
+HALF = 0.5  # of the passes bring a new sector: numbers that lie side by side
+
+LOGISTIC_REGRESSION = Kernel(
+    model="logistic_regression",
+    blocks=99,
+    minibatches=83,
+    grid_waits=3,
+    taken=NO_LP,
+    phases=(
+        Phase("forward", "_forward_phase", {"i": 1, "c": 1, "d": 784}),
+        Phase("penalty", "penalty_phase", {"d": 1, "c": 10}),
+        Phase("loss", "loss_phase", {"i": 1, "c": 10}, l2_share=HALF),
+        Phase(
+            "update",
+            "_update_phase",
+            {"d": 1, "c": 1, "i": 600},
+            taken={"d < n_features": True},
+        ),
+        Phase("cost, by one thread", "cost_phase", {"i": (600, 784)}, l2_share=HALF),
+        Phase("between phases", "", {}),
+    ),
+)
+
+LAST_LAYER = {"activation != NO_ACTIVATION": False}
+MLP = Kernel(
+    model="mlp",
+    blocks=99,
+    minibatches=2500,
+    grid_waits=5,
+    taken={**NO_LP, **TANH, "d == n_in": False},
+    phases=(
+        # Twenty rows of threads have an image each; a lane computes every 16th of 500 units.
+        Phase("forward 1", "_first_forward_phase", {"i": 1, "u": 32, "d": 784}),
+        Phase("forward 2", "_next_forward_phase", {"i": 1, "u": 1, "d": 500}, taken=LAST_LAYER),
+        Phase("penalty 1", "_penalty_phase", {"d": 1, "u": 500}, l2_share=HALF),
+        Phase("penalty 2", "_penalty_phase", {"d": 1, "u": 10}),
+        Phase("loss", "loss_phase", {"i": 1, "c": 10}, l2_share=HALF),
+        Phase("error 1", "_error_phase", {"i": 1, "u": 32, "c": 10}, l2_share=HALF),
+        Phase(
+            "update 1",
+            "_update_phase",
+            {"d": 1, "u": 32, "i": 20},
+            l2_megabytes=7,
+            taken={"number == 0": True},
+        ),
+        Phase(
+            "update 2",
+            "_update_phase",
+            {"d": 1, "u": 1, "i": 20},
+            taken={"number == 0": False},
+        ),
+        Phase("cost, by one thread", "cost_phase", {"i": (20, 1284)}, l2_share=HALF),
+        Phase("between phases", "", {"number": 2}),
+    ),
+)
+
+# 264 blocks hold 2,112 rows of threads, so the slowest has 5 of 10,000 images times 20 maps, and 12
+# of 25,000 times 50.
+LENET = Kernel(
+    model="lenet",
+    blocks=264,
+    minibatches=100,
+    grid_waits=13,
+    loop="minibatch_step",
+    taken={**NO_LP, **TANH, "d < n_in": True},
+    phases=(
+        Phase("PENALTY of layer 1", "_penalty_phase", {"r": 1, "w": 25}, l2_share=HALF),
+        Phase("PENALTY of layer 2", "_penalty_phase", {"r": 1, "w": 500}, l2_share=HALF),
+        Phase("PENALTY of layer 3", "_penalty_phase", {"r": 1, "w": 500}, l2_share=HALF),
+        Phase("PENALTY of layer 4", "_penalty_phase", {"r": 1, "w": 10}, l2_share=HALF),
+        Phase("LOAD of layer 1", "_load_phase", {"i": 1, "d": 49}),
+        Phase(
+            "CONV_FORWARD of layer 1",
+            "_conv_forward_phase",
+            {"image_map": 5, "square": 9, "k": 4, "tap": 25},
+            warps=2,
+            l2_share=0,  # an image and the filters fit L1
+        ),
+        Phase(
+            "CONV_FORWARD of layer 2",
+            "_conv_forward_phase",
+            {"image_map": 12, "square": 1, "k": 4, "tap": 500},
+            warps=2,
+            l2_share=1 / 4,  # four pixels of a square have nearly the same patch
+        ),
+        Phase("DENSE_FORWARD of layer 1", "_dense_forward_phase", {"i": 1, "u": 32, "d": 800}),
+        Phase(
+            "DENSE_FORWARD of layer 2",
+            "_dense_forward_phase",
+            {"i": 1, "u": 1, "d": 500},
+            taken={"is_hidden": False},
+        ),
+        Phase("LOSS of layer 1", "_loss_phase", {"i": 1, "c": 10}, l2_share=HALF),
+        Phase(
+            "DENSE_ERROR of layer 2",
+            "_dense_error_phase",
+            {"i": 1, "d": 32, "u": 10},
+            l2_share=HALF,
+        ),
+        Phase(
+            "DENSE_ERROR of layer 1",
+            "_dense_error_phase",
+            {"i": 1, "d": 50, "u": 500},
+            l2_share=HALF,
+        ),
+        Phase(
+            "UNPOOL of layer 2",
+            "_unpool_phase",
+            {"image_map": 12, "square": 1, "k": 4},
+            warps=2,
+        ),
+        Phase(
+            "CONV_GRADIENT of layer 2",  # 16 images of a chunk
+            "_conv_gradient_phase",
+            {"chunk_map": 1, "tap": 32, "i": 16, "k": 64, "_bias_gradient.k": 16},
+            warps=2,
+            l2_share=HALF,
+        ),
+        Phase(
+            "CONV_ERROR of layer 2",  # 12 x 12 pixels, in 5 x 5 patches of 3.3 x 3.3 on average
+            "_conv_error_phase",
+            {"image_map": 5, "r": 12, "c": 1, "m": 50, "q": 3.33, "s": 5},
+            warps=2,
+            l2_share=0,
+        ),
+        Phase(
+            "UNPOOL of layer 1",
+            "_unpool_phase",
+            {"image_map": 5, "square": 9, "k": 4},
+            warps=2,
+        ),
+        Phase(
+            "CONV_GRADIENT of layer 1",
+            "_conv_gradient_phase",
+            {"chunk_map": 1, "tap": 2, "i": 16, "k": 576, "_bias_gradient.k": 144},
+            l2_share=HALF,
+        ),
+        Phase("COST of layer 1", "cost_phase", {"i": (500, 1370)}, l2_share=HALF),
+        Phase("CONV_UPDATE of layer 1", "_conv_update_phase", {"m": 1, "column": 2}),
+        Phase("CONV_UPDATE of layer 2", "_conv_update_phase", {"m": 1, "column": 32}),
+        Phase("DENSE_UPDATE of layer 1", "_dense_update_phase", {"d": 1, "u": 32, "i": 500}),
+        Phase("DENSE_UPDATE of layer 2", "_dense_update_phase", {"d": 1, "u": 1, "i": 500}),
+        Phase("between phases", "", {"k": 22}, l2_share=0),
+    ),
+)
+
+KERNELS = (LOGISTIC_REGRESSION, MLP, LENET)
