@@ -63,6 +63,7 @@ from msgd.kernels.cuda import (
     softmax_cross_entropy,
 )
 from msgd.kernels.cuda_vectors import load4
+from msgd.kernels.formulas import ACTIVATIONS
 from msgd.models.mlp import cuda_plain
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class Backend(cuda_plain.Backend):
             log.info("the plain CUDA kernels serve, which are slow: %s", reason)
             super().allocate()
             return
-        self.activation = cuda_plain.ACTIVATIONS[self.settings["activation"]]
+        self.activation = ACTIVATIONS[self.settings["activation"]]
         self.sizes = sizes_of(self.shared.dataset, self.settings)
         self._train_span, self._share_logits_of_images = make_kernels(self.sizes)
         n_logits = self.batch_size * self.n_classes
@@ -287,12 +288,8 @@ def sizes_of(dataset, settings):
 
 def shared_shapes(sizes):
     """Return the shapes of the arrays of Shared, in their order."""
-    slots, warps, classes = (
-        int(sizes.tile * sizes.tiles),
-        int(sizes.pixel_warps),
-        int(sizes.classes),
-    )
-    units = int(UNITS)
+    numbers = sizes.tile * sizes.tiles, sizes.pixel_warps, sizes.classes, UNITS
+    slots, warps, classes, units = map(int, numbers)
     return (
         *((warps, int(sizes.tile), units), (slots, units), slots * units),
         *((slots, classes), (slots, classes), (units, classes), units, classes, warps + 1),
