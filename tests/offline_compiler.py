@@ -1,16 +1,21 @@
 """Compile a model's CUDA kernels for an H100 on a machine without a GPU; print what came out.
 
-Run as a program of its own, never on the simulator: ``python tests/offline_compiler.py MODEL``.
-It drives the model's real Backend, with launches replaced by compilation to an sm_90 cubin, and
-prints a JSON list with an entry per kernel and float type: registers, stack bytes, and how often
-each machine instruction occurs.
+Run as a program of its own, never on the simulator: ``python tests/offline_compiler.py MODEL``,
+at the published sizes, or at others with the words SIDE CLASSES BATCH_SIZE after it, images being
+SIDE x SIDE pixels.
+It drives the model's real Backends, of cuda_plain.py and of cuda.py, with launches replaced by
+compilation to an sm_90 cubin, and prints a JSON list with an entry per kernel and float type:
+threads of a block, registers, bytes of stack and of shared memory, and how often each machine
+instruction occurs. The kernels of cuda.py that cuda_plain.py has not are called fast.
 
 Needs the wheels of the extra ``gpu``. Replaces private names of numba-cuda 0.30.4, which is pinned.
 """
 
 import collections
+import importlib
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -40,6 +45,9 @@ class StandIn(np.ndarray):
 
     def copy_to_host(self):
         return np.array(self)
+
+    def copy_to_device(self, array):
+        self[...] = array
 
 
 def to_device(array, stream=None):
@@ -76,12 +84,16 @@ def type_of(value):
 
 
 def record_launches(launched):
-    """Make ``kernel[shape](*arguments)`` store {name: (kernel, signature)} in ``launched``."""
+    """Make ``kernel[shape](*arguments)`` store {name: (kernel, signature, threads)}."""
 
     def launch(kernel, shape):
         def record(*arguments):
             signature = types.void(*map(type_of, arguments))
-            launched[kernel.py_func.__name__] = kernel, signature
+            launched[kernel.py_func.__name__] = (
+                kernel,
+                signature,
+                math.prod(np.atleast_1d(shape[1])),
+            )
 
         return record
 
@@ -95,7 +107,7 @@ def tool_folder():
 
 
 def inspect(kernel, signature):
-    """Compile ``kernel``; return its registers, stack bytes and instruction counts."""
+    """Compile ``kernel``; return its registers, bytes of memory, and instruction counts."""
     kernel._cache = NullCache()  # no place for kernels that no device has loaded
     folder = tool_folder()
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
@@ -113,7 +125,9 @@ def inspect(kernel, signature):
         usage, assembly = dump("-res-usage", file.name), dump("-sass", file.name)
     # The cubin holds functions of the CUDA runtime too; ours have the package in their name.
     (resources,) = re.findall(r"Function (\S*msgd\S*):\n\s*(.*)", usage)
-    registers, stack = (int(re.search(f"{n}:(\\d+)", resources[1])[1]) for n in ("REG", "STACK"))
+    registers, stack, shared = (
+        int(re.search(f"{name}:(\\d+)", resources[1])[1]) for name in ("REG", "STACK", "SHARED")
+    )
     (body,) = [
         part
         for part in re.split(r"Function : ", assembly)[1:]
@@ -123,29 +137,45 @@ def inspect(kernel, signature):
     return {
         "registers": registers,
         "stack": stack,
+        "shared": shared,
         "instructions": collections.Counter(opcodes),
     }
 
 
-def main(model_name):
+def main(model_name, side=28, n_classes=10, batch_size=None):
     pretend_device()
-    launched = {}
-    record_launches(launched)
-    dataset = make_dataset(1200, 600, 600, (28, 28), 10)
-    settings = complete_experiment({"model": model_name})
+    dataset = make_dataset(1200, 600, 600, (side, side), n_classes)
+    changes = {"batch_size": batch_size} if batch_size else {}
+    settings = complete_experiment({"model": model_name, **changes})
     results = []
     for float_name in ("float32", "float64"):
         float_x = np.dtype(float_name).type
         parameters = load_model(model_name).initial_parameters(dataset, settings, float_x)
-        backend = load_backend(model_name, "cuda")(dataset, parameters, settings, float_x)
-        backend.train(0, 2)
-        backend.count_errors("valid")
-        if hasattr(backend, "cost_and_gradient"):
-            backend.cost_and_gradient()
-        for name, (kernel, signature) in launched.items():
-            results.append({"kernel": name, "floatX": float_name, **inspect(kernel, signature)})
+        launched = {}
+        record_launches(launched)
+        plain = set()
+        for backend_class in backend_classes(model_name):
+            backend = backend_class(dataset, parameters, settings, float_x)
+            backend.train(0, 2)
+            backend.count_errors("valid")
+            backend.predict("valid")
+            if hasattr(backend, "cost_and_gradient"):
+                backend.cost_and_gradient()
+            plain = plain or set(launched)
+        for name, (kernel, signature, threads) in launched.items():
+            entry = {"kernel": name, "floatX": float_name, "threads": int(threads)}
+            is_fast = name not in plain
+            results.append({**entry, "is_fast": is_fast, **inspect(kernel, signature)})
     json.dump(results, sys.stdout)
 
 
+def backend_classes(model_name):
+    """Return the model's CUDA Backends: that of its plain kernels first, if it has one apart."""
+    found = [load_backend(model_name, "cuda")]
+    if importlib.util.find_spec(f"msgd.models.{model_name}.cuda_plain"):
+        found.insert(0, importlib.import_module(f"msgd.models.{model_name}.cuda_plain").Backend)
+    return found
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

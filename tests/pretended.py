@@ -68,8 +68,9 @@ class Launch(NamedTuple):
 
 
 LAUNCH = re.compile(
-    r"launch \S+?(?:4cuda|12cuda_backend)\d+(\w+?)B\d*v\d+\S* grid (\S+) block (\S+) "
-    r"stream (\S+) cooperative (\d)"
+    r"launch \S+?(?:4cuda|10cuda_plain|12cuda_backend)"
+    r"(?:\d+\w+?_3clocals_3e)?"  # the function that made the kernel
+    r"\d+(\w+?)B\d*v\d+\S* grid (\S+) block (\S+) stream (\S+) cooperative (\d)"
 )
 
 

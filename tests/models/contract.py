@@ -62,6 +62,7 @@ class Adapter:
     # {floatX: the relative error of a step}: some roundings for each of the sums on the way
     tolerances: dict
     noise: float = 0.1  # on the initial parameters
+    toy_shape: tuple = toy.SHAPE  # of the images where the size does not matter
     # (floatX, pixels) of steps. Each pair costs a compilation of the training kernels, 10 to 25 s.
     kinds: tuple = (("float32", "uint8"), ("float64", "float"))
     smooth: tuple = ({},)  # changes under which the oracle is held against finite differences
@@ -194,7 +195,7 @@ class Contract:
         def enlarge(parameters):
             [*parameters.values()][-1][:] = [1e4, -1e4, 0]
 
-        sizes = Sizes(8, toy.SHAPE, 3, {})
+        sizes = Sizes(8, self.adapter.toy_shape, 3, {})
         cost = self.check_a_step(device, sizes, "float32", "uint8", enlarge)
         assert cost > 1e3
 
@@ -242,7 +243,7 @@ class Contract:
 
     def toy(self, float_x=np.float32, n_classes=3, **changes):
         """Return (dataset, settings, parameters) of five minibatches."""
-        dataset = make_dataset(22, 11, 11, toy.SHAPE, n_classes)
+        dataset = make_dataset(22, 11, 11, self.adapter.toy_shape, n_classes)
         settings = self.adapter.settings_of(**TOY, **changes)
         return dataset, settings, self.adapter.random_parameters(dataset, settings, float_x)
 
@@ -270,7 +271,7 @@ class Contract:
 
     def test_the_first_of_equal_maxima_is_predicted(self, device):
         """The last weights are 0 at the beginning: the logits are the bias."""
-        dataset = make_dataset(shape=toy.SHAPE, n_classes=4)
+        dataset = make_dataset(shape=self.adapter.toy_shape, n_classes=4)
         settings = self.adapter.settings_of(batch_size=10)
         model = load_model(self.adapter.name)
         parameters = model.initial_parameters(dataset, settings, np.float32)
