@@ -160,13 +160,13 @@ PROFILED_BATCHES = {"logistic_regression": 83, "lenet": 3, "mlp": 20}
 
 
 def profile(found, day):
-    """Time per phase of a minibatch: each phase repeated alone, and samples by source line of ncu.
+    """Time per phase of the plain kernels' minibatch, each repeated alone; samples by line of ncu.
 
     The samples go to FOLDER/ncu_MODEL.csv.
     """
     dataset = day.dataset()
     for model in day.models:
-        backend, _ = make_backend(model, "cuda", dataset, is_toy=day.is_rehearsal)
+        backend, _ = make_backend(model, "cuda_plain", dataset, is_toy=day.is_rehearsal)
         microseconds = PHASES[model](backend)
         found[model] = {"us": microseconds, "us in all": sum(microseconds.values())}
     longest = {m: max(found[m]["us"], key=found[m]["us"].get) for m in day.models}
