@@ -1,10 +1,11 @@
 """Compile a model's CUDA kernels for an H100 on a machine without a GPU; print what came out.
 
-Run as a program of its own, never on the simulator: ``python tests/offline_compiler.py MODEL``.
-It drives the model's real Backend and that of its plain kernels, with launches replaced by
-compilation to an sm_90 cubin, and prints a JSON list with an entry per kernel and float type:
-registers, how many it may have, bytes of stack and of shared memory, and how often each machine
-instruction occurs.
+Run as a program of its own, never on the simulator: ``python tests/offline_compiler.py MODEL``, at
+the published sizes, or at others with the words SIDE CLASSES BATCH_SIZE after it, images being
+SIDE x SIDE pixels. It drives the model's real Backends, of cuda.py and of cuda_plain.py, with
+launches replaced by compilation to an sm_90 cubin, and prints a JSON list with an entry per kernel
+and float type: registers, how many it may have, bytes of stack and of shared memory, how often each
+machine instruction occurs, and whether it is one of the fast kernels.
 
 Needs the wheels of the extra ``gpu``. Replaces private names of numba-cuda 0.30.4, which is pinned.
 """
@@ -44,6 +45,9 @@ class StandIn(np.ndarray):
 
     def copy_to_host(self):
         return np.array(self)
+
+    def copy_to_device(self, array):
+        self[...] = array
 
 
 def to_device(array, stream=None):
@@ -144,45 +148,60 @@ def most_registers(kernel, float_name):
     several blocks share one.
     """
     bounds = kernel.targetoptions.get("launch_bounds")
-    return SM_REGISTERS // bounds[0] if bounds else options.MAX_REGISTERS[float_name]
+    most = SM_REGISTERS // bounds[0] if bounds else options.MAX_REGISTERS[float_name]
+    return min(most, 255)
 
 
-def backends_of(model_name):
-    """Return the model's CUDA Backend and, where it has one, that of its plain kernels."""
+def backend_classes(model_name):
+    """Yield the model's CUDA Backend and, where it has one, that of its plain kernels."""
     yield load_backend(model_name, "cuda")
-    if importlib.util.find_spec(f"msgd.models.{model_name}.cuda_plain"):
+    if has_plain(model_name):
         yield importlib.import_module(f"msgd.models.{model_name}.cuda_plain").Backend
 
 
-def launches(model_name, float_name):
-    """Return {name: (kernel, signature)} of what a model launches on images of MNIST's shape.
+def has_plain(model_name):
+    """Return whether a model has fast kernels, and so plain ones in a file of their own."""
+    return importlib.util.find_spec(f"msgd.models.{model_name}.cuda_plain") is not None
 
-    Call pretend_device first. It trains, validates, and computes the gradient where it has one.
+
+def launches(model_name, float_name, side=28, n_classes=10, batch_size=None):
+    """Return {name: (kernel, signature)} of what a model launches.
+
+    Call pretend_device first. It trains, validates, and computes the gradient where it has one, on
+    images of side x side pixels; batch_size: None for the published one.
     """
     launched = {}
     record_launches(launched)
-    dataset = make_dataset(1200, 600, 600, (28, 28), 10)
-    settings = complete_experiment({"model": model_name})
+    dataset = make_dataset(1200, 600, 600, (side, side), n_classes)
+    changes = {"batch_size": batch_size} if batch_size else {}
+    settings = complete_experiment({"model": model_name, **changes})
     float_x = np.dtype(float_name).type
     parameters = load_model(model_name).initial_parameters(dataset, settings, float_x)
-    for make_backend in backends_of(model_name):
-        backend = make_backend(dataset, parameters, settings, float_x)
+    for backend_class in backend_classes(model_name):
+        backend = backend_class(dataset, parameters, settings, float_x)
         backend.train(0, 2)
         backend.count_errors("valid")
+        backend.predict("valid")
         if hasattr(backend, "cost_and_gradient"):
             backend.cost_and_gradient()
     return launched
 
 
-def main(model_name):
+def main(model_name, *sizes):
     pretend_device()
     results = []
     for float_name in ("float32", "float64"):
-        for name, (kernel, signature) in launches(model_name, float_name).items():
-            result = {"kernel": name, "floatX": float_name, **inspect(kernel, signature)}
-            results.append({**result, "most_registers": most_registers(kernel, float_name)})
+        for name, (kernel, signature) in launches(model_name, float_name, *sizes).items():
+            file = kernel.py_func.__module__.rpartition(".")[2]
+            result = {
+                "kernel": name,
+                "floatX": float_name,
+                "is_fast": has_plain(model_name) and file not in ("cuda_plain", "cuda_backend"),
+                "most_registers": most_registers(kernel, float_name),
+            }
+            results.append({**result, **inspect(kernel, signature)})
     json.dump(results, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -67,9 +67,10 @@ class Launch(NamedTuple):
     is_cooperative: bool
 
 
-LAUNCH = re.compile(  # a function in another has that one's name and <locals> before its own
-    r"launch \S+?(?:4cuda|10cuda_plain|12cuda_backend)(?:\d+\w+?_3clocals_3e)?\d+(\w+?)B\d*v\d+\S* "
-    r"grid (\S+) block (\S+) stream (\S+) cooperative (\d)"
+LAUNCH = re.compile(
+    r"launch \S+?(?:4cuda|10cuda_plain|12cuda_backend)"
+    r"(?:\d+\w+?_3clocals_3e)?"  # the function that made the kernel
+    r"\d+(\w+?)B\d*v\d+\S* grid (\S+) block (\S+) stream (\S+) cooperative (\d)"
 )
 
 

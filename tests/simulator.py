@@ -15,8 +15,8 @@ runs at a time, until it waits or returns, in a chosen order, with all blocks of
 What it cannot see: threads that meet between two waits, as one that polls memory until another
 writes there, which never ends here. Negative indices count from the end, as they do on a GPU.
 
-The plain kernels use the grid's wait and device arrays alone; the fast ones shared memory and the
-exchange between a warp's threads too.
+The plain kernels use the grid's wait and device arrays alone; the fast ones use blocks, warps and
+shared memory too.
 
 Replaces private names of numba-cuda 0.30.4, which is pinned.
 """

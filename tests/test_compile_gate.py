@@ -3,6 +3,7 @@
 MSGD_REQUIRE_COMPILE_GATE=1 turns the skip, where the compiler's wheels are missing, into a failure.
 """
 
+import functools
 import json
 import os
 import re
@@ -16,36 +17,41 @@ from compiler_wheels import require_compiler
 from msgd.models import MODELS
 
 FLOAT64 = re.compile(r"^(D(ADD|MUL|FMA|SETP|MNMX)|.*\.F64)")
-GRID_SYNC_KERNELS = {"_train", "_train_span", "_add_gradients"}
-FAST_KERNELS = {  # of float32 alone, with the least of the 128-bit loads from shared memory
-    "mlp": {"_train_span": 20, "_share_logits_of_images": 0, "_sum_costs": 0, "_sum_logits": 0}
-}
+GRID_SYNC_KERNELS = {"_train", "_add_gradients", "_train_fast", "_train_span"}
 GRID_SYNC_FRAME = 16  # bytes
-MOST_SHARED = (48 + 1) * 1024  # bytes; one KiB of them is the driver's
 LOCAL_MEMORY = re.compile(r"^(STL|LDL)")
-
-
-class Compiled(list):
-    """The kernels of a model, as tests/offline_compiler.py describes them."""
-
-    def __init__(self, model, kernels):
-        super().__init__(kernels)
-        self.fast = FAST_KERNELS.get(model, {})
+MOST_SHARED = (48 + 1) * 1024  # bytes of a block; one KiB of them is the driver's
+# The largest sizes that fast kernels serve: the side of an image, classes, images of a minibatch.
+LARGEST = {"logistic_regression": (32, 16, 1200)}
+# What the design of fast kernels has of instructions that move 16 bytes.
+WIDE = {
+    # A thread's weights of ten classes, and their gradients.
+    ("logistic_regression", "_train_fast"): {"LDG.E.128": 10, "STG.E.128": 10},
+    ("logistic_regression", "_logits_fast"): {"LDG.E.128": 10},
+    # The errors of a block's four units, of twenty images.
+    ("mlp", "_train_span"): {"LDS.128": 20},
+}
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def compiled(request):
+    return compile_offline(request.param)
+
+
+@functools.cache
+def compile_offline(*words):
+    """Return what offline_compiler.py prints for its ``words``; skip the test if it cannot run."""
     require_compiler()
     program = Path(__file__).with_name("offline_compiler.py")
     result = subprocess.run(
-        [sys.executable, program, request.param],
+        [sys.executable, program, *map(str, words)],
         env={**os.environ, "NUMBA_ENABLE_CUDASIM": "0"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    return Compiled(request.param, json.loads(result.stdout))
+    return json.loads(result.stdout)
 
 
 def _count(kernel, pattern):
@@ -53,12 +59,11 @@ def _count(kernel, pattern):
 
 
 def test_every_kernel_is_compiled_in_both_float_types(compiled):
-    names = {
-        float_x: {kernel["kernel"] for kernel in compiled if kernel["floatX"] == float_x}
-        for float_x in ("float32", "float64")
-    }
-    assert len(names["float64"]) >= 2
-    assert names["float32"] == names["float64"] | set(compiled.fast)
+    kernels = {(k["kernel"], k["floatX"]) for k in compiled if not k["is_fast"]}
+    names = {name for name, _ in kernels}
+    assert len(names) >= 2
+    assert kernels == {(name, float_x) for name in names for float_x in ("float32", "float64")}
+    assert {k["floatX"] for k in compiled if k["is_fast"]} <= {"float32"}
 
 
 def test_no_float64_instruction_in_a_float32_kernel(compiled):
@@ -89,11 +94,24 @@ def test_registers_leave_room_for_resident_blocks(compiled):
 
 
 def test_shared_memory_is_what_a_block_may_have_without_asking(compiled):
-    assert max(kernel["shared"] for kernel in compiled) <= MOST_SHARED
-
-
-def test_fast_kernels_load_four_numbers_at_once_where_their_design_says_so(compiled):
     for kernel in compiled:
-        least = compiled.fast.get(kernel["kernel"], 0)
-        loads = _count(kernel, re.compile(r"^LDS\.128"))
-        assert loads >= least, kernel["kernel"]
+        assert kernel["shared"] <= MOST_SHARED, kernel["kernel"]
+
+
+@pytest.mark.parametrize("model", sorted({model for model, _ in WIDE}))
+def test_fast_kernels_move_four_numbers_at_a_time_where_their_design_says_so(model):
+    fast = {kernel["kernel"]: kernel for kernel in compile_offline(model) if kernel["is_fast"]}
+    for (of_model, name), wide in WIDE.items():
+        if of_model == model:
+            found = {opcode: fast[name]["instructions"].get(opcode, 0) for opcode in wide}
+            assert found == wide, name
+
+
+@pytest.mark.parametrize("model", LARGEST)
+def test_the_largest_sizes_of_fast_kernels_fit_the_registers(model):
+    fast = [k for k in compile_offline(model, *LARGEST[model]) if k["is_fast"]]
+    assert {kernel["floatX"] for kernel in fast} == {"float32"}
+    for kernel in fast:
+        assert _count(kernel, LOCAL_MEMORY) == 0
+        assert kernel["stack"] <= (GRID_SYNC_FRAME if kernel["kernel"] in GRID_SYNC_KERNELS else 0)
+        assert kernel["registers"] <= kernel["most_registers"]

@@ -44,12 +44,17 @@ def train(data, run, *words, model="logistic_regression", options=(), changes=No
     )
 
 
-# A model, changes of its toy, and the threads in a block of the kernel that trains.
-TRAININGS = [(model, {}, 128) for model in toy.SGD_MODELS] + [("mlp", {"n_hidden": 6}, 96)]
+# A model, changes of its toy, and the kernel that trains.
+TRAININGS = [
+    ("logistic_regression", {}, "_train_fast"),
+    ("mlp", {}, "_train"),
+    ("mlp", {"n_hidden": 6}, "_train_span"),
+    ("lenet", {}, "_train"),
+]
 
 
-@pytest.mark.parametrize(("model", "changes", "threads"), TRAININGS)
-def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model, changes, threads):
+@pytest.mark.parametrize(("model", "changes", "trains"), TRAININGS)
+def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model, changes, trains):
     run, log = tmp_path / "run", tmp_path / "log"
     done = train(data, run, model=model, changes=changes, **gpu(PRETENDED_LOG=str(log)))
     assert done.returncode == 0, done.stderr
@@ -60,12 +65,10 @@ def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model, changes, th
 
     launches = [event for event in read_log(log) if isinstance(event, Launch)]
     for launch in launches:
-        assert launch.is_cooperative == launch.kernel.startswith("_train")
-        assert not launch.is_cooperative or launch.threads == threads
+        assert launch.is_cooperative == (launch.kernel == trains)
+        assert launch.threads % 32 == 0
         assert 1 <= launch.blocks <= 264
-    kernels = {launch.kernel for launch in launches}
-    assert {"_predict_classes", "_count_mistakes"} <= kernels
-    assert ("_train_span" in kernels) == (threads != 128) == ("_train" not in kernels)
+    assert {"_count_mistakes", trains} <= {launch.kernel for launch in launches}
 
     log.unlink()
     score = ("score", "--data", data, "--run", run, "--backend", "cuda")
@@ -74,7 +77,7 @@ def test_train_and_score_from_end_to_end(gpu, data, tmp_path, model, changes, th
     assert (run / "score.json").exists()
     kernels = {event.kernel for event in read_log(log) if isinstance(event, Launch)}
     assert "_predict_classes" in kernels
-    assert not any(kernel.startswith("_train") for kernel in kernels)
+    assert trains not in kernels
 
 
 def test_conjugate_gradients_find_nothing_to_do_where_gradients_are_zero(gpu, data, tmp_path):
@@ -266,7 +269,11 @@ def test_a_second_process_compiles_nothing_and_another_device_its_own(gpu, data,
         assert architectures(log) == {int(capability)}
         contents.append(cached(cache))
     kernels = {path.name.split("-")[0] for path in contents[0]}
-    assert {"cuda_plain._train", "cuda_plain._logits", "cuda_backend._predict_classes"} <= kernels
+    assert {
+        "cuda.make_train.locals._train_fast",
+        "cuda.make_logits.locals._logits_fast",
+        "cuda_backend._count_mistakes",
+    } <= kernels
     assert contents[1] == contents[0]
     assert len(contents[2]) > len(contents[1])
     assert contents[4] == contents[3] == contents[2]

@@ -70,7 +70,7 @@ class Adapter:
     threads: tuple = ((100, {}),)
     published_batch: dict = dataclasses.field(default_factory=dict)  # {device: images}, else 20
     devices: tuple = DEVICES  # that the tests run on
-    shape: tuple = toy.SHAPE  # of the images of the toy
+    toy_shape: tuple = toy.SHAPE  # of the images where the size does not matter
     layers: dict = dataclasses.field(default_factory=dict)  # else those of the toys
 
     @property
@@ -197,7 +197,7 @@ class Contract:
         def enlarge(parameters):
             [*parameters.values()][-1][:] = [1e4, -1e4, 0]
 
-        sizes = Sizes(8, self.adapter.shape, 3, {})
+        sizes = Sizes(8, self.adapter.toy_shape, 3, {})
         cost = self.check_a_step(device, sizes, "float32", "uint8", enlarge)
         assert cost > 1e3
 
@@ -245,7 +245,7 @@ class Contract:
 
     def toy(self, float_x=np.float32, n_classes=3, **changes):
         """Return (dataset, settings, parameters) of five minibatches."""
-        dataset = make_dataset(22, 11, 11, self.adapter.shape, n_classes)
+        dataset = make_dataset(22, 11, 11, self.adapter.toy_shape, n_classes)
         settings = self.adapter.settings_of(**TOY, **changes)
         return dataset, settings, self.adapter.random_parameters(dataset, settings, float_x)
 
@@ -269,11 +269,11 @@ class Contract:
         wrong = (expected != dataset.valid_y)[:n_counted].sum()
         assert wrong > 0
         assert wrong < n_counted or n_classes > 5  # of many classes all may be wrong
-        assert backend.count_errors("valid") == wrong
+        assert [backend.count_errors("valid") for _ in range(2)] == [wrong, wrong]
 
     def test_the_first_of_equal_maxima_is_predicted(self, device):
         """The last weights are 0 at the beginning: the logits are the bias."""
-        dataset = make_dataset(shape=self.adapter.shape, n_classes=4)
+        dataset = make_dataset(shape=self.adapter.toy_shape, n_classes=4)
         settings = self.adapter.settings_of(batch_size=10)
         model = load_model(self.adapter.name)
         parameters = model.initial_parameters(dataset, settings, np.float32)

@@ -112,7 +112,7 @@ class TestFastCuda(SgdContract):
         tolerances={"float32": 5e-6},
         copied=((3, {}), (4, {"n_hidden": 8})),
         devices=("cuda",),
-        shape=(6, 6),
+        toy_shape=(6, 6),
         layers={"n_hidden": 6},
     )
     # What has no CUDA in it, or nothing of these kernels.

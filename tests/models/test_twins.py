@@ -32,7 +32,7 @@ def test_a_backend_offers_what_the_interface_says(name, device):
         "reference": {"build_network", "minibatch"},
     }
     full = {"cost_and_gradient"} if MODELS[name] == "conjugate_gradient" else set()
-    assert set(found) - {"allocate", "keep_parameters"} == hooks[device] | full
+    assert set(found) - {"allocate", "keep_parameters", "fetch_parameters"} == hooks[device] | full
 
 
 @pytest.mark.parametrize("name", MODELS)

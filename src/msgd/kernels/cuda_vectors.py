@@ -1,24 +1,27 @@
-"""Four float32 at once between memory and registers, on CUDA.
+"""Four numbers at once between memory and registers, on CUDA.
 
-A GPU reads and writes 16 bytes with one instruction where it is told to; Numba alone makes four of
-them. On the simulator the functions run as they stand here; for a GPU their bodies are replaced by
-that instruction.
+A GPU reads and writes four float32, or four bytes, with one instruction where it is told to; Numba
+alone makes four of them. On the simulator the functions run as they stand here; for a GPU their
+bodies are replaced by that instruction.
 """
 
 from msgd.kernels.cuda import IS_NUMBA_CUDA, IS_SIMULATOR
 
 
 def load4(array, i):
-    """Return array[i], ..., array[i + 3]. array: one-dimensional float32; i: a multiple of 4.
+    """Return array[i], ..., array[i + 3]; i: a multiple of 4.
 
-    Of a slice, the first number must lie on a multiple of 16 bytes.
+    array: float32 or uint8, contiguous; of two dimensions, i counts on from row to row. Of a slice,
+    the first number must lie on a multiple of four numbers' bytes.
     """
-    return array[i], array[i + 1], array[i + 2], array[i + 3]
+    flat = array.reshape(-1)
+    return flat[i], flat[i + 1], flat[i + 2], flat[i + 3]
 
 
 def store4(array, i, values):
     """Overwrite array[i], ..., array[i + 3] with the four ``values``; array and i as in load4."""
-    array[i], array[i + 1], array[i + 2], array[i + 3] = values
+    flat = array.reshape(-1)
+    flat[i], flat[i + 1], flat[i + 2], flat[i + 3] = values
 
 
 if IS_NUMBA_CUDA and not IS_SIMULATOR:
@@ -27,21 +30,23 @@ if IS_NUMBA_CUDA and not IS_SIMULATOR:
     from numba.cuda.extending import intrinsic, overload
     from numba.cuda.typing import signature
 
-    FOUR_FLOATS = ir.VectorType(ir.FloatType(), 4)
     PLACES = [ir.Constant(ir.IntType(32), place) for place in range(4)]
 
     def _address(context, builder, kinds, values):
-        """Return the address of array[i] as that of four floats."""
+        """Return the address of array[i] as that of four numbers, their LLVM type, their bytes."""
         array = context.make_array(kinds[0])(context, builder, value=values[0])
         i = context.cast(builder, values[1], kinds[1], types.int64)
-        return builder.bitcast(builder.gep(array.data, [i]), FOUR_FLOATS.as_pointer())
+        four = ir.VectorType(context.get_data_type(kinds[0].dtype), 4)
+        address = builder.bitcast(builder.gep(array.data, [i]), four.as_pointer())
+        return address, four, 4 * kinds[0].dtype.bitwidth // 8
 
     @intrinsic
     def _load4(typing, array, i):
-        kinds = signature(types.UniTuple(types.float32, 4), array, i)
+        kinds = signature(types.UniTuple(array.dtype, 4), array, i)
 
         def generate(context, builder, kinds, values):
-            four = builder.load(_address(context, builder, kinds.args, values), align=16)
+            address, _, n_bytes = _address(context, builder, kinds.args, values)
+            four = builder.load(address, align=n_bytes)
             parts = [builder.extract_element(four, place) for place in PLACES]
             return context.make_tuple(builder, kinds.return_type, parts)
 
@@ -52,11 +57,12 @@ if IS_NUMBA_CUDA and not IS_SIMULATOR:
         kinds = signature(types.void, array, i, values)
 
         def generate(context, builder, kinds, values):
-            four = ir.Constant(FOUR_FLOATS, ir.Undefined)
+            address, kind, n_bytes = _address(context, builder, kinds.args, values)
+            four = ir.Constant(kind, ir.Undefined)
             for k, place in enumerate(PLACES):
                 part = builder.extract_value(values[2], k)
                 four = builder.insert_element(four, part, place)
-            builder.store(four, _address(context, builder, kinds.args, values), align=16)
+            builder.store(four, address, align=n_bytes)
             return context.get_dummy_value()
 
         return kinds, generate

@@ -113,7 +113,7 @@ class CudaBackend:
     ``launch_train(x, y, minibatch, costs)`` trains len(costs) minibatches, in
     ``self.shared.stream``, and writes their costs; ``launch_logits(x, logits)`` writes the
     (n, C) logits of the images x. It may replace ``keep_parameters(parameters)``, which gets what
-    set_parameters has checked.
+    set_parameters has checked, and with it ``fetch_parameters()``, which returns the same.
     """
 
     @translate_device_errors
@@ -128,27 +128,29 @@ class CudaBackend:
         self.pixel_scale = float_x(dataset.pixel_scale)
         self.descent = descent_of(settings, float_x)
         self.shared = SharedVariables(dataset, self.batch_size, chunk_batches)
+        self.buffers = {}
         self.set_parameters(parameters)
         self.allocate()
 
     @translate_device_errors
     def train(self, first, last):
         """See msgd.models.interface.Backend.train."""
-        costs = cuda.device_array(last - first, self.float_x)
+        costs = self._buffer("costs", (last - first,), self.float_x)
         for x, y, minibatch, step, count in self.shared.train_pieces(first, last):
-            self.launch_train(x, y, minibatch, costs[step : step + count])
+            piece = costs if count == last - first else costs[step : step + count]
+            self.launch_train(x, y, minibatch, piece)
         return costs.copy_to_host()
 
     @translate_device_errors
     def count_errors(self, split):
         """See msgd.models.interface.Backend.count_errors."""
-        mistakes = cuda.to_device(np.zeros(1, np.int32))
+        mistakes = self._buffer("mistakes", (1,), np.int32)
+        mistakes.copy_to_device(np.zeros(1, np.int32))
         n_counted = n_evaluated(len(self.shared.dataset.split(split)[1]), self.batch_size)
         for x, y, start in self.shared.split_pieces(split):
-            predicted = self._predict(x)
             n = min(len(y), n_counted - start)
             if n > 0:
-                _count_mistakes[launch_shape(n)](predicted, y, n, mistakes)
+                _count_mistakes[launch_shape(n)](self._logits(x), y, n, mistakes)
         return int(mistakes.copy_to_host()[0])
 
     @translate_device_errors
@@ -159,16 +161,29 @@ class CudaBackend:
 
     def _predict(self, x):
         """Return the predicted classes of the images x as a device array, (len(x),) int32."""
-        logits = cuda.device_array((len(x), self.n_classes), self.float_x)
-        predicted = cuda.device_array(len(x), np.int32)
-        self.launch_logits(x, logits)
-        _predict_classes[launch_shape(len(x))](logits, predicted)
+        predicted = self._buffer("predicted", (len(x),), np.int32)
+        _predict_classes[launch_shape(len(x))](self._logits(x), predicted)
         return predicted
+
+    def _logits(self, x):
+        """Return the logits of the images x as a device array, (len(x), C) floatX."""
+        logits = self._buffer("logits", (len(x), self.n_classes), self.float_x)
+        self.launch_logits(x, logits)
+        return logits
+
+    def _buffer(self, name, shape, dtype):
+        """Return a device array with anything in it: that of the call before, if it has the shape.
+
+        To make one takes longer than a small kernel runs.
+        """
+        if name not in self.buffers or self.buffers[name].shape != shape:
+            self.buffers[name] = cuda.device_array(shape, dtype)
+        return self.buffers[name]
 
     @translate_device_errors
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
-        return {name: array.copy_to_host() for name, array in self.parameters.items()}
+        return self.fetch_parameters()
 
     @translate_device_errors
     def set_parameters(self, parameters):
@@ -179,6 +194,10 @@ class CudaBackend:
     def keep_parameters(self, parameters):
         """Copy the parameters to the device."""
         self.parameters = {name: cuda.to_device(array) for name, array in parameters.items()}
+
+    def fetch_parameters(self):
+        """Return a copy of the parameters, a dict as keep_parameters gets."""
+        return {name: array.copy_to_host() for name, array in self.parameters.items()}
 
 
 @cuda.jit(**options.CUDA_ENTRY)
@@ -195,14 +214,14 @@ def _predict_classes(logits, predicted):
 
 
 @cuda.jit(**options.CUDA_ENTRY)
-def _count_mistakes(predicted, y, n_counted, mistakes):
-    """Add to mistakes[0] how many of the first n_counted predictions differ from the labels.
+def _count_mistakes(logits, y, n_counted, mistakes):
+    """Add to mistakes[0] for how many of the first n_counted images the label is not predicted.
 
-    predicted, y: (N,) int32; mistakes: (1,) int32. One thread per image.
+    logits: (N, C) floatX; y: (N,) int32; mistakes: (1,) int32. One thread per image.
     """
     lane, row = cuda.grid(2)
     _, rows = cuda.gridsize(2)
     if lane == 0:
         for i in range(row, n_counted, rows):
-            if predicted[i] != y[i]:
+            if first_argmax(logits[i]) != y[i]:
                 cuda.atomic.add(mistakes, 0, 1)  # integers: the order does not matter
