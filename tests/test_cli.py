@@ -211,6 +211,7 @@ def test_kernels_are_cached_by_source_or_not_at_all(tmp_path, variable):
     assert "msgd-kernels-" in folder("/proc/nowhere")
 
 
+@pytest.mark.slow
 def test_eight_trainings_fill_one_cold_cache(data, tmp_path):
     """At once: all come to the same history, and a ninth compiles nothing."""
     cache = tmp_path / "cache"

@@ -1,5 +1,7 @@
 """The configuration: defaults, and what is said of keys and values that cannot be used."""
 
+import copy
+
 import pytest
 import yaml
 from conftest import ROOT
@@ -26,6 +28,19 @@ def test_the_given_configuration_is_not_changed():
     complete = config.complete_config(given)
     complete["experiments"]["lr"]["seed"] = 5
     assert given == minimal()
+
+
+def test_a_schema_belongs_to_whoever_asked_for_it():
+    """Though its file is parsed once: experiment_schema, for one, adds and deletes keys."""
+    first = config.load_schema(), config.experiment_schema("lenet")
+    kept = copy.deepcopy(first)
+    for schema in first:
+        schema["properties"].clear()
+    first[0]["$defs"]["experiment"]["properties"].clear()
+    assert (config.load_schema(), config.experiment_schema("lenet")) == kept
+    lists = config.experiment_schema("lenet")["properties"]["nkerns"]["default"]
+    lists.append(7)
+    assert config.experiment_schema("lenet") == kept[1]
 
 
 def test_config_yaml_shows_the_defaults():

@@ -5,8 +5,10 @@ them. docs/ and CONTRIBUTING.md say why; this file holds everyone to it.
 """
 
 import ast
+import tomllib
 
 import pytest
+import yaml
 from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "msgd"
@@ -198,3 +200,14 @@ def test_a_rule_sees_what_breaks_it(source):
 @pytest.mark.parametrize("source", SOUND)
 def test_no_rule_minds_what_is_sound(source):
     assert not [rule for rule in RULES if breaches(rule, {"kernels/new.py": ast.parse(source)})]
+
+
+def test_what_plain_pytest_leaves_out_is_run_by_ci():
+    """A marker that the options leave out and no command names would hide its tests for good."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    markers = [marker.partition(":")[0] for marker in options["markers"]]
+    left_out = " and ".join(f"not {marker}" for marker in markers)
+    assert options["addopts"].endswith(f" -m '{left_out}'")
+    commands = yaml.safe_load((ROOT / ".ci" / "commands.yaml").read_text())["contributor"]
+    for marker in markers:
+        assert commands[f"pytest -m {marker}"] == "run"

@@ -9,6 +9,7 @@ import copy
 import difflib
 import itertools
 import math
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -22,16 +23,28 @@ SCHEMA_FILE = Path(__file__).with_name("config.schema.yaml")
 MODELS_FOLDER = Path(__file__).with_name("models")
 
 
+@cache
+def _parsed(file):
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def _read(file):
+    """Return what a YAML file of the package holds: the caller's own, though it is parsed once.
+
+    A schema takes longer to parse than a run's settings to check, and a grid asks for each run.
+    """
+    return copy.deepcopy(_parsed(file))
+
+
 def load_schema():
     """Return the schema of the whole configuration (dict), without the models' own keys."""
-    return yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
+    return _read(SCHEMA_FILE)
 
 
 def experiment_schema(model):
     """Return the schema of an experiment with ``model`` (dict): shared keys and the model's own."""
     schema = load_schema()["$defs"]["experiment"]
-    own = MODELS_FOLDER / model / "hyperparameters.yaml"
-    for key, changes in yaml.safe_load(own.read_text(encoding="utf-8")).items():
+    for key, changes in _read(MODELS_FOLDER / model / "hyperparameters.yaml").items():
         if changes is None:  # a shared key that means nothing to this model
             del schema["properties"][key]
             continue

@@ -22,6 +22,9 @@ from msgd.training.checkpoint import Checkpoint, State, clean_states
 N_EPOCHS = 6
 # So many random moments per model, 20 in all.
 N_KILLS = int(os.environ.get("MSGD_KILLS", "5"))
+ONE_MODEL_IS_QUICK = ["logistic_regression"] + [
+    pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "logistic_regression"
+]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,7 @@ def test_without_states_a_killed_run_starts_afresh(data, tmp_path):
     assert files(tmp_path) == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ONE_MODEL_IS_QUICK)
 def test_a_killed_process_goes_on(data, tmp_path, model):
     """SIGKILL at random moments of the run, on several attempts at the same run and on new ones."""
     n_epochs = {"logistic_regression": 300, "logistic_cg": 60, "mlp": 100, "lenet": 40}[model]

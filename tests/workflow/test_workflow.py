@@ -360,6 +360,7 @@ def test_a_run_that_is_not_asked_for_is_reported(folder):
     assert message in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_snakemake_goes_on(tmp_path):
     """SIGKILL to all of its processes while a run trains; then unlocked and started again."""
     # A validation after each minibatch takes its time however fast the kernels are.
@@ -395,6 +396,7 @@ def test_a_killed_snakemake_goes_on(tmp_path):
             assert path.read_bytes() == (killed / path.relative_to(whole)).read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_edited_source_reruns_what_it_shapes(tmp_path):
     """On a copy of the clone, whose package the workflow then imports."""
     clone = tmp_path / "clone"
@@ -444,6 +446,7 @@ def test_edited_source_reruns_what_it_shapes(tmp_path):
         path.write_text(source)
 
 
+@pytest.mark.slow
 def test_an_edited_file_of_an_idx_folder_is_read_again(tmp_path):
     folder = make_folder(tmp_path / "idx")
     save_idx_folder(folder / "digits", make_dataset(80, 40, 44, (4, 4), 3))
@@ -474,6 +477,7 @@ def test_an_edited_file_of_an_idx_folder_is_read_again(tmp_path):
     assert done.returncode != 0, "the folder is not whole any more"
 
 
+@pytest.mark.slow
 def test_the_number_of_cores_does_not_change_a_byte(finished, tmp_path):
     folder = make_folder(tmp_path / "one")
     done = snakemake(folder, "--cores", "1")
