@@ -40,7 +40,7 @@ class Code:
 
     def __init__(self, text, kernel):
         self.kernel = kernel
-        self.instructions, labels = read_kernel(text, kernel.name)
+        self.instructions, labels = read_kernel(text, kernel.function)
         self.places = [places(one) for one in self.instructions]
         self.order = {at: k for k, at in enumerate(flow_order(self.instructions, labels))}
         found = find_loops(self.instructions, labels)
@@ -48,8 +48,8 @@ class Code:
         self.step = next((x for x in found if self._is_step(self.sources[x])), None)
         if self.step is None:
             raise TableError(
-                f"{kernel.model}: {kernel.name} has no loop over `{kernel.loop}`, which the table "
-                "calls the one over minibatches; mend benchmarks/gpu_estimate_table.py"
+                f"{kernel.name}: {kernel.function} has no loop over `{kernel.loop}`, which the "
+                "table calls the one over minibatches; mend benchmarks/gpu_estimate_table.py"
             )
         self.loops = [loop for loop in found if loop.body < self.step.body]
         self._check_branches()
@@ -61,8 +61,8 @@ class Code:
         there = {_branch(place) for path in self.places for place in path if place.kind != "loop"}
         if gone := sorted(named - there):
             raise TableError(
-                f"{self.kernel.model}: no machine code of {self.kernel.name} lies in a branch or "
-                f"function `{gone[0]}`; mend `taken` in benchmarks/gpu_estimate_table.py"
+                f"{self.kernel.name}: no machine code of {self.kernel.function} lies in a branch "
+                f"or function `{gone[0]}`; mend `taken` in benchmarks/gpu_estimate_table.py"
             )
 
     def _source(self, loop):
@@ -129,7 +129,7 @@ class Phases:
         indices = {at for at in code.step.body if code.phase_function(at) == phase.function}
         if not indices:
             raise TableError(
-                f"{code.kernel.model}: no machine code comes from `{phase.function}`, which phase "
+                f"{code.kernel.name}: no machine code comes from `{phase.function}`, which phase "
                 f"'{phase.name}' names; mend its entry in benchmarks/gpu_estimate_table.py"
             )
         if phase.function:
@@ -192,7 +192,7 @@ class Phases:
                 passes = phase.passes[name]
                 return passes[self._call(path)] if isinstance(passes, tuple) else passes
         raise TableError(
-            f"{self.code.kernel.model}: phase '{phase.name}' passes a loop over `{loop.name}` "
+            f"{self.code.kernel.name}: phase '{phase.name}' passes a loop over `{loop.name}` "
             f"({loop.function}, line {loop.line}) and does not say how often; say so in "
             "benchmarks/gpu_estimate_table.py"
         )
@@ -219,8 +219,9 @@ class Phases:
             stretches[0] |= stretches.pop()  # the loop comes round
         if len(stretches) != len(phases):
             raise TableError(
-                f"{code.kernel.model}: {code.kernel.name} has {len(stretches)} stretches between "
-                f"barriers and the table {len(phases)}; mend benchmarks/gpu_estimate_table.py"
+                f"{code.kernel.name}: {code.kernel.function} has {len(stretches)} stretches "
+                f"between barriers and the table {len(phases)}; mend "
+                "benchmarks/gpu_estimate_table.py"
             )
         return [
             BARRIER + self._cycles(indices, [x for x in code.loops if x.body <= indices], phase)
