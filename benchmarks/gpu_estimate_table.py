@@ -10,7 +10,8 @@ the plain one, and has the model's name with _plain behind it.
 
 A kernel whose phases are no functions, but straight code between barriers, has by_barrier=True and
 a Phase with function="" for each stretch, in order; the last one of a minibatch, behind the last
-barrier, belongs to the first. Loops in a stretch are passed as its ``passes`` say.
+barrier, belongs to the first. Loops in a stretch are passed as its ``passes`` say. So are kernels
+described that the compiler has made one of all their functions, mixing their instructions.
 """
 
 from typing import NamedTuple
@@ -29,7 +30,9 @@ class Phase(NamedTuple):
     # What all multiprocessors together move through L2: after a wait all do so at once, so the
     # time it takes is added to that of the instructions.
     l2_megabytes: float = 0
-    taken: dict = {}  # noqa: RUF012, see Kernel; goes before what stands there
+    # See Kernel; goes before what stands there. A tuple of them is for schedulers whose warps do
+    # different things; the slowest counts.
+    taken: dict = {}  # noqa: RUF012
 
 
 class Kernel(NamedTuple):
@@ -83,6 +86,43 @@ LOGISTIC_REGRESSION = Kernel(
         ),
         Phase("cost, by one thread", "cost_phase", {"i": (600, 784)}, l2_share=HALF),
         Phase("between phases", "", {}),
+    ),
+)
+
+# A block has eight warps, so a scheduler two. The last warp has no pixels, so its scheduler is of
+# another kind.
+WITH_LAST_WARP = {"_update_shared": slice(1, 2), "_add_gradient": slice(0, 1)}
+MLP = Kernel(
+    name="mlp",
+    model="mlp",
+    blocks=125,
+    minibatches=2500,
+    grid_waits=2,
+    function="_train_span",
+    by_barrier=True,
+    draft="4 hidden units a block in registers, two waits of the grid a minibatch",
+    taken={"is_l2_alone(descent)": True},
+    phases=(
+        Phase(
+            "update, and forward of the next",
+            "",
+            {"k": 2, "image": 20},  # 54 parameters for 32 lanes
+            warps=2,
+            l2_share=0,  # what is loaded is for the next minibatch
+            taken=({"_update_shared": False}, WITH_LAST_WARP),
+        ),
+        Phase("activate", "", {}, warps=2),
+        Phase("share", "", {"k": 1}, warps=2),
+        Phase(
+            "sum logits, penalties",
+            "",
+            {"k": 1, "logit": 1, "block": 4},
+            warps=2,
+            taken={"_sum_logits_of_minibatch": slice(0, 1)},
+        ),
+        Phase("fetch logits", "", {"k": 1}, warps=2),
+        Phase("loss", "", {"image": 1}),
+        Phase("hidden errors", "", {"k": 1}, warps=2),
     ),
 )
 
@@ -213,4 +253,4 @@ LENET = Kernel(
     ),
 )
 
-KERNELS = (LOGISTIC_REGRESSION, PLAIN_MLP, LENET)
+KERNELS = (LOGISTIC_REGRESSION, MLP, PLAIN_MLP, LENET)

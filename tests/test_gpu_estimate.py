@@ -303,6 +303,24 @@ def test_stretches_between_barriers(file):
     assert both == BARRIER + 5 * (2 + LOADS.l2 + 4 + 4 + 13 + 5) + straight
 
 
+def test_of_kinds_of_schedulers_the_slower_one_counts(file):
+    kinds = {"values": True}, {"values": False}
+    few, none = (cycles(file, Phase("all", "total", {"k": 10}, taken=kind)) for kind in kinds)
+    assert few > none == 0
+    assert cycles(file, Phase("all", "total", {"k": 10}, taken=kinds)) == few
+
+
+def test_between_barriers_a_warp_passes_a_loop_beside_what_another_does(file):
+    def found(**more):
+        phase = Phase("all", "", {"k": 10}, **more)
+        code = Code(made_of(file), kernel(phase, by_barrier=True))
+        return Phases(code, LOADS).between_barriers([phase])[0]
+
+    looping, resting = (found(taken={"values": which}) for which in (True, False))
+    beside = found(taken={"values": slice(0, 1)}, warps=2)
+    assert looping <= beside < looping + resting - BARRIER
+
+
 @pytest.mark.parametrize(
     ("phase", "more", "says"),
     [
