@@ -106,23 +106,23 @@ MLP = Kernel(
         Phase(
             "update, and forward of the next",
             "",
-            {"k": 2, "image": 20},  # 54 parameters for 32 lanes
+            {"base": 2},  # 54 parameters for 32 lanes
             warps=2,
             l2_share=0,  # what is loaded is for the next minibatch
             taken=({"_update_shared": False}, WITH_LAST_WARP),
         ),
         Phase("activate", "", {}, warps=2),
-        Phase("share", "", {"k": 1}, warps=2),
+        Phase("share", "", {}, warps=2),
         Phase(
             "sum logits, penalties",
             "",
-            {"k": 1, "logit": 1, "block": 4},
+            {},
             warps=2,
             taken={"_sum_logits_of_minibatch": slice(0, 1)},
         ),
-        Phase("fetch logits", "", {"k": 1}, warps=2),
-        Phase("loss", "", {"image": 1}),
-        Phase("hidden errors", "", {"k": 1}, warps=2),
+        Phase("fetch logits", "", {}, warps=2),
+        Phase("loss", "", {}),
+        Phase("hidden errors", "", {}, warps=2),
     ),
 )
 

@@ -73,7 +73,7 @@ PIXELS = np.uint32(4)  # of a thread: the bytes of a word
 UNITS = np.uint32(4)  # of a block
 QUARTERS = np.uint32(4)
 BYTE, BITS = np.uint32(255), np.uint32(8)
-ONE, TWO = np.uint32(1), np.uint32(2)
+ZERO, ONE, TWO = np.uint32(0), np.uint32(1), np.uint32(2)
 
 MOST_IN_TILE = 20  # more images and the registers run out
 MOST_PIXELS = 4 * 256  # of an image; a thread for each four
@@ -345,14 +345,14 @@ def _load_parameters(weights, bias, sizes, place, registers, shared):
             if place.thread < sizes.words and _is_unit(unit, place, sizes):
                 registers.weights[pixel, unit] = weights[row + unit]
     first = sizes.words * PIXELS * sizes.hidden  # of the second layer
-    k = place.thread
-    while k < UNITS * sizes.classes:
-        unit, c = k // sizes.classes, k % sizes.classes
-        shared.weights[unit, c] = zero
-        if _is_unit(unit, place, sizes):
-            row = first + (place.block * UNITS + unit) * sizes.classes
-            shared.weights[unit, c] = weights[row + c]
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, UNITS * sizes.classes, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < UNITS * sizes.classes:
+            unit, c = k // sizes.classes, k % sizes.classes
+            shared.weights[unit, c] = zero
+            if _is_unit(unit, place, sizes):
+                row = first + (place.block * UNITS + unit) * sizes.classes
+                shared.weights[unit, c] = weights[row + c]
     if place.thread < UNITS:
         shared.hidden_bias[place.thread] = zero
         if _is_unit(place.thread, place, sizes):
@@ -371,13 +371,13 @@ def _store_parameters(weights, bias, sizes, place, registers, shared):
                 if _is_unit(unit, place, sizes):
                     weights[row + unit] = registers.weights[pixel, unit]
     first = sizes.words * PIXELS * sizes.hidden
-    k = place.thread
-    while k < UNITS * sizes.classes:
-        unit, c = k // sizes.classes, k % sizes.classes
-        if _is_unit(unit, place, sizes):
-            row = first + (place.block * UNITS + unit) * sizes.classes
-            weights[row + c] = shared.weights[unit, c]
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, UNITS * sizes.classes, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < UNITS * sizes.classes:
+            unit, c = k // sizes.classes, k % sizes.classes
+            if _is_unit(unit, place, sizes):
+                row = first + (place.block * UNITS + unit) * sizes.classes
+                weights[row + c] = shared.weights[unit, c]
     if place.thread < UNITS and _is_unit(place.thread, place, sizes):
         bias[place.block * UNITS + place.thread] = shared.hidden_bias[place.thread]
     if place.block == 0 and place.thread < sizes.classes:
@@ -488,14 +488,14 @@ def _share_logits(first, n, sizes, place, shared, shares):
     first: which image of ``shares`` the first is. A thread per image and class.
     """
     row = (sizes.blocks + LANES - ONE) // LANES * LANES
-    k = place.thread
-    while k < n * sizes.classes:
-        image, c = k // sizes.classes, k % sizes.classes
-        share = shared.hidden[image, 0] * shared.weights[0, c]
-        for unit in range(ONE, UNITS):
-            share += shared.hidden[image, unit] * shared.weights[unit, c]
-        shares[(first * sizes.classes + k) * row + place.block] = share
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, n * sizes.classes, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < n * sizes.classes:
+            image, c = k // sizes.classes, k % sizes.classes
+            share = shared.hidden[image, 0] * shared.weights[0, c]
+            for unit in range(ONE, UNITS):
+                share += shared.hidden[image, unit] * shared.weights[unit, c]
+            shares[(first * sizes.classes + k) * row + place.block] = share
 
 
 @cuda.jit(device=True, **INLINE)
@@ -503,10 +503,10 @@ def _sum_shares(shares, logit, blocks, lane):
     """Return the sum over all blocks of their shares of a logit, to each lane of a warp."""
     row = (blocks + LANES - ONE) // LANES * LANES
     total = float32(0)
-    block = lane
-    while block < blocks:
-        total += shares[logit * row + block]
-        block = uint32(block + LANES)
+    for base in range(ZERO, blocks, LANES):
+        block = uint32(base + lane)
+        if block < blocks:
+            total += shares[logit * row + block]
     for level in range(5):
         total += cuda.shfl_xor_sync(0xFFFFFFFF, total, 16 >> level)
     return total
@@ -547,10 +547,10 @@ def _penalise(descent, sizes, place, registers, shared):
                 registers.weights[pixel, unit] = sgd_step(
                     weight, penalty_gradient(weight, descent), descent
                 )
-    k = place.thread
-    while k < UNITS * sizes.classes:
-        total += penalty(shared.weights[k // sizes.classes, k % sizes.classes], descent)
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, UNITS * sizes.classes, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < UNITS * sizes.classes:
+            total += penalty(shared.weights[k // sizes.classes, k % sizes.classes], descent)
     for level in range(5):
         total += cuda.shfl_xor_sync(0xFFFFFFFF, total, 16 >> level)
     if place.lane == 0:
@@ -565,11 +565,11 @@ def _loss(y, start, step, sizes, place, shared, exchange):
     the negative log-likelihoods of step ``step`` to exchange.example_nll, and each block the
     penalties of its weights. An image that is not there keeps the error 0.
     """
-    k = place.thread
-    while k < sizes.batch_size * sizes.classes:
-        image, c = k // sizes.classes, k % sizes.classes
-        shared.logits[image, c] = exchange.logits[k] + shared.bias[c]
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, sizes.batch_size * sizes.classes, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < sizes.batch_size * sizes.classes:
+            image, c = k // sizes.classes, k % sizes.classes
+            shared.logits[image, c] = exchange.logits[k] + shared.bias[c]
     if place.thread == sizes.threads - ONE:
         total = shared.penalties[0]
         for warp in range(ONE, sizes.pixel_warps + ONE):
@@ -577,27 +577,32 @@ def _loss(y, start, step, sizes, place, shared, exchange):
         exchange.penalties[step * sizes.blocks + place.block] = total
     cuda.syncthreads()
     inverse_batch_size = float32(1) / float32(sizes.batch_size)
-    image = place.thread
-    while image < sizes.batch_size:
-        nll = softmax_cross_entropy(
-            shared.logits[image], y[start + image], inverse_batch_size, shared.logits_error[image]
-        )
-        if place.block == 0:
-            exchange.example_nll[step * sizes.batch_size + image] = nll
-        image = uint32(image + sizes.threads)
+    for base in range(ZERO, sizes.batch_size, sizes.threads):
+        image = uint32(base + place.thread)
+        if image < sizes.batch_size:
+            nll = softmax_cross_entropy(
+                shared.logits[image],
+                y[start + image],
+                inverse_batch_size,
+                shared.logits_error[image],
+            )
+            if place.block == 0:
+                exchange.example_nll[step * sizes.batch_size + image] = nll
 
 
 @cuda.jit(device=True, **INLINE)
 def _hidden_errors(activation, sizes, place, shared):
     """Overwrite shared.hidden_error: a thread per image and unit."""
-    k = place.thread
-    while k < sizes.tiles * sizes.tile * UNITS:
-        image, unit = k // UNITS, k % UNITS
-        total = shared.logits_error[image, 0] * shared.weights[unit, 0]
-        for c in range(ONE, sizes.classes):
-            total += shared.logits_error[image, c] * shared.weights[unit, c]
-        shared.hidden_error[k] = total * activation_slope(shared.hidden[image, unit], activation)
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, sizes.tiles * sizes.tile * UNITS, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < sizes.tiles * sizes.tile * UNITS:
+            image, unit = k // UNITS, k % UNITS
+            total = shared.logits_error[image, 0] * shared.weights[unit, 0]
+            for c in range(ONE, sizes.classes):
+                total += shared.logits_error[image, c] * shared.weights[unit, c]
+            shared.hidden_error[k] = total * activation_slope(
+                shared.hidden[image, unit], activation
+            )
 
 
 @cuda.jit(device=True, **INLINE)
@@ -618,26 +623,26 @@ def _update_shared(descent, sizes, place, shared):
     """Take a step of SGD on what is in shared memory: a lane of the last warp per parameter."""
     slots = sizes.tiles * sizes.tile
     n_weights = UNITS * sizes.classes
-    k = place.lane
-    while k < n_weights + sizes.classes + UNITS:
-        gradient = float32(0)
-        if k < n_weights:
-            unit, c = k // sizes.classes, k % sizes.classes
-            for image in range(slots):
-                gradient += shared.hidden[image, unit] * shared.logits_error[image, c]
-            gradient += penalty_gradient(shared.weights[unit, c], descent)
-            shared.weights[unit, c] = sgd_step(shared.weights[unit, c], gradient, descent)
-        elif k < n_weights + sizes.classes:
-            c = k - n_weights
-            for image in range(slots):
-                gradient += shared.logits_error[image, c]
-            shared.bias[c] = sgd_step(shared.bias[c], gradient, descent)
-        else:
-            unit = k - n_weights - sizes.classes
-            for image in range(slots):
-                gradient += shared.hidden_error[image * UNITS + unit]
-            shared.hidden_bias[unit] = sgd_step(shared.hidden_bias[unit], gradient, descent)
-        k = uint32(k + LANES)
+    for base in range(ZERO, n_weights + sizes.classes + UNITS, LANES):
+        k = uint32(base + place.lane)
+        if k < n_weights + sizes.classes + UNITS:
+            gradient = float32(0)
+            if k < n_weights:
+                unit, c = k // sizes.classes, k % sizes.classes
+                for image in range(slots):
+                    gradient += shared.hidden[image, unit] * shared.logits_error[image, c]
+                gradient += penalty_gradient(shared.weights[unit, c], descent)
+                shared.weights[unit, c] = sgd_step(shared.weights[unit, c], gradient, descent)
+            elif k < n_weights + sizes.classes:
+                c = k - n_weights
+                for image in range(slots):
+                    gradient += shared.logits_error[image, c]
+                shared.bias[c] = sgd_step(shared.bias[c], gradient, descent)
+            else:
+                unit = k - n_weights - sizes.classes
+                for image in range(slots):
+                    gradient += shared.hidden_error[image * UNITS + unit]
+                shared.hidden_bias[unit] = sgd_step(shared.hidden_bias[unit], gradient, descent)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -701,10 +706,10 @@ def _begin(sizes, place, registers, shared):
     """Overwrite with 0 what is read before it is written, or where there are no images."""
     for slot in range(sizes.tile):
         registers.words[slot] = uint32(0)
-    k = place.thread
-    while k < sizes.tiles * sizes.tile * sizes.classes:
-        shared.logits_error[k // sizes.classes, k % sizes.classes] = float32(0)
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, sizes.tiles * sizes.tile * sizes.classes, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < sizes.tiles * sizes.tile * sizes.classes:
+            shared.logits_error[k // sizes.classes, k % sizes.classes] = float32(0)
     if place.lane == 0:
         shared.penalties[place.warp] = float32(0)
 
