@@ -106,7 +106,7 @@ MLP = Kernel(
         Phase(
             "update, and forward of the next",
             "",
-            {"base": 2},  # 54 parameters for 32 lanes
+            {"image": 20},
             warps=2,
             l2_share=0,  # what is loaded is for the next minibatch
             taken=({"_update_shared": False}, WITH_LAST_WARP),

@@ -62,7 +62,7 @@ from msgd.kernels.cuda import (
     sgd_step,
     softmax_cross_entropy,
 )
-from msgd.kernels.cuda_vectors import load4
+from msgd.kernels.cuda_vectors import bytes4, load4
 from msgd.models.mlp import cuda_plain
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ LANES = np.uint32(32)
 PIXELS = np.uint32(4)  # of a thread: the bytes of a word
 UNITS = np.uint32(4)  # of a block
 QUARTERS = np.uint32(4)
-BYTE, BITS = np.uint32(255), np.uint32(8)
+BITS = np.uint32(8)
 ZERO, ONE, TWO = np.uint32(0), np.uint32(1), np.uint32(2)
 
 MOST_IN_TILE = 20  # more images and the registers run out
@@ -113,7 +113,7 @@ class Shared(NamedTuple):
     """What the threads of a block have in shared memory, float32."""
 
     sums: object  # (warps, tile, UNITS): shares of the units' inputs
-    hidden: object  # (slots, UNITS): the activations of the block's units
+    hidden: object  # flat (slots, UNITS): the activations of the block's units
     hidden_error: object  # flat (slots, UNITS): the derivatives of the cost by the units' inputs
     logits: object  # (slots, C)
     logits_error: object  # (slots, C): the derivatives of the cost by the logits
@@ -294,7 +294,7 @@ def shared_shapes(sizes):
     )
     units = int(UNITS)
     return (
-        *((warps, int(sizes.tile), units), (slots, units), slots * units),
+        *((warps, int(sizes.tile), units), slots * units, slots * units),
         *((slots, classes), (slots, classes), (units, classes), units, classes, warps + 1),
     )
 
@@ -415,9 +415,11 @@ def _fetch(x, start, n, sizes, place, words):
 def _unpack(sizes, registers):
     """Overwrite registers.pixels with the bytes of registers.words."""
     for slot in range(sizes.tile):
-        word = registers.words[slot]
-        for pixel in range(PIXELS):
-            registers.pixels[slot, pixel] = float32(uint32(word >> (BITS * pixel) & BYTE))
+        first, second, third, fourth = bytes4(registers.words[slot])
+        registers.pixels[slot, 0] = first
+        registers.pixels[slot, 1] = second
+        registers.pixels[slot, 2] = third
+        registers.pixels[slot, 3] = fourth
 
 
 @cuda.jit(device=True, **INLINE)
@@ -478,7 +480,7 @@ def _activate_tile(tile, pixel_scale, activation, sizes, place, shared):
         h = activate(total * pixel_scale + shared.hidden_bias[unit], activation)
         image = tile * sizes.tile + slot
         is_there = _is_unit(unit, place, sizes) and image < sizes.batch_size
-        shared.hidden[image, unit] = h if is_there else float32(0)
+        shared.hidden[image * UNITS + unit] = h if is_there else float32(0)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -492,9 +494,9 @@ def _share_logits(first, n, sizes, place, shared, shares):
         k = uint32(base + place.thread)
         if k < n * sizes.classes:
             image, c = k // sizes.classes, k % sizes.classes
-            share = shared.hidden[image, 0] * shared.weights[0, c]
+            share = shared.hidden[image * UNITS] * shared.weights[0, c]
             for unit in range(ONE, UNITS):
-                share += shared.hidden[image, unit] * shared.weights[unit, c]
+                share += shared.hidden[image * UNITS + unit] * shared.weights[unit, c]
             shares[(first * sizes.classes + k) * row + place.block] = share
 
 
@@ -600,9 +602,7 @@ def _hidden_errors(activation, sizes, place, shared):
             total = shared.logits_error[image, 0] * shared.weights[unit, 0]
             for c in range(ONE, sizes.classes):
                 total += shared.logits_error[image, c] * shared.weights[unit, c]
-            shared.hidden_error[k] = total * activation_slope(
-                shared.hidden[image, unit], activation
-            )
+            shared.hidden_error[k] = total * activation_slope(shared.hidden[k], activation)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -619,46 +619,50 @@ def _add_gradient(tile, sizes, place, registers, shared):
 
 
 @cuda.jit(device=True, **INLINE)
-def _update_shared(descent, sizes, place, shared):
-    """Take a step of SGD on what is in shared memory: a lane of the last warp per parameter."""
+def _update_shared(descent, sizes, place, registers, shared):
+    """Take a step of SGD on what is in shared memory: the last warp, a lane per class, then unit.
+
+    registers: of a warp without pixels; the first row of the gradient is overwritten.
+    """
     slots = sizes.tiles * sizes.tile
-    n_weights = UNITS * sizes.classes
-    for base in range(ZERO, n_weights + sizes.classes + UNITS, LANES):
-        k = uint32(base + place.lane)
-        if k < n_weights + sizes.classes + UNITS:
-            gradient = float32(0)
-            if k < n_weights:
-                unit, c = k // sizes.classes, k % sizes.classes
-                for image in range(slots):
-                    gradient += shared.hidden[image, unit] * shared.logits_error[image, c]
-                gradient += penalty_gradient(shared.weights[unit, c], descent)
-                shared.weights[unit, c] = sgd_step(shared.weights[unit, c], gradient, descent)
-            elif k < n_weights + sizes.classes:
-                c = k - n_weights
-                for image in range(slots):
-                    gradient += shared.logits_error[image, c]
-                shared.bias[c] = sgd_step(shared.bias[c], gradient, descent)
-            else:
-                unit = k - n_weights - sizes.classes
-                for image in range(slots):
-                    gradient += shared.hidden_error[image * UNITS + unit]
-                shared.hidden_bias[unit] = sgd_step(shared.hidden_bias[unit], gradient, descent)
+    for base in range(ZERO, sizes.classes, LANES):
+        c = uint32(base + place.lane)
+        if c < sizes.classes:
+            of_bias = float32(0)
+            for unit in range(UNITS):
+                registers.gradient[0, unit] = float32(0)
+            for image in range(slots):
+                error = shared.logits_error[image, c]
+                first, second, third, fourth = load4(shared.hidden, image * UNITS)
+                of_bias += error
+                registers.gradient[0, 0] += first * error
+                registers.gradient[0, 1] += second * error
+                registers.gradient[0, 2] += third * error
+                registers.gradient[0, 3] += fourth * error
+            shared.bias[c] = sgd_step(shared.bias[c], of_bias, descent)
+            for unit in range(UNITS):
+                weight = shared.weights[unit, c]
+                gradient = registers.gradient[0, unit] + penalty_gradient(weight, descent)
+                shared.weights[unit, c] = sgd_step(weight, gradient, descent)
+    if place.lane < UNITS:
+        of_bias = float32(0)
+        for image in range(slots):
+            of_bias += shared.hidden_error[image * UNITS + place.lane]
+        bias = shared.hidden_bias[place.lane]
+        shared.hidden_bias[place.lane] = sgd_step(bias, of_bias, descent)
 
 
 @cuda.jit(device=True, **INLINE)
 def _activate_batch(batch, pixel_scale, activation, sizes, place, registers, shared):
     """Overwrite shared.hidden with the activations of the block's units for a batch.
 
-    If it is one tile, its words are in the registers already, and the next batch's are fetched
-    while this one's are computed.
+    If it is one tile, its words are in the registers already.
     """
     for tile in range(sizes.tiles):
         first = tile * sizes.tile
         if sizes.tiles > ONE:
             _fetch(batch.x, batch.start + first, batch.n - first, sizes, place, registers.words)
         _unpack(sizes, registers)
-        if sizes.tiles == ONE:
-            _fetch(batch.x, batch.next_start, batch.n, sizes, place, registers.words)
         _forward(sizes, place, registers, shared.sums)
         cuda.syncthreads()
         _activate_tile(tile, pixel_scale, activation, sizes, place, shared)
@@ -667,13 +671,18 @@ def _activate_batch(batch, pixel_scale, activation, sizes, place, registers, sha
 
 @cuda.jit(device=True, **INLINE)
 def _update(batch, pixel_scale, descent, sizes, place, registers, shared):
-    """Take a step of SGD on the block's parameters; the penalties' step on the weights is taken."""
+    """Take a step of SGD on the block's parameters; the penalties' step on the weights is taken.
+
+    If a batch is one tile, the words of the next one are fetched meanwhile.
+    """
     if place.warp == sizes.pixel_warps:
-        _update_shared(descent, sizes, place, shared)
+        _update_shared(descent, sizes, place, registers, shared)
         return
     for pixel in range(PIXELS):
         for unit in range(UNITS):
             registers.gradient[pixel, unit] = float32(0)
+    if sizes.tiles == ONE:
+        _fetch(batch.x, batch.next_start, batch.n, sizes, place, registers.words)
     for tile in range(sizes.tiles):
         if sizes.tiles > ONE:
             first = tile * sizes.tile
@@ -737,7 +746,7 @@ def make_shared_memory(sizes):
         """Return the block's Shared."""
         return Shared(
             cuda.shared.array(sums, float32),
-            cuda.shared.array(hidden, float32),
+            cuda.shared.array(hidden, float32, alignment=16),
             cuda.shared.array(hidden_error, float32, alignment=16),
             cuda.shared.array(logits, float32),
             cuda.shared.array(logits_error, float32),
