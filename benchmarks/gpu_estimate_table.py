@@ -89,9 +89,9 @@ LOGISTIC_REGRESSION = Kernel(
     ),
 )
 
-# A block has eight warps, so a scheduler two. The last warp has no pixels, so its scheduler is of
-# another kind.
-WITH_LAST_WARP = {"_update_shared": slice(1, 2), "_add_gradient": slice(0, 1)}
+# A block has eight warps, so a scheduler two. The last warp has no pixels and does what others do
+# not, so its scheduler is of another kind.
+LAST_WARP, OTHER_WARP = slice(1, 2), slice(0, 1)
 MLP = Kernel(
     name="mlp",
     model="mlp",
@@ -109,20 +109,28 @@ MLP = Kernel(
             {"image": 20},
             warps=2,
             l2_share=0,  # what is loaded is for the next minibatch
-            taken=({"_update_shared": False}, WITH_LAST_WARP),
+            taken=(
+                {"_update_shared": False},
+                {"_update_shared": LAST_WARP, "_add_gradient": OTHER_WARP},
+            ),
         ),
         Phase("activate", "", {}, warps=2),
         Phase("share", "", {}, warps=2),
+        Phase("sum logits", "", {}, warps=2, taken={"_sum_logits_of_minibatch": OTHER_WARP}),
         Phase(
-            "sum logits, penalties",
+            "loss, penalties",
             "",
             {},
             warps=2,
-            taken={"_sum_logits_of_minibatch": slice(0, 1)},
+            taken=({"_loss": False}, {"_loss": LAST_WARP, "_penalise": OTHER_WARP}),
         ),
-        Phase("fetch logits", "", {}, warps=2),
-        Phase("loss", "", {}),
-        Phase("hidden errors", "", {}, warps=2),
+        Phase(
+            "hidden errors, costs",
+            "",
+            {},
+            warps=2,
+            taken={"_hidden_errors": OTHER_WARP, "_write_costs": LAST_WARP},
+        ),
     ),
 )
 

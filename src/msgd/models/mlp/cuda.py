@@ -24,9 +24,9 @@ itself for the whole span; between blocks travel only their shares of the logits
     3 share      a thread per image and class: what the block's units add to the logit
                  ---- the grid waits ----
     4 logits     a warp per logit: the sum over all blocks
-      penalties  a thread: of its weights, and their step
                  ---- the grid waits ----
     5 loss       a thread per image; every block computes the same
+      penalties  a thread: of its weights, and their step
     6 errors     a thread per image and unit
     7 update     a thread: its weights; the last warp: what is in shared memory
 
@@ -85,7 +85,7 @@ PREDICTING_BLOCKS = 2  # for the same units, each with a part of the images
 
 
 class Sizes(NamedTuple):
-    """The sizes that kernels are compiled for, uint32."""
+    """What kernels are compiled for: sizes, uint32, and the activation."""
 
     batch_size: object  # B
     tile: object  # images of a tile, a multiple of QUARTERS
@@ -97,6 +97,7 @@ class Sizes(NamedTuple):
     blocks: object  # with UNITS of the hidden units each; the last may have fewer
     pixel_warps: object  # warps with pixels; a block has one warp more
     threads: object  # of a block
+    activation: object  # of the hidden units: one of ACTIVATIONS
 
 
 class Registers(NamedTuple):
@@ -120,7 +121,7 @@ class Shared(NamedTuple):
     weights: object  # (UNITS, C): of the second layer
     hidden_bias: object  # (UNITS,)
     bias: object  # (C,)
-    penalties: object  # (warps + 1,): of the weights that a warp has
+    costs: object  # (warps + slots,): the penalty of each warp's weights, the loss of each image
 
 
 class Place(NamedTuple):
@@ -148,14 +149,13 @@ class Task(NamedTuple):
     y: object  # (N,) int32, the labels
     pixel_scale: object  # float32
     descent: object  # msgd.kernels.arguments.Descent
-    activation: object  # of the hidden units: one of ACTIVATIONS
 
 
 class Exchange(NamedTuple):
     """What blocks write for each other, and for the costs, flat float32 in device memory."""
 
     shares: object  # (B, C, whole warps of blocks): what each block adds to a logit
-    logits: object  # (B, C), the biases left out
+    logits: object  # (B, C)
     example_nll: object  # (steps, B), the negative log-likelihoods
     penalties: object  # (steps, blocks)
 
@@ -171,7 +171,6 @@ class Backend(cuda_plain.Backend):
             log.info("the plain CUDA kernels serve, which are slow: %s", reason)
             super().allocate()
             return
-        self.activation = cuda_plain.ACTIVATIONS[self.settings["activation"]]
         self.sizes = sizes_of(self.shared.dataset, self.settings)
         self._train_span, self._share_logits_of_images = make_kernels(self.sizes)
         n_logits = self.batch_size * self.n_classes
@@ -197,7 +196,6 @@ class Backend(cuda_plain.Backend):
             y,
             self.pixel_scale,
             self.descent,
-            self.activation,
             self.weights,
             self.bias,
             self.shares,
@@ -228,7 +226,6 @@ class Backend(cuda_plain.Backend):
                 words_of(x[part]),
                 n,
                 self.pixel_scale,
-                self.activation,
                 self.weights,
                 self.bias,
                 shares,
@@ -282,7 +279,9 @@ def sizes_of(dataset, settings):
     blocks = -(-hidden // int(UNITS))
     threads = (pixel_warps + 1) * int(LANES)
     numbers = batch_size, tile, tiles, 0, words, hidden, classes, blocks, pixel_warps, threads
-    return Sizes(*map(np.uint32, numbers))._replace(has_gaps=tile * tiles > batch_size)
+    activation = cuda_plain.ACTIVATIONS[settings["activation"]]
+    sizes = Sizes(*map(np.uint32, numbers), activation)
+    return sizes._replace(has_gaps=tile * tiles > batch_size)
 
 
 def shared_shapes(sizes):
@@ -295,7 +294,7 @@ def shared_shapes(sizes):
     units = int(UNITS)
     return (
         *((warps, int(sizes.tile), units), slots * units, slots * units),
-        *((slots, classes), (slots, classes), (units, classes), units, classes, warps + 1),
+        *((slots, classes), (slots, classes), (units, classes), units, classes, warps + slots),
     )
 
 
@@ -467,7 +466,7 @@ def _keep_half(upper, low, high, distance):
 
 
 @cuda.jit(device=True, **INLINE)
-def _activate_tile(tile, pixel_scale, activation, sizes, place, shared):
+def _activate_tile(tile, pixel_scale, sizes, place, shared):
     """Overwrite the activations of a tile's images in shared.hidden: a thread each.
 
     Those of units and images that are not there are 0, and so add nothing to the gradients.
@@ -477,7 +476,7 @@ def _activate_tile(tile, pixel_scale, activation, sizes, place, shared):
         total = shared.sums[0, slot, unit]
         for warp in range(ONE, sizes.pixel_warps):
             total += shared.sums[warp, slot, unit]
-        h = activate(total * pixel_scale + shared.hidden_bias[unit], activation)
+        h = activate(total * pixel_scale + shared.hidden_bias[unit], sizes.activation)
         image = tile * sizes.tile + slot
         is_there = _is_unit(unit, place, sizes) and image < sizes.batch_size
         shared.hidden[image * UNITS + unit] = h if is_there else float32(0)
@@ -515,14 +514,14 @@ def _sum_shares(shares, logit, blocks, lane):
 
 
 @cuda.jit(device=True, **INLINE)
-def _sum_logits_of_minibatch(sizes, place, exchange):
+def _sum_logits_of_minibatch(sizes, place, shared, exchange):
     """Overwrite exchange.logits: a warp per logit, of all warps of the grid."""
     warps = sizes.pixel_warps + ONE
     logit = place.warp * sizes.blocks + place.block
     while logit < sizes.batch_size * sizes.classes:
         total = _sum_shares(exchange.shares, logit, sizes.blocks, place.lane)
         if place.lane == 0:
-            exchange.logits[logit] = total
+            exchange.logits[logit] = total + shared.bias[logit % sizes.classes]
         logit += warps * sizes.blocks
 
 
@@ -530,8 +529,9 @@ def _sum_logits_of_minibatch(sizes, place, exchange):
 def _penalise(descent, sizes, place, registers, shared):
     """Take the step of SGD on the penalties alone, of the first layer's weights.
 
-    Before, writes the penalties of all the block's weights to shared.penalties, a sum per warp: a
-    thread adds up those of its own weights and, by its number, of the second layer's.
+    Before, writes the penalties of all the block's weights to shared.costs, a sum per warp: a
+    thread adds up those of its own weights and, by its number, of the second layer's. The last warp
+    has no pixels and is not called.
     """
     total = float32(0)
     if is_l2_alone(descent):
@@ -549,51 +549,60 @@ def _penalise(descent, sizes, place, registers, shared):
                 registers.weights[pixel, unit] = sgd_step(
                     weight, penalty_gradient(weight, descent), descent
                 )
-    for base in range(ZERO, UNITS * sizes.classes, sizes.threads):
+    for base in range(ZERO, UNITS * sizes.classes, sizes.pixel_warps * LANES):
         k = uint32(base + place.thread)
         if k < UNITS * sizes.classes:
             total += penalty(shared.weights[k // sizes.classes, k % sizes.classes], descent)
     for level in range(5):
         total += cuda.shfl_xor_sync(0xFFFFFFFF, total, 16 >> level)
     if place.lane == 0:
-        shared.penalties[place.warp] = total
+        shared.costs[place.warp] = total
 
 
 @cuda.jit(device=True, **INLINE)
-def _loss(y, start, step, sizes, place, shared, exchange):
-    """Overwrite shared.logits and shared.logits_error: the same in all blocks.
+def _loss(y, start, sizes, place, shared, logits):
+    """Overwrite shared.logits_error and the losses: a thread per image, the same in all blocks.
 
-    y: (N,) int32, the labels, of which the minibatch's begin at ``start``. The block 0 writes
-    the negative log-likelihoods of step ``step`` to exchange.example_nll, and each block the
-    penalties of its weights. An image that is not there keeps the error 0.
+    y: (N,) int32, the labels, of which the minibatch's begin at ``start``; logits: see Exchange.
+    The first image's thread is the block's last, for the last warp has the least to do. An image
+    that is not there keeps the error 0.
     """
-    for base in range(ZERO, sizes.batch_size * sizes.classes, sizes.threads):
-        k = uint32(base + place.thread)
-        if k < sizes.batch_size * sizes.classes:
-            image, c = k // sizes.classes, k % sizes.classes
-            shared.logits[image, c] = exchange.logits[k] + shared.bias[c]
-    if place.thread == sizes.threads - ONE:
-        total = shared.penalties[0]
-        for warp in range(ONE, sizes.pixel_warps + ONE):
-            total += shared.penalties[warp]
-        exchange.penalties[step * sizes.blocks + place.block] = total
-    cuda.syncthreads()
     inverse_batch_size = float32(1) / float32(sizes.batch_size)
     for base in range(ZERO, sizes.batch_size, sizes.threads):
-        image = uint32(base + place.thread)
+        image = uint32(base + sizes.threads - ONE - place.thread)
         if image < sizes.batch_size:
-            nll = softmax_cross_entropy(
-                shared.logits[image],
-                y[start + image],
-                inverse_batch_size,
-                shared.logits_error[image],
+            label = y[start + image]
+            for c in range(sizes.classes):
+                shared.logits[image, c] = logits[image * sizes.classes + c]
+            shared.costs[sizes.pixel_warps + image] = softmax_cross_entropy(
+                shared.logits[image], label, inverse_batch_size, shared.logits_error[image]
             )
-            if place.block == 0:
-                exchange.example_nll[step * sizes.batch_size + image] = nll
 
 
 @cuda.jit(device=True, **INLINE)
-def _hidden_errors(activation, sizes, place, shared):
+def _write_costs(step, sizes, place, shared, exchange):
+    """Write what the cost of step ``step`` is made of to ``exchange``: the block's last warp.
+
+    The negative log-likelihoods are the same in all blocks; block 0 writes them.
+    """
+    if place.warp < sizes.pixel_warps:
+        return
+    if place.block == 0:
+        for base in range(ZERO, sizes.batch_size, LANES):
+            image = uint32(base + place.lane)
+            if image < sizes.batch_size:
+                exchange.example_nll[step * sizes.batch_size + image] = shared.costs[
+                    sizes.pixel_warps + image
+                ]
+    if place.lane == 0:
+        total = shared.costs[0]
+        for warp in range(ONE, sizes.pixel_warps):
+            total += shared.costs[warp]
+        exchange.penalties[step * sizes.blocks + place.block] = total
+
+
+@cuda.jit(device=True, **INLINE)
+def _hidden_errors(sizes, place, shared):
     """Overwrite shared.hidden_error: a thread per image and unit."""
     for base in range(ZERO, sizes.tiles * sizes.tile * UNITS, sizes.threads):
         k = uint32(base + place.thread)
@@ -602,7 +611,7 @@ def _hidden_errors(activation, sizes, place, shared):
             total = shared.logits_error[image, 0] * shared.weights[unit, 0]
             for c in range(ONE, sizes.classes):
                 total += shared.logits_error[image, c] * shared.weights[unit, c]
-            shared.hidden_error[k] = total * activation_slope(shared.hidden[k], activation)
+            shared.hidden_error[k] = total * activation_slope(shared.hidden[k], sizes.activation)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -653,7 +662,7 @@ def _update_shared(descent, sizes, place, registers, shared):
 
 
 @cuda.jit(device=True, **INLINE)
-def _activate_batch(batch, pixel_scale, activation, sizes, place, registers, shared):
+def _activate_batch(batch, pixel_scale, sizes, place, registers, shared):
     """Overwrite shared.hidden with the activations of the block's units for a batch.
 
     If it is one tile, its words are in the registers already.
@@ -665,7 +674,7 @@ def _activate_batch(batch, pixel_scale, activation, sizes, place, registers, sha
         _unpack(sizes, registers)
         _forward(sizes, place, registers, shared.sums)
         cuda.syncthreads()
-        _activate_tile(tile, pixel_scale, activation, sizes, place, shared)
+        _activate_tile(tile, pixel_scale, sizes, place, shared)
         cuda.syncthreads()
 
 
@@ -698,15 +707,13 @@ def _update(batch, pixel_scale, descent, sizes, place, registers, shared):
 
 
 @cuda.jit(device=True, **INLINE)
-def _exchange_logits(descent, sizes, place, registers, shared, exchange):
-    """Overwrite exchange.logits with the sums over all blocks; meanwhile, see to the penalties."""
+def _exchange_logits(sizes, place, shared, exchange):
+    """Overwrite exchange.logits with the sums over all blocks."""
     grid = cuda.cg.this_grid()
     zero = np.uint32(0)
     _share_logits(zero, sizes.batch_size, sizes, place, shared, exchange.shares)
     grid.sync()
-    _sum_logits_of_minibatch(sizes, place, exchange)
-    if has_penalty(descent):
-        _penalise(descent, sizes, place, registers, shared)
+    _sum_logits_of_minibatch(sizes, place, shared, exchange)
     grid.sync()
 
 
@@ -719,19 +726,22 @@ def _begin(sizes, place, registers, shared):
         k = uint32(base + place.thread)
         if k < sizes.tiles * sizes.tile * sizes.classes:
             shared.logits_error[k // sizes.classes, k % sizes.classes] = float32(0)
-    if place.lane == 0:
-        shared.penalties[place.warp] = float32(0)
+    if place.thread < sizes.pixel_warps:
+        shared.costs[place.thread] = float32(0)
 
 
 @cuda.jit(device=True, **INLINE)
 def _train_minibatch(batch, task, step, sizes, place, registers, shared, exchange):
     """Train the minibatch ``batch``, the span's number ``step``. exchange: Exchange."""
-    scale, activation = task.pixel_scale, task.activation
-    _activate_batch(batch, scale, activation, sizes, place, registers, shared)
-    _exchange_logits(task.descent, sizes, place, registers, shared, exchange)
-    _loss(task.y, batch.start, step, sizes, place, shared, exchange)
+    scale = task.pixel_scale
+    _activate_batch(batch, scale, sizes, place, registers, shared)
+    _exchange_logits(sizes, place, shared, exchange)
+    if place.warp < sizes.pixel_warps and has_penalty(task.descent):
+        _penalise(task.descent, sizes, place, registers, shared)
+    _loss(task.y, batch.start, sizes, place, shared, exchange.logits)
     cuda.syncthreads()
-    _hidden_errors(activation, sizes, place, shared)
+    _hidden_errors(sizes, place, shared)
+    _write_costs(step, sizes, place, shared, exchange)
     cuda.syncthreads()
     _update(batch, scale, task.descent, sizes, place, registers, shared)
 
@@ -739,7 +749,7 @@ def _train_minibatch(batch, task, step, sizes, place, registers, shared, exchang
 def make_shared_memory(sizes):
     """Return the function that returns the arrays Shared of the calling thread's block."""
     sums, hidden, hidden_error, logits, logits_error, *more = shared_shapes(sizes)
-    weights, hidden_bias, bias, penalties = more
+    weights, hidden_bias, bias, costs = more
 
     @cuda.jit(device=True, **INLINE)
     def shared_memory():
@@ -753,7 +763,7 @@ def make_shared_memory(sizes):
             cuda.shared.array(weights, float32),
             cuda.shared.array(hidden_bias, float32),
             cuda.shared.array(bias, float32),
-            cuda.shared.array(penalties, float32),
+            cuda.shared.array(costs, float32),
         )
 
     return shared_memory
@@ -763,7 +773,7 @@ def make_train_span(sizes):
     """Return the kernel that trains a span of minibatches, for some Sizes.
 
     Of its arguments x is flat uint32 (see words_of), minibatch the number of the first one and
-    n_steps how many they are; y, pixel_scale, descent and activation are those of a Task; weights
+    n_steps how many they are; y, pixel_scale and descent are those of a Task; weights
     and bias (see cuda_plain.Network) are changed; the rest, an Exchange, is overwritten.
     """
     shared_memory = make_shared_memory(sizes)
@@ -778,7 +788,6 @@ def make_train_span(sizes):
         y,
         pixel_scale,
         descent,
-        activation,
         weights,
         bias,
         shares,
@@ -796,7 +805,7 @@ def make_train_span(sizes):
         )
         place, shared = _place(), shared_memory()
         no_lp = Descent(descent.rate, descent.l1, descent.l2, float32(0), float32(1))
-        task = Task(y, pixel_scale, no_lp, activation)
+        task = Task(y, pixel_scale, no_lp)
         exchange = Exchange(shares, logits, example_nll, penalties)
         _begin(sizes, place, registers, shared)
         _load_parameters(weights, bias, sizes, place, registers, shared)
@@ -824,7 +833,7 @@ def make_share_logits(sizes):
     tile, half, pixels, units, threads = map(int, numbers)
 
     @cuda.jit(launch_bounds=(threads, BLOCKS_PER_SM), **options.CUDA_ENTRY)
-    def _share_logits_of_images(x, n, pixel_scale, activation, weights, bias, shares):
+    def _share_logits_of_images(x, n, pixel_scale, weights, bias, shares):
         """Compute tile after tile."""
         registers = Registers(
             cuda.local.array((pixels, units), float32),
@@ -843,7 +852,7 @@ def make_share_logits(sizes):
             there = min(sizes.tile, images - first)
             _fetch(x, first, there, sizes, place, registers.words)
             batch = Batch(x, first, there, first)
-            _activate_batch(batch, pixel_scale, activation, sizes, place, registers, shared)
+            _activate_batch(batch, pixel_scale, sizes, place, registers, shared)
             _share_logits(first, there, sizes, place, shared, shares)
             number = uint32(number + uint32(cuda.gridDim.y))
 
