@@ -1,6 +1,6 @@
 """What the CUDA kernels should take on an H100, by their machine code: no GPU is needed.
 
-    python benchmarks/gpu_estimate.py                      # all models, as tables
+    python benchmarks/gpu_estimate.py                      # all kernels, as tables
     python benchmarks/gpu_estimate.py mlp --json           # one, as JSON
     python benchmarks/gpu_estimate.py --check              # exit code 1 if one became slower
     python benchmarks/gpu_estimate.py --accept             # take today's estimates as those to keep
@@ -26,6 +26,7 @@ from gpu_estimate_table import KERNELS
 
 ACCEPTED = ROOT / "benchmarks" / "results" / "gpu_estimate.json"
 GPU_DAY = ROOT / "benchmarks" / "results" / "gpu_day.json"
+DESIGNS = ROOT / "benchmarks" / "results" / "gpu_designs.json"
 TOLERATED = 1.1  # times the accepted estimate
 # The clock that the device of the GPU day reaches. These kernels wait more than they compute, so
 # power does not hold it back: replayed at this clock, its dependent loads leave 37 cycles to the L1
@@ -36,8 +37,8 @@ COMPILERS = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink
 LISTING = ("nvdisasm", "-gi", "-hex", "-c")
 
 
-def compiled(models):
-    """Return {model: what nvdisasm prints of its kernel}, and of the day's dependent loads."""
+def compiled(kernels):
+    """Return {name: what nvdisasm prints of the Kernel}, and of the day's dependent loads."""
     os.environ["NUMBA_ENABLE_CUDASIM"] = "0"  # before Numba is imported: its compiler is wanted
     sys.path[:0] = [str(ROOT / name) for name in ("src", "tests")]
     from msgd.kernels import options
@@ -53,16 +54,15 @@ def compiled(models):
     signature = types.void(integers, types.int64, integers)
     (chase,) = offline_compiler.disassemble(chase_kernel(), signature, LISTING)
     listings = {}
-    for kernel in KERNELS:
-        if kernel.model in models:
-            launched = offline_compiler.launches(kernel.model, "float32")
-            if kernel.name not in launched:
-                raise TableError(
-                    f"{kernel.model} launches no kernel {kernel.name}, but {', '.join(launched)}; "
-                    "mend its entry in benchmarks/gpu_estimate_table.py"
-                )
-            (listing,) = offline_compiler.disassemble(*launched[kernel.name], LISTING)
-            listings[kernel.model] = listing
+    for kernel in kernels:
+        launched = offline_compiler.launches(kernel.model, "float32")
+        if kernel.function not in launched:
+            raise TableError(
+                f"{kernel.model} launches no kernel {kernel.function}, but {', '.join(launched)}; "
+                f"mend the entry {kernel.name} in benchmarks/gpu_estimate_table.py"
+            )
+        (listing,) = offline_compiler.disassemble(*launched[kernel.function], LISTING)
+        listings[kernel.name] = listing
     return listings, chase
 
 
@@ -119,8 +119,23 @@ def estimate(kernel, listing, loads, micro):
     }
 
 
-def measured(day, kernel):
-    """Return what the GPU day found of a kernel: us of a step and of phases, and epochs/s."""
+def commit_of_speeds(day):
+    return (day["outcome"]["speed"].get("commit") or day["code"]["commit"])[:12]
+
+
+def measured(day, designs, kernel):
+    """Return what was measured of a kernel: us of a step and of phases, and epochs/s.
+
+    Of a kernel that the GPU day did not measure it is what a draft of it took, in us, or None.
+    """
+    if kernel.measured_at != commit_of_speeds(day):
+        found = [d["us_per_step"] for d in designs if d["design"] == kernel.draft]
+        if kernel.draft and not found:
+            raise TableError(
+                f"{kernel.name}: no draft `{kernel.draft}` was measured; mend `draft` in "
+                "benchmarks/gpu_estimate_table.py"
+            )
+        return {"draft": kernel.draft, "us_per_step": found[0]} if found else None
     speed = day["steps"]["speed"][kernel.model]["cuda"]
     wait = grid_wait(day["steps"]["micro"], kernel.blocks)
     alone = day["steps"]["profile"][kernel.model]["us"]
@@ -129,52 +144,65 @@ def measured(day, kernel):
         "training_epochs_per_second": speed["training_epochs_per_second"],
         "epochs_per_second": speed["epochs_per_second"],
         "phases": {name: us - wait for name, us in alone.items()},
-        "commit": day["outcome"]["speed"].get("commit") or day["code"]["commit"],
+        "commit": kernel.measured_at,
     }
 
 
 def table(kernel, found):
     """Return an estimate and what was measured as Markdown."""
-    day = found["measured"]
+    day = found["measured"] or {}
+    alone = day.get("phases", {})
     lines = [
-        f"## {kernel.model}",
+        f"## {kernel.name}",
         "",
         "| phase | cycles | us, estimated | share | us, measured alone |",
         "|:--|--:|--:|--:|--:|",
     ]
     for name, phase in found["phases"].items():
-        alone = f"{max(day['phases'][name], 0):.4g}" if name in day["phases"] else ""
+        us = f"{max(alone[name], 0):.4g}" if name in alone else ""
         share = phase["us"] / found["us_per_step"]
-        lines.append(f"| {name} | {phase['cycles']} | {phase['us']:.4g} | {share:.0%} | {alone} |")
-    ratio = found["us_per_step"] / day["us_per_step"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Estimated: {found['us_per_step']:.4g} us a step, {found['epochs_per_second']:.3g} "
-            "epochs/s of training alone.",
-            f"Measured were, at commit {day['commit'][:12]}, {day['us_per_step']:.4g} us and "
-            f"{day['training_epochs_per_second']:.3g} epochs/s, {day['epochs_per_second']:.3g} "
-            "with validation. Estimated / measured time, if the kernel is that one: "
-            f"{ratio:.2f}.",
-            "",
-        ]
+        lines.append(f"| {name} | {phase['cycles']} | {phase['us']:.4g} | {share:.0%} | {us} |")
+    lines += [
+        "",
+        f"Estimated: {found['us_per_step']:.4g} us a step, {found['epochs_per_second']:.3g} "
+        "epochs/s of training alone.",
+        what_was_measured(day, found["us_per_step"]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def what_was_measured(day, estimated):
+    """Return a sentence on what ``measured`` returned, {} for None."""
+    if not day:
+        return "The last GPU day did not measure it."
+    ratio = f"{estimated / day['us_per_step']:.2f}"
+    if "draft" in day:
+        return (
+            f"The last GPU day did not measure it; a draft of the same design ({day['draft']}) "
+            f"took {day['us_per_step']:.4g} us. Estimated / the draft's time: {ratio}."
+        )
+    return (
+        f"Measured were, at commit {day['commit']}, {day['us_per_step']:.4g} us and "
+        f"{day['training_epochs_per_second']:.3g} epochs/s, {day['epochs_per_second']:.3g} "
+        "with validation. Estimated / measured time, if the kernel has not changed since: "
+        f"{ratio}."
     )
 
 
 def became_slower(found, accepted):
-    """Return a line for each model whose estimate is more than tolerated above the accepted one.
+    """Return a line for each kernel whose estimate is more than tolerated above the accepted one.
 
-    found, accepted: {model: {"us_per_step": ...}}.
+    found, accepted: {name: {"us_per_step": ...}}.
     """
     lines = []
-    for model, one in found.items():
-        if model not in accepted:
-            lines.append(f"{model}: no estimate is accepted yet")
-        elif one["us_per_step"] > TOLERATED * accepted[model]["us_per_step"]:
+    for name, one in found.items():
+        if name not in accepted:
+            lines.append(f"{name}: no estimate is accepted yet")
+        elif one["us_per_step"] > TOLERATED * accepted[name]["us_per_step"]:
             lines.append(
-                f"{model}: a step is estimated at {one['us_per_step']:.4g} us, accepted are "
-                f"{accepted[model]['us_per_step']:.4g}"
+                f"{name}: a step is estimated at {one['us_per_step']:.4g} us, accepted are "
+                f"{accepted[name]['us_per_step']:.4g}"
             )
     return lines
 
@@ -184,9 +212,9 @@ def compilers():
 
 
 def check(found):
-    """Return the exit code: 1, with the reason printed, if a model became slower."""
+    """Return the exit code: 1, with the reason printed, if a kernel became slower."""
     accepted = json.loads(ACCEPTED.read_text())
-    slower = became_slower(found, accepted["models"])
+    slower = became_slower(found, accepted["kernels"])
     if not slower:
         return 0
     if (now := compilers()) != accepted["compilers"]:
@@ -200,55 +228,60 @@ def check(found):
 
 
 def accept(found):
-    """Make ``found`` the accepted estimates, beside those of other models."""
-    models = json.loads(ACCEPTED.read_text())["models"] if ACCEPTED.exists() else {}
-    for model, one in found.items():
-        phases = {name: round(phase["us"], 3) for name, phase in one["phases"].items()}
-        rounded = {name: round(one[name], 3) for name in ("us_per_step", "epochs_per_second")}
-        models[model] = {**rounded, "phases": phases}
-    what = "Estimates by benchmarks/gpu_estimate.py, in us of a minibatch; not measured."
-    report = {"what": what, "compilers": compilers()}
-    ACCEPTED.write_text(json.dumps({**report, "models": models}, indent=1) + "\n")
+    """Make ``found`` the accepted estimates, beside those of other kernels of the table."""
+    kernels = json.loads(ACCEPTED.read_text())["kernels"] if ACCEPTED.exists() else {}
+    for name, one in found.items():
+        phases = {phase: round(cost["us"], 3) for phase, cost in one["phases"].items()}
+        rounded = {key: round(one[key], 3) for key in ("us_per_step", "epochs_per_second")}
+        kernels[name] = {**rounded, "phases": phases}
+    report = {
+        "what": "Estimates by benchmarks/gpu_estimate.py, in us of a minibatch; not measured.",
+        "compilers": compilers(),
+        "kernels": {one.name: kernels[one.name] for one in KERNELS if one.name in kernels},
+    }
+    ACCEPTED.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def parse_arguments():
-    names = [kernel.model for kernel in KERNELS]
+    """Return the arguments and the Kernels that they ask for."""
+    names = [kernel.name for kernel in KERNELS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(names))
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=", ".join(names))
     parser.add_argument("--json", action="store_true", help="print JSON, not tables")
     parser.add_argument("--check", action="store_true", help="compare with the accepted estimates")
     parser.add_argument("--accept", action="store_true", help="keep these estimates as accepted")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.models) - set(names))
-    if unknown:
-        parser.error(f"no such model: {', '.join(unknown)}; there are {', '.join(names)}")
-    return arguments, arguments.models or names
+    wanted = arguments.kernels or names
+    if unknown := sorted(set(wanted) - set(names)):
+        parser.error(f"no such kernel: {', '.join(unknown)}; there are {', '.join(names)}")
+    return arguments, [kernel for kernel in KERNELS if kernel.name in wanted]
 
 
 def main():
     """Estimate, print, and return the exit code."""
-    arguments, models = parse_arguments()
+    arguments, kernels = parse_arguments()
     day = json.loads(GPU_DAY.read_text())
+    designs = json.loads(DESIGNS.read_text())["designs"]
     micro, found = day["steps"]["micro"], {}
     try:
-        listings, chase = compiled(models)
+        listings, chase = compiled(kernels)
         loads = load_cycles(chase, micro)
-        for kernel in KERNELS:
-            if kernel.model in models:
-                found[kernel.model] = estimate(kernel, listings[kernel.model], loads, micro)
-                found[kernel.model]["measured"] = measured(day, kernel)
+        for kernel in kernels:
+            found[kernel.name] = estimate(kernel, listings[kernel.name], loads, micro)
+            found[kernel.name]["measured"] = measured(day, designs, kernel)
     except TableError as error:
         print(error, file=sys.stderr)
         return 1
     if arguments.json:
-        print(json.dumps({"clock_mhz": CLOCK, "loads": loads._asdict(), "models": found}, indent=1))
+        report = {"clock_mhz": CLOCK, "loads": loads._asdict(), "kernels": found}
+        print(json.dumps(report, indent=1))
     else:
         print("Estimates by replay of machine code for an H100; nothing below ran on one, but for")
         print(
             f"what is called measured. Clock {CLOCK} MHz; a load takes {loads.l1} cycles from the"
         )
         print(f"L1 cache, {loads.l2} from L2.\n")
-        print("\n".join(table(k, found[k.model]) for k in KERNELS if k.model in found))
+        print("\n".join(table(kernel, found[kernel.name]) for kernel in kernels))
     if arguments.accept:
         accept(found)
     return check(found) if arguments.check else 0

@@ -35,12 +35,18 @@ def _branch(place):
     return place.function if place.kind == "call" else place.name
 
 
+def schedulers(phase):
+    """Return a Phase for each kind of scheduler, by what its warps do."""
+    kinds = phase.taken if isinstance(phase.taken, tuple) else (phase.taken,)
+    return [phase._replace(taken=kind) for kind in kinds]
+
+
 class Code:
     """A kernel's machine code with the place of each instruction in the source."""
 
     def __init__(self, text, kernel):
         self.kernel = kernel
-        self.instructions, labels = read_kernel(text, kernel.name)
+        self.instructions, labels = read_kernel(text, kernel.function)
         self.places = [places(one) for one in self.instructions]
         self.order = {at: k for k, at in enumerate(flow_order(self.instructions, labels))}
         found = find_loops(self.instructions, labels)
@@ -48,21 +54,22 @@ class Code:
         self.step = next((x for x in found if self._is_step(self.sources[x])), None)
         if self.step is None:
             raise TableError(
-                f"{kernel.model}: {kernel.name} has no loop over `{kernel.loop}`, which the table "
-                "calls the one over minibatches; mend benchmarks/gpu_estimate_table.py"
+                f"{kernel.name}: {kernel.function} has no loop over `{kernel.loop}`, which the "
+                "table calls the one over minibatches; mend benchmarks/gpu_estimate_table.py"
             )
         self.loops = [loop for loop in found if loop.body < self.step.body]
         self._check_branches()
 
     def _check_branches(self):
         """Raise TableError if the table says of a branch whether it is taken, and there is none."""
-        tables = [self.kernel.taken, *(phase.taken for phase in self.kernel.phases)]
+        phases = [one for phase in self.kernel.phases for one in schedulers(phase)]
+        tables = [self.kernel.taken, *(phase.taken for phase in phases)]
         named = {name for taken in tables for name in taken}
         there = {_branch(place) for path in self.places for place in path if place.kind != "loop"}
         if gone := sorted(named - there):
             raise TableError(
-                f"{self.kernel.model}: no machine code of {self.kernel.name} lies in a branch or "
-                f"function `{gone[0]}`; mend `taken` in benchmarks/gpu_estimate_table.py"
+                f"{self.kernel.name}: no machine code of {self.kernel.function} lies in a branch "
+                f"or function `{gone[0]}`; mend `taken` in benchmarks/gpu_estimate_table.py"
             )
 
     def _source(self, loop):
@@ -83,7 +90,14 @@ class Code:
 
     def sequences(self, indices, phase):
         """Return the Instructions that each warp of a scheduler issues of those in ``indices``."""
-        ordered = sorted((at for at in indices if at in self.order), key=self.order.get)
+        return self.sequences_of(self.ordered(indices), phase)
+
+    def ordered(self, indices):
+        """Return those of ``indices`` that are reached, each before those that it leads to."""
+        return sorted((at for at in indices if at in self.order), key=self.order.get)
+
+    def sequences_of(self, ordered, phase):
+        """Return the same of indices that are in order, and may be there several times."""
         return [
             [self.instructions[at] for at in ordered if self._is_taken(at, warp, phase)]
             for warp in range(phase.warps)
@@ -129,14 +143,14 @@ class Phases:
         indices = {at for at in code.step.body if code.phase_function(at) == phase.function}
         if not indices:
             raise TableError(
-                f"{code.kernel.model}: no machine code comes from `{phase.function}`, which phase "
+                f"{code.kernel.name}: no machine code comes from `{phase.function}`, which phase "
                 f"'{phase.name}' names; mend its entry in benchmarks/gpu_estimate_table.py"
             )
         if phase.function:
             indices |= {at for loop in loops for at in loop.body}
         else:
             indices -= {at for loop in others for at in loop.body}
-        return self._cycles(indices, loops, phase)
+        return max(self._cycles(indices, loops, one) for one in schedulers(phase))
 
     def _cycles(self, indices, loops, phase, replayed=replay):
         """Return the cycles of instructions, those of the loops among them included."""
@@ -145,35 +159,58 @@ class Phases:
         total = 0
         for path in sorted({self.code.sources[loop] for loop in outer}):
             copies = [loop for loop in outer if self.code.sources[loop] == path]
-            cycles, has_rest = self._copies(path, copies, indices, loops, phase)
-            total += cycles
+            chosen, has_rest = self._passed(path, copies, indices, loops, phase)
+            total += sum(cycles * times for _, cycles, times in chosen)
             if not has_rest:
                 straight -= self._of_source(path, straight)
-        l1, l2 = (replayed(self.code.sequences(straight, phase), cycles) for cycles in self.loads)
-        return total + l1 + (l2 - l1) * phase.l2_share
+        return total + self._replayed(self.code.sequences(straight, phase), phase, replayed)
 
-    def _copies(self, path, copies, indices, loops, phase):
-        """Return the cycles of a loop of the source and whether passes are left over.
+    def _replayed(self, sequences, phase, replayed=replay):
+        l1, l2 = (replayed(sequences, cycles) for cycles in self.loads)
+        return l1 + (l2 - l1) * phase.l2_share
 
-        copies: the loops it was compiled to.
+    def _laid_out(self, indices, loops, phase):
+        """Return ``indices`` in the order in which a warp comes by them, loops as often as it does.
+
+        So warps that pass a loop are replayed beside those that meanwhile do something else.
+        """
+        code = self.code
+        outer = [x for x in loops if not any(x.body < other.body for other in loops)]
+        straight = indices - {at for loop in outer for at in loop.body}
+        passes = {}  # {first index of a loop: what a warp does there}
+        for path in sorted({code.sources[loop] for loop in outer}):
+            copies = [loop for loop in outer if code.sources[loop] == path]
+            chosen, has_rest = self._passed(path, copies, indices, loops, phase)
+            for loop, _, times in chosen:
+                inside = [other for other in loops if other.body < loop.body]
+                passes[loop.header] = self._laid_out(loop.body, inside, phase) * round(times)
+            if not has_rest:
+                straight -= self._of_source(path, straight)
+        return [x for at in code.ordered(straight | passes.keys()) for x in passes.get(at, [at])]
+
+    def _passed(self, path, copies, indices, loops, phase):
+        """Return [(loop, cycles of a pass, passes)] of a loop of the source, and if some are left.
+
+        copies: the loops it was compiled to, of which one or two are passed.
         """
         passes = self._passes(path, phase)
         # A copy without the loops within it is for when they have no passes.
         deep = [x for x in copies if any(other.body < x.body for other in loops)]
-        costs = {}
+        best = {}  # {passes of the source in one: (loop, cycles)}
         for loop in deep or copies:
             inside = [other for other in loops if other.body < loop.body]
             own = (loop.body & indices) - {at for other in inside for at in other.body}
             cycles = self._cycles(loop.body & indices, inside, phase, replay_loop)
             together = self.code.unrolled(loop, own)
-            costs[together] = max(cycles, costs.get(together, 0))
-        most = max(costs)
+            if together not in best or cycles > best[together][1]:
+                best[together] = loop, cycles
+        most, least = max(best), min(best)
         left = passes % most
-        total = passes // most * costs[most]
-        if left and min(costs) < most:
-            return total + left / min(costs) * costs[min(costs)], False
+        chosen = [(*best[most], passes // most)]
+        if left and least < most:
+            return [*chosen, (*best[least], left / least)], False
         # A remainder without a loop of its own is straight code beside the loop.
-        return total, bool(left)
+        return chosen, bool(left)
 
     def _of_source(self, path, indices):
         """Return which of ``indices`` come from the body of the source's loop at ``path``."""
@@ -192,7 +229,7 @@ class Phases:
                 passes = phase.passes[name]
                 return passes[self._call(path)] if isinstance(passes, tuple) else passes
         raise TableError(
-            f"{self.code.kernel.model}: phase '{phase.name}' passes a loop over `{loop.name}` "
+            f"{self.code.kernel.name}: phase '{phase.name}' passes a loop over `{loop.name}` "
             f"({loop.function}, line {loop.line}) and does not say how often; say so in "
             "benchmarks/gpu_estimate_table.py"
         )
@@ -216,16 +253,25 @@ class Phases:
             if at not in nested and self.is_barrier(at):
                 stretches.append(set())
         if len(stretches) > 1:
-            stretches[0] |= stretches.pop()  # the loop comes round
+            tail = stretches.pop()  # the loop comes round: a warp goes from it to the first
+            stretches[0] |= tail
+            code.order.update({at: code.order[at] - len(code.order) for at in tail})
         if len(stretches) != len(phases):
             raise TableError(
-                f"{code.kernel.model}: {code.kernel.name} has {len(stretches)} stretches between "
-                f"barriers and the table {len(phases)}; mend benchmarks/gpu_estimate_table.py"
+                f"{code.kernel.name}: {code.kernel.function} has {len(stretches)} stretches "
+                f"between barriers and the table {len(phases)}; mend "
+                "benchmarks/gpu_estimate_table.py"
             )
         return [
-            BARRIER + self._cycles(indices, [x for x in code.loops if x.body <= indices], phase)
+            BARRIER + max(self._of_stretch(indices, one) for one in schedulers(phase))
             for indices, phase in zip(stretches, phases, strict=True)
         ]
+
+    def _of_stretch(self, indices, phase):
+        """Return the cycles of warps from one barrier to the next."""
+        loops = [loop for loop in self.code.loops if loop.body <= indices]
+        ordered = self._laid_out(indices, loops, phase)
+        return self._replayed(self.code.sequences_of(ordered, phase), phase)
 
     def is_barrier(self, at):
         """Whether threads wait for each other at instruction ``at``: of a block or of the grid."""

@@ -5,9 +5,13 @@ for a new function. Sizes are those of the published trainings on MNIST: LR B = 
 hidden units; LeNet B = 500, 20 and 50 maps, 500 hidden units. A block has 8 rows of 16 lanes, four
 warps, so one warp on each of a multiprocessor's four schedulers; where 264 blocks have work, two.
 
+The kernel that a published training takes has the model's name. One that serves what it cannot is
+the plain one, and has the model's name with _plain behind it.
+
 A kernel whose phases are no functions, but straight code between barriers, has by_barrier=True and
 a Phase with function="" for each stretch, in order; the last one of a minibatch, behind the last
-barrier, belongs to the first. Loops in a stretch are passed as its ``passes`` say.
+barrier, belongs to the first. Loops in a stretch are passed as its ``passes`` say. So are kernels
+described that the compiler has made one of all their functions, mixing their instructions.
 """
 
 from typing import NamedTuple
@@ -26,18 +30,25 @@ class Phase(NamedTuple):
     # What all multiprocessors together move through L2: after a wait all do so at once, so the
     # time it takes is added to that of the instructions.
     l2_megabytes: float = 0
-    taken: dict = {}  # noqa: RUF012, see Kernel; goes before what stands there
+    # See Kernel; goes before what stands there. A tuple of them is for schedulers whose warps do
+    # different things; the slowest counts.
+    taken: dict = {}  # noqa: RUF012
 
 
 class Kernel(NamedTuple):
     """A kernel that trains many minibatches."""
 
-    model: str
+    name: str  # by which it is listed, asked for and accepted
+    model: str  # one of the configuration's
     blocks: int  # of its grid
     minibatches: int  # of an epoch
     grid_waits: int  # of a minibatch
     phases: tuple
-    name: str = "_train"
+    function: str = "_train"
+    # Commit of the GPU day whose speeds are this kernel's, the one that a training took then; of a
+    # day at another commit they are not.
+    measured_at: str = ""
+    draft: str = ""  # of benchmarks/results/gpu_designs.json, which was measured in its place
     loop: str = "step"  # variable of its loop over minibatches
     by_barrier: bool = False  # phases are what lies between barriers, in order
     # {condition of an if, or function: whether it is taken, or a slice of a scheduler's warps that
@@ -45,6 +56,8 @@ class Kernel(NamedTuple):
     taken: dict = {}  # noqa: RUF012
     unrolled: dict = {}  # noqa: RUF012, {variable of a loop: passes of the source in a compiled one}
 
+
+FIRST_DAY = "91f85115429e"  # when there were the plain kernels alone
 
 NO_LP = {"descent.lp > like(descent.lp, 0)": False}
 TANH = {"sigmoid": False}
@@ -54,7 +67,9 @@ TANH = {"sigmoid": False}
 HALF = 0.5  # of the passes bring a new sector: numbers that lie side by side
 
 LOGISTIC_REGRESSION = Kernel(
+    name="logistic_regression",
     model="logistic_regression",
+    measured_at=FIRST_DAY,
     blocks=99,
     minibatches=83,
     grid_waits=3,
@@ -74,9 +89,56 @@ LOGISTIC_REGRESSION = Kernel(
     ),
 )
 
-LAST_LAYER = {"activation != NO_ACTIVATION": False}
+# A block has eight warps, so a scheduler two. The last warp has no pixels and does what others do
+# not, so its scheduler is of another kind.
+LAST_WARP, OTHER_WARP = slice(1, 2), slice(0, 1)
 MLP = Kernel(
+    name="mlp",
     model="mlp",
+    blocks=125,
+    minibatches=2500,
+    grid_waits=2,
+    function="_train_span",
+    by_barrier=True,
+    draft="4 hidden units a block in registers, two waits of the grid a minibatch",
+    taken={"is_l2_alone(descent)": True},
+    phases=(
+        Phase(
+            "update, and forward of the next",
+            "",
+            {"image": 20},
+            warps=2,
+            l2_share=0,  # what is loaded is for the next minibatch
+            taken=(
+                {"_update_shared": False},
+                {"_update_shared": LAST_WARP, "_add_gradient": OTHER_WARP},
+            ),
+        ),
+        Phase("activate", "", {}, warps=2),
+        Phase("share", "", {}, warps=2),
+        Phase("sum logits", "", {}, warps=2, taken={"_sum_logits_of_minibatch": OTHER_WARP}),
+        Phase(
+            "loss, penalties",
+            "",
+            {},
+            warps=2,
+            taken=({"_loss": False}, {"_loss": LAST_WARP, "_penalise": OTHER_WARP}),
+        ),
+        Phase(
+            "hidden errors, costs",
+            "",
+            {},
+            warps=2,
+            taken={"_hidden_errors": OTHER_WARP, "_write_costs": LAST_WARP},
+        ),
+    ),
+)
+
+LAST_LAYER = {"activation != NO_ACTIVATION": False}
+PLAIN_MLP = Kernel(
+    name="mlp_plain",
+    model="mlp",
+    measured_at=FIRST_DAY,
     blocks=99,
     minibatches=2500,
     grid_waits=5,
@@ -110,7 +172,9 @@ MLP = Kernel(
 # 264 blocks hold 2,112 rows of threads, so the slowest has 5 of 10,000 images times 20 maps, and 12
 # of 25,000 times 50.
 LENET = Kernel(
+    name="lenet",
     model="lenet",
+    measured_at=FIRST_DAY,
     blocks=264,
     minibatches=100,
     grid_waits=13,
@@ -197,4 +261,4 @@ LENET = Kernel(
     ),
 )
 
-KERNELS = (LOGISTIC_REGRESSION, MLP, LENET)
+KERNELS = (LOGISTIC_REGRESSION, MLP, PLAIN_MLP, LENET)

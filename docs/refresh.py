@@ -25,6 +25,9 @@ from msgd.models import MODELS
 from msgd.provenance import device_of, is_made_by_this_source
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+from gpu_estimate_table import KERNELS  # noqa: E402
+
 README = ROOT / "README.md"
 PICTURE = "logistic_regression/default/weights.png"
 SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "made by", "source"]
@@ -249,26 +252,42 @@ def table_of_designs():
 
 
 def table_of_estimates():
-    """Return the Markdown table of the accepted estimates beside what the GPU day measured."""
+    """Return the Markdown table of the accepted estimates beside what was measured."""
     estimates, day = read_measured("gpu_estimate"), read_measured("gpu_day")
     rows = []
-    for model, estimate in estimates["models"].items():
-        speed = day["steps"].get("speed", {}).get(model, {}).get("cuda", {})
+    for kernel in KERNELS:
+        estimate = estimates["kernels"].get(kernel.name)
+        if estimate is None:
+            continue
         longest = max(estimate["phases"], key=estimate["phases"].get)
         share = estimate["phases"][longest] / estimate["us_per_step"]
         rows.append(
             {
-                "model": model,
+                "kernel": kernel.name,
                 "µs a minibatch": rate(estimate["us_per_step"]),
                 "longest phase": f"{longest} ({share:.0%})",
                 "epochs/s": rate(estimate["epochs_per_second"]),
-                "measured": rate(speed.get("training_epochs_per_second")),
+                "measured": measured_epochs(kernel, day),
             }
         )
     table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
     compilers = ", ".join(f"{name} {version}" for name, version in estimates["compilers"].items())
     commit = commit_of_speed(day)[:12]
     return f"{table}\n\nCompiled by {compilers}; measured at commit {commit}.\n"
+
+
+def measured_epochs(kernel, day):
+    """Return epochs/s that a GPU day measured of a Kernel of the table of estimates, as text.
+
+    Of one that it did not measure, those of a draft, or a dash.
+    """
+    if kernel.measured_at == commit_of_speed(day)[:12]:
+        speed = day["steps"].get("speed", {}).get(kernel.model, {}).get("cuda", {})
+        return rate(speed.get("training_epochs_per_second"))
+    for draft in read_measured("gpu_designs")["designs"]:
+        if draft["design"] == kernel.draft:
+            return f"a draft: {rate(1e6 / draft['us_per_step'] / kernel.minibatches)}"
+    return rate(None)
 
 
 def with_code(text):

@@ -105,8 +105,9 @@ def made_of(file, *more):
 
 
 def kernel(*phases, **more):
-    parts = {"model": "toy", "blocks": 1, "minibatches": 1, "grid_waits": 0, "name": "kernel"}
-    return Kernel(**parts, phases=phases, **more)
+    numbers = {"blocks": 1, "minibatches": 1, "grid_waits": 0}
+    names = {"name": "toy", "model": "toy", "function": "kernel"}
+    return Kernel(**{**names, **numbers, **more}, phases=phases)
 
 
 def cycles(file, phase, behind=(), **more):
@@ -302,6 +303,24 @@ def test_stretches_between_barriers(file):
     assert both == BARRIER + 5 * (2 + LOADS.l2 + 4 + 4 + 13 + 5) + straight
 
 
+def test_of_kinds_of_schedulers_the_slower_one_counts(file):
+    kinds = {"values": True}, {"values": False}
+    few, none = (cycles(file, Phase("all", "total", {"k": 10}, taken=kind)) for kind in kinds)
+    assert few > none == 0
+    assert cycles(file, Phase("all", "total", {"k": 10}, taken=kinds)) == few
+
+
+def test_between_barriers_a_warp_passes_a_loop_beside_what_another_does(file):
+    def found(**more):
+        phase = Phase("all", "", {"k": 10}, **more)
+        code = Code(made_of(file), kernel(phase, by_barrier=True))
+        return Phases(code, LOADS).between_barriers([phase])[0]
+
+    looping, resting = (found(taken={"values": which}) for which in (True, False))
+    beside = found(taken={"values": slice(0, 1)}, warps=2)
+    assert looping <= beside < looping + resting - BARRIER
+
+
 @pytest.mark.parametrize(
     ("phase", "more", "says"),
     [
@@ -326,12 +345,41 @@ def test_what_became_slower_is_named():
     assert line == "lenet: no estimate is accepted yet"
 
 
-@pytest.mark.parametrize("model", [one.model for one in KERNELS])
-def test_no_kernel_became_slower_without_saying_so(model):
+def a_day(commit):
+    """Return the report of a GPU day on which `toy` took 10 us a step, 4 us of them waits."""
+    speed = {"training_epochs_per_second": 1e5, "epochs_per_second": 9e4}
+    steps = {
+        "speed": {"toy": {"cuda": speed}},
+        "profile": {"toy": {"us": {"all": 6}}},
+        "micro": {"grid.sync of 1 blocks, us": 4, "grid.sync of 2 blocks, us": 4},
+    }
+    return {"outcome": {"speed": {}}, "code": {"commit": commit + "0" * 28}, "steps": steps}
+
+
+def test_what_a_day_measured_belongs_to_the_kernel_of_its_commit():
+    phase, drafts = Phase("all", "total", {}), [{"design": "a draft", "us_per_step": 20}]
+    commit = "123456789abc"
+    plain, fast = kernel(phase, measured_at=commit), kernel(phase, draft="a draft")
+    of_plain = gpu_estimate.measured(a_day(commit), drafts, plain)
+    assert (of_plain["us_per_step"], of_plain["phases"]) == (10, {"all": 2})
+    assert "Measured were, at commit 123456789abc, 10 us" in gpu_estimate.what_was_measured(
+        of_plain, 8
+    )
+    of_fast = gpu_estimate.measured(a_day(commit), drafts, fast)
+    said = gpu_estimate.what_was_measured(of_fast, 8)
+    assert "did not measure it; a draft of the same design (a draft) took 20 us" in said
+    assert said.endswith("0.40.")
+    assert gpu_estimate.measured(a_day("f" * 12), drafts, plain) is None
+    with pytest.raises(TableError, match="toy: no draft `gone` was measured"):
+        gpu_estimate.measured(a_day(commit), drafts, kernel(phase, draft="gone"))
+
+
+@pytest.mark.parametrize("name", [one.name for one in KERNELS])
+def test_no_kernel_became_slower_without_saying_so(name):
     """Accept what is meant: python benchmarks/gpu_estimate.py --accept."""
     require_compiler()
     result = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "gpu_estimate.py", model, "--check"],
+        [sys.executable, ROOT / "benchmarks" / "gpu_estimate.py", name, "--check"],
         env={**os.environ, "NUMBA_ENABLE_CUDASIM": "0"},
         capture_output=True,
         text=True,

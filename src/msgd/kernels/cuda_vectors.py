@@ -1,11 +1,16 @@
-"""Four numbers at once between memory and registers, on CUDA.
+"""Four numbers at once between memory and registers, and out of the bytes of a word, on CUDA.
 
 A GPU reads and writes four float32, or four bytes, with one instruction where it is told to; Numba
 alone makes four of them. On the simulator the functions run as they stand here; for a GPU their
 bodies are replaced by that instruction.
 """
 
+import numpy as np
+
 from msgd.kernels.cuda import IS_NUMBA_CUDA, IS_SIMULATOR
+
+TWO_TO_23 = 0x4B000000  # as the bits of a float32
+AS_ITS_LAST_BYTE = 0x7440  # which of eight bytes, a word's and then those of 2^23; plus which byte
 
 
 def load4(array, i):
@@ -22,6 +27,15 @@ def store4(array, i, values):
     """Overwrite array[i], ..., array[i + 3] with the four ``values``; array and i as in load4."""
     flat = array.reshape(-1)
     flat[i], flat[i + 1], flat[i + 2], flat[i + 3] = values
+
+
+def bytes4(word):
+    """Return the four bytes of ``word``, uint32, as float32; the lowest first.
+
+    A GPU converts whole numbers slowly. There a byte becomes the last one of 2^23 + byte, of which
+    2^23 is then taken: both are exact.
+    """
+    return tuple(np.float32(word >> np.uint32(8 * k) & np.uint32(255)) for k in range(4))
 
 
 if IS_NUMBA_CUDA and not IS_SIMULATOR:
@@ -66,6 +80,28 @@ if IS_NUMBA_CUDA and not IS_SIMULATOR:
             return context.get_dummy_value()
 
         return kinds, generate
+
+    @intrinsic
+    def _bytes4(typing, word):
+        kinds = signature(types.UniTuple(types.float32, 4), word)
+
+        def generate(context, builder, kinds, values):
+            integer = ir.IntType(32)
+            chosen = ir.FunctionType(integer, [integer] * 3)
+            choose = builder.module.declare_intrinsic("llvm.nvvm.prmt", (), chosen)
+            parts = []
+            for k in range(4):
+                which = ir.Constant(integer, AS_ITS_LAST_BYTE + k)
+                bits = builder.call(choose, [values[0], ir.Constant(integer, TWO_TO_23), which])
+                number = builder.bitcast(bits, ir.FloatType())
+                parts.append(builder.fsub(number, ir.Constant(ir.FloatType(), 2.0**23)))
+            return context.make_tuple(builder, kinds.return_type, parts)
+
+        return kinds, generate
+
+    @overload(bytes4, target="cuda")
+    def _(word):
+        return lambda word: _bytes4(word)
 
     @overload(load4, target="cuda")
     def _(array, i):

@@ -24,9 +24,9 @@ itself for the whole span; between blocks travel only their shares of the logits
     3 share      a thread per image and class: what the block's units add to the logit
                  ---- the grid waits ----
     4 logits     a warp per logit: the sum over all blocks
-      penalties  a thread: of its weights, and their step
                  ---- the grid waits ----
     5 loss       a thread per image; every block computes the same
+      penalties  a thread: of its weights, and their step
     6 errors     a thread per image and unit
     7 update     a thread: its weights; the last warp: what is in shared memory
 
@@ -62,7 +62,7 @@ from msgd.kernels.cuda import (
     sgd_step,
     softmax_cross_entropy,
 )
-from msgd.kernels.cuda_vectors import load4
+from msgd.kernels.cuda_vectors import bytes4, load4
 from msgd.kernels.formulas import ACTIVATIONS
 from msgd.models.mlp import cuda_plain
 
@@ -73,8 +73,8 @@ LANES = np.uint32(32)
 PIXELS = np.uint32(4)  # of a thread: the bytes of a word
 UNITS = np.uint32(4)  # of a block
 QUARTERS = np.uint32(4)
-BYTE, BITS = np.uint32(255), np.uint32(8)
-ONE, TWO = np.uint32(1), np.uint32(2)
+BITS = np.uint32(8)
+ZERO, ONE, TWO = np.uint32(0), np.uint32(1), np.uint32(2)
 
 MOST_IN_TILE = 20  # more images and the registers run out
 MOST_PIXELS = 4 * 256  # of an image; a thread for each four
@@ -86,7 +86,7 @@ PREDICTING_BLOCKS = 2  # for the same units, each with a part of the images
 
 
 class Sizes(NamedTuple):
-    """The sizes that kernels are compiled for, uint32."""
+    """What kernels are compiled for: sizes, uint32, and the activation."""
 
     batch_size: object  # B
     tile: object  # images of a tile, a multiple of QUARTERS
@@ -98,6 +98,7 @@ class Sizes(NamedTuple):
     blocks: object  # with UNITS of the hidden units each; the last may have fewer
     pixel_warps: object  # warps with pixels; a block has one warp more
     threads: object  # of a block
+    activation: object  # of the hidden units: one of ACTIVATIONS
 
 
 class Registers(NamedTuple):
@@ -114,14 +115,14 @@ class Shared(NamedTuple):
     """What the threads of a block have in shared memory, float32."""
 
     sums: object  # (warps, tile, UNITS): shares of the units' inputs
-    hidden: object  # (slots, UNITS): the activations of the block's units
+    hidden: object  # flat (slots, UNITS): the activations of the block's units
     hidden_error: object  # flat (slots, UNITS): the derivatives of the cost by the units' inputs
     logits: object  # (slots, C)
     logits_error: object  # (slots, C): the derivatives of the cost by the logits
     weights: object  # (UNITS, C): of the second layer
     hidden_bias: object  # (UNITS,)
     bias: object  # (C,)
-    penalties: object  # (warps + 1,): of the weights that a warp has
+    costs: object  # (warps + slots,): the penalty of each warp's weights, the loss of each image
 
 
 class Place(NamedTuple):
@@ -149,14 +150,13 @@ class Task(NamedTuple):
     y: object  # (N,) int32, the labels
     pixel_scale: object  # float32
     descent: object  # msgd.kernels.arguments.Descent
-    activation: object  # of the hidden units: one of ACTIVATIONS
 
 
 class Exchange(NamedTuple):
     """What blocks write for each other, and for the costs, flat float32 in device memory."""
 
     shares: object  # (B, C, whole warps of blocks): what each block adds to a logit
-    logits: object  # (B, C), the biases left out
+    logits: object  # (B, C)
     example_nll: object  # (steps, B), the negative log-likelihoods
     penalties: object  # (steps, blocks)
 
@@ -172,7 +172,6 @@ class Backend(cuda_plain.Backend):
             log.info("the plain CUDA kernels serve, which are slow: %s", reason)
             super().allocate()
             return
-        self.activation = ACTIVATIONS[self.settings["activation"]]
         self.sizes = sizes_of(self.shared.dataset, self.settings)
         self._train_span, self._share_logits_of_images = make_kernels(self.sizes)
         n_logits = self.batch_size * self.n_classes
@@ -198,7 +197,6 @@ class Backend(cuda_plain.Backend):
             y,
             self.pixel_scale,
             self.descent,
-            self.activation,
             self.weights,
             self.bias,
             self.shares,
@@ -229,7 +227,6 @@ class Backend(cuda_plain.Backend):
                 words_of(x[part]),
                 n,
                 self.pixel_scale,
-                self.activation,
                 self.weights,
                 self.bias,
                 shares,
@@ -283,7 +280,9 @@ def sizes_of(dataset, settings):
     blocks = -(-hidden // int(UNITS))
     threads = (pixel_warps + 1) * int(LANES)
     numbers = batch_size, tile, tiles, 0, words, hidden, classes, blocks, pixel_warps, threads
-    return Sizes(*map(np.uint32, numbers))._replace(has_gaps=tile * tiles > batch_size)
+    activation = ACTIVATIONS[settings["activation"]]
+    sizes = Sizes(*map(np.uint32, numbers), activation)
+    return sizes._replace(has_gaps=tile * tiles > batch_size)
 
 
 def shared_shapes(sizes):
@@ -291,8 +290,8 @@ def shared_shapes(sizes):
     numbers = sizes.tile * sizes.tiles, sizes.pixel_warps, sizes.classes, UNITS
     slots, warps, classes, units = map(int, numbers)
     return (
-        *((warps, int(sizes.tile), units), (slots, units), slots * units),
-        *((slots, classes), (slots, classes), (units, classes), units, classes, warps + 1),
+        *((warps, int(sizes.tile), units), slots * units, slots * units),
+        *((slots, classes), (slots, classes), (units, classes), units, classes, warps + slots),
     )
 
 
@@ -342,14 +341,14 @@ def _load_parameters(weights, bias, sizes, place, registers, shared):
             if place.thread < sizes.words and _is_unit(unit, place, sizes):
                 registers.weights[pixel, unit] = weights[row + unit]
     first = sizes.words * PIXELS * sizes.hidden  # of the second layer
-    k = place.thread
-    while k < UNITS * sizes.classes:
-        unit, c = k // sizes.classes, k % sizes.classes
-        shared.weights[unit, c] = zero
-        if _is_unit(unit, place, sizes):
-            row = first + (place.block * UNITS + unit) * sizes.classes
-            shared.weights[unit, c] = weights[row + c]
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, UNITS * sizes.classes, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < UNITS * sizes.classes:
+            unit, c = k // sizes.classes, k % sizes.classes
+            shared.weights[unit, c] = zero
+            if _is_unit(unit, place, sizes):
+                row = first + (place.block * UNITS + unit) * sizes.classes
+                shared.weights[unit, c] = weights[row + c]
     if place.thread < UNITS:
         shared.hidden_bias[place.thread] = zero
         if _is_unit(place.thread, place, sizes):
@@ -368,13 +367,13 @@ def _store_parameters(weights, bias, sizes, place, registers, shared):
                 if _is_unit(unit, place, sizes):
                     weights[row + unit] = registers.weights[pixel, unit]
     first = sizes.words * PIXELS * sizes.hidden
-    k = place.thread
-    while k < UNITS * sizes.classes:
-        unit, c = k // sizes.classes, k % sizes.classes
-        if _is_unit(unit, place, sizes):
-            row = first + (place.block * UNITS + unit) * sizes.classes
-            weights[row + c] = shared.weights[unit, c]
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, UNITS * sizes.classes, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < UNITS * sizes.classes:
+            unit, c = k // sizes.classes, k % sizes.classes
+            if _is_unit(unit, place, sizes):
+                row = first + (place.block * UNITS + unit) * sizes.classes
+                weights[row + c] = shared.weights[unit, c]
     if place.thread < UNITS and _is_unit(place.thread, place, sizes):
         bias[place.block * UNITS + place.thread] = shared.hidden_bias[place.thread]
     if place.block == 0 and place.thread < sizes.classes:
@@ -412,9 +411,11 @@ def _fetch(x, start, n, sizes, place, words):
 def _unpack(sizes, registers):
     """Overwrite registers.pixels with the bytes of registers.words."""
     for slot in range(sizes.tile):
-        word = registers.words[slot]
-        for pixel in range(PIXELS):
-            registers.pixels[slot, pixel] = float32(uint32(word >> (BITS * pixel) & BYTE))
+        first, second, third, fourth = bytes4(registers.words[slot])
+        registers.pixels[slot, 0] = first
+        registers.pixels[slot, 1] = second
+        registers.pixels[slot, 2] = third
+        registers.pixels[slot, 3] = fourth
 
 
 @cuda.jit(device=True, **INLINE)
@@ -462,7 +463,7 @@ def _keep_half(upper, low, high, distance):
 
 
 @cuda.jit(device=True, **INLINE)
-def _activate_tile(tile, pixel_scale, activation, sizes, place, shared):
+def _activate_tile(tile, pixel_scale, sizes, place, shared):
     """Overwrite the activations of a tile's images in shared.hidden: a thread each.
 
     Those of units and images that are not there are 0, and so add nothing to the gradients.
@@ -472,10 +473,10 @@ def _activate_tile(tile, pixel_scale, activation, sizes, place, shared):
         total = shared.sums[0, slot, unit]
         for warp in range(ONE, sizes.pixel_warps):
             total += shared.sums[warp, slot, unit]
-        h = activate(total * pixel_scale + shared.hidden_bias[unit], activation)
+        h = activate(total * pixel_scale + shared.hidden_bias[unit], sizes.activation)
         image = tile * sizes.tile + slot
         is_there = _is_unit(unit, place, sizes) and image < sizes.batch_size
-        shared.hidden[image, unit] = h if is_there else float32(0)
+        shared.hidden[image * UNITS + unit] = h if is_there else float32(0)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -485,14 +486,14 @@ def _share_logits(first, n, sizes, place, shared, shares):
     first: which image of ``shares`` the first is. A thread per image and class.
     """
     row = (sizes.blocks + LANES - ONE) // LANES * LANES
-    k = place.thread
-    while k < n * sizes.classes:
-        image, c = k // sizes.classes, k % sizes.classes
-        share = shared.hidden[image, 0] * shared.weights[0, c]
-        for unit in range(ONE, UNITS):
-            share += shared.hidden[image, unit] * shared.weights[unit, c]
-        shares[(first * sizes.classes + k) * row + place.block] = share
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, n * sizes.classes, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < n * sizes.classes:
+            image, c = k // sizes.classes, k % sizes.classes
+            share = shared.hidden[image * UNITS] * shared.weights[0, c]
+            for unit in range(ONE, UNITS):
+                share += shared.hidden[image * UNITS + unit] * shared.weights[unit, c]
+            shares[(first * sizes.classes + k) * row + place.block] = share
 
 
 @cuda.jit(device=True, **INLINE)
@@ -500,24 +501,24 @@ def _sum_shares(shares, logit, blocks, lane):
     """Return the sum over all blocks of their shares of a logit, to each lane of a warp."""
     row = (blocks + LANES - ONE) // LANES * LANES
     total = float32(0)
-    block = lane
-    while block < blocks:
-        total += shares[logit * row + block]
-        block = uint32(block + LANES)
+    for base in range(ZERO, blocks, LANES):
+        block = uint32(base + lane)
+        if block < blocks:
+            total += shares[logit * row + block]
     for level in range(5):
         total += cuda.shfl_xor_sync(0xFFFFFFFF, total, 16 >> level)
     return total
 
 
 @cuda.jit(device=True, **INLINE)
-def _sum_logits_of_minibatch(sizes, place, exchange):
+def _sum_logits_of_minibatch(sizes, place, shared, exchange):
     """Overwrite exchange.logits: a warp per logit, of all warps of the grid."""
     warps = sizes.pixel_warps + ONE
     logit = place.warp * sizes.blocks + place.block
     while logit < sizes.batch_size * sizes.classes:
         total = _sum_shares(exchange.shares, logit, sizes.blocks, place.lane)
         if place.lane == 0:
-            exchange.logits[logit] = total
+            exchange.logits[logit] = total + shared.bias[logit % sizes.classes]
         logit += warps * sizes.blocks
 
 
@@ -525,8 +526,9 @@ def _sum_logits_of_minibatch(sizes, place, exchange):
 def _penalise(descent, sizes, place, registers, shared):
     """Take the step of SGD on the penalties alone, of the first layer's weights.
 
-    Before, writes the penalties of all the block's weights to shared.penalties, a sum per warp: a
-    thread adds up those of its own weights and, by its number, of the second layer's.
+    Before, writes the penalties of all the block's weights to shared.costs, a sum per warp: a
+    thread adds up those of its own weights and, by its number, of the second layer's. The last warp
+    has no pixels and is not called.
     """
     total = float32(0)
     if is_l2_alone(descent):
@@ -544,57 +546,69 @@ def _penalise(descent, sizes, place, registers, shared):
                 registers.weights[pixel, unit] = sgd_step(
                     weight, penalty_gradient(weight, descent), descent
                 )
-    k = place.thread
-    while k < UNITS * sizes.classes:
-        total += penalty(shared.weights[k // sizes.classes, k % sizes.classes], descent)
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, UNITS * sizes.classes, sizes.pixel_warps * LANES):
+        k = uint32(base + place.thread)
+        if k < UNITS * sizes.classes:
+            total += penalty(shared.weights[k // sizes.classes, k % sizes.classes], descent)
     for level in range(5):
         total += cuda.shfl_xor_sync(0xFFFFFFFF, total, 16 >> level)
     if place.lane == 0:
-        shared.penalties[place.warp] = total
+        shared.costs[place.warp] = total
 
 
 @cuda.jit(device=True, **INLINE)
-def _loss(y, start, step, sizes, place, shared, exchange):
-    """Overwrite shared.logits and shared.logits_error: the same in all blocks.
+def _loss(y, start, sizes, place, shared, logits):
+    """Overwrite shared.logits_error and the losses: a thread per image, the same in all blocks.
 
-    y: (N,) int32, the labels, of which the minibatch's begin at ``start``. The block 0 writes
-    the negative log-likelihoods of step ``step`` to exchange.example_nll, and each block the
-    penalties of its weights. An image that is not there keeps the error 0.
+    y: (N,) int32, the labels, of which the minibatch's begin at ``start``; logits: see Exchange.
+    The first image's thread is the block's last, for the last warp has the least to do. An image
+    that is not there keeps the error 0.
     """
-    k = place.thread
-    while k < sizes.batch_size * sizes.classes:
-        image, c = k // sizes.classes, k % sizes.classes
-        shared.logits[image, c] = exchange.logits[k] + shared.bias[c]
-        k = uint32(k + sizes.threads)
-    if place.thread == sizes.threads - ONE:
-        total = shared.penalties[0]
-        for warp in range(ONE, sizes.pixel_warps + ONE):
-            total += shared.penalties[warp]
-        exchange.penalties[step * sizes.blocks + place.block] = total
-    cuda.syncthreads()
     inverse_batch_size = float32(1) / float32(sizes.batch_size)
-    image = place.thread
-    while image < sizes.batch_size:
-        nll = softmax_cross_entropy(
-            shared.logits[image], y[start + image], inverse_batch_size, shared.logits_error[image]
-        )
-        if place.block == 0:
-            exchange.example_nll[step * sizes.batch_size + image] = nll
-        image = uint32(image + sizes.threads)
+    for base in range(ZERO, sizes.batch_size, sizes.threads):
+        image = uint32(base + sizes.threads - ONE - place.thread)
+        if image < sizes.batch_size:
+            label = y[start + image]
+            for c in range(sizes.classes):
+                shared.logits[image, c] = logits[image * sizes.classes + c]
+            shared.costs[sizes.pixel_warps + image] = softmax_cross_entropy(
+                shared.logits[image], label, inverse_batch_size, shared.logits_error[image]
+            )
 
 
 @cuda.jit(device=True, **INLINE)
-def _hidden_errors(activation, sizes, place, shared):
+def _write_costs(step, sizes, place, shared, exchange):
+    """Write what the cost of step ``step`` is made of to ``exchange``: the block's last warp.
+
+    The negative log-likelihoods are the same in all blocks; block 0 writes them.
+    """
+    if place.warp < sizes.pixel_warps:
+        return
+    if place.block == 0:
+        for base in range(ZERO, sizes.batch_size, LANES):
+            image = uint32(base + place.lane)
+            if image < sizes.batch_size:
+                exchange.example_nll[step * sizes.batch_size + image] = shared.costs[
+                    sizes.pixel_warps + image
+                ]
+    if place.lane == 0:
+        total = shared.costs[0]
+        for warp in range(ONE, sizes.pixel_warps):
+            total += shared.costs[warp]
+        exchange.penalties[step * sizes.blocks + place.block] = total
+
+
+@cuda.jit(device=True, **INLINE)
+def _hidden_errors(sizes, place, shared):
     """Overwrite shared.hidden_error: a thread per image and unit."""
-    k = place.thread
-    while k < sizes.tiles * sizes.tile * UNITS:
-        image, unit = k // UNITS, k % UNITS
-        total = shared.logits_error[image, 0] * shared.weights[unit, 0]
-        for c in range(ONE, sizes.classes):
-            total += shared.logits_error[image, c] * shared.weights[unit, c]
-        shared.hidden_error[k] = total * activation_slope(shared.hidden[image, unit], activation)
-        k = uint32(k + sizes.threads)
+    for base in range(ZERO, sizes.tiles * sizes.tile * UNITS, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < sizes.tiles * sizes.tile * UNITS:
+            image, unit = k // UNITS, k % UNITS
+            total = shared.logits_error[image, 0] * shared.weights[unit, 0]
+            for c in range(ONE, sizes.classes):
+                total += shared.logits_error[image, c] * shared.weights[unit, c]
+            shared.hidden_error[k] = total * activation_slope(shared.hidden[k], sizes.activation)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -611,61 +625,70 @@ def _add_gradient(tile, sizes, place, registers, shared):
 
 
 @cuda.jit(device=True, **INLINE)
-def _update_shared(descent, sizes, place, shared):
-    """Take a step of SGD on what is in shared memory: a lane of the last warp per parameter."""
+def _update_shared(descent, sizes, place, registers, shared):
+    """Take a step of SGD on what is in shared memory: the last warp, a lane per class, then unit.
+
+    registers: of a warp without pixels; the first row of the gradient is overwritten.
+    """
     slots = sizes.tiles * sizes.tile
-    n_weights = UNITS * sizes.classes
-    k = place.lane
-    while k < n_weights + sizes.classes + UNITS:
-        gradient = float32(0)
-        if k < n_weights:
-            unit, c = k // sizes.classes, k % sizes.classes
+    for base in range(ZERO, sizes.classes, LANES):
+        c = uint32(base + place.lane)
+        if c < sizes.classes:
+            of_bias = float32(0)
+            for unit in range(UNITS):
+                registers.gradient[0, unit] = float32(0)
             for image in range(slots):
-                gradient += shared.hidden[image, unit] * shared.logits_error[image, c]
-            gradient += penalty_gradient(shared.weights[unit, c], descent)
-            shared.weights[unit, c] = sgd_step(shared.weights[unit, c], gradient, descent)
-        elif k < n_weights + sizes.classes:
-            c = k - n_weights
-            for image in range(slots):
-                gradient += shared.logits_error[image, c]
-            shared.bias[c] = sgd_step(shared.bias[c], gradient, descent)
-        else:
-            unit = k - n_weights - sizes.classes
-            for image in range(slots):
-                gradient += shared.hidden_error[image * UNITS + unit]
-            shared.hidden_bias[unit] = sgd_step(shared.hidden_bias[unit], gradient, descent)
-        k = uint32(k + LANES)
+                error = shared.logits_error[image, c]
+                first, second, third, fourth = load4(shared.hidden, image * UNITS)
+                of_bias += error
+                registers.gradient[0, 0] += first * error
+                registers.gradient[0, 1] += second * error
+                registers.gradient[0, 2] += third * error
+                registers.gradient[0, 3] += fourth * error
+            shared.bias[c] = sgd_step(shared.bias[c], of_bias, descent)
+            for unit in range(UNITS):
+                weight = shared.weights[unit, c]
+                gradient = registers.gradient[0, unit] + penalty_gradient(weight, descent)
+                shared.weights[unit, c] = sgd_step(weight, gradient, descent)
+    if place.lane < UNITS:
+        of_bias = float32(0)
+        for image in range(slots):
+            of_bias += shared.hidden_error[image * UNITS + place.lane]
+        bias = shared.hidden_bias[place.lane]
+        shared.hidden_bias[place.lane] = sgd_step(bias, of_bias, descent)
 
 
 @cuda.jit(device=True, **INLINE)
-def _activate_batch(batch, pixel_scale, activation, sizes, place, registers, shared):
+def _activate_batch(batch, pixel_scale, sizes, place, registers, shared):
     """Overwrite shared.hidden with the activations of the block's units for a batch.
 
-    If it is one tile, its words are in the registers already, and the next batch's are fetched
-    while this one's are computed.
+    If it is one tile, its words are in the registers already.
     """
     for tile in range(sizes.tiles):
         first = tile * sizes.tile
         if sizes.tiles > ONE:
             _fetch(batch.x, batch.start + first, batch.n - first, sizes, place, registers.words)
         _unpack(sizes, registers)
-        if sizes.tiles == ONE:
-            _fetch(batch.x, batch.next_start, batch.n, sizes, place, registers.words)
         _forward(sizes, place, registers, shared.sums)
         cuda.syncthreads()
-        _activate_tile(tile, pixel_scale, activation, sizes, place, shared)
+        _activate_tile(tile, pixel_scale, sizes, place, shared)
         cuda.syncthreads()
 
 
 @cuda.jit(device=True, **INLINE)
 def _update(batch, pixel_scale, descent, sizes, place, registers, shared):
-    """Take a step of SGD on the block's parameters; the penalties' step on the weights is taken."""
+    """Take a step of SGD on the block's parameters; the penalties' step on the weights is taken.
+
+    If a batch is one tile, the words of the next one are fetched meanwhile.
+    """
     if place.warp == sizes.pixel_warps:
-        _update_shared(descent, sizes, place, shared)
+        _update_shared(descent, sizes, place, registers, shared)
         return
     for pixel in range(PIXELS):
         for unit in range(UNITS):
             registers.gradient[pixel, unit] = float32(0)
+    if sizes.tiles == ONE:
+        _fetch(batch.x, batch.next_start, batch.n, sizes, place, registers.words)
     for tile in range(sizes.tiles):
         if sizes.tiles > ONE:
             first = tile * sizes.tile
@@ -681,15 +704,13 @@ def _update(batch, pixel_scale, descent, sizes, place, registers, shared):
 
 
 @cuda.jit(device=True, **INLINE)
-def _exchange_logits(descent, sizes, place, registers, shared, exchange):
-    """Overwrite exchange.logits with the sums over all blocks; meanwhile, see to the penalties."""
+def _exchange_logits(sizes, place, shared, exchange):
+    """Overwrite exchange.logits with the sums over all blocks."""
     grid = cuda.cg.this_grid()
     zero = np.uint32(0)
     _share_logits(zero, sizes.batch_size, sizes, place, shared, exchange.shares)
     grid.sync()
-    _sum_logits_of_minibatch(sizes, place, exchange)
-    if has_penalty(descent):
-        _penalise(descent, sizes, place, registers, shared)
+    _sum_logits_of_minibatch(sizes, place, shared, exchange)
     grid.sync()
 
 
@@ -698,23 +719,26 @@ def _begin(sizes, place, registers, shared):
     """Overwrite with 0 what is read before it is written, or where there are no images."""
     for slot in range(sizes.tile):
         registers.words[slot] = uint32(0)
-    k = place.thread
-    while k < sizes.tiles * sizes.tile * sizes.classes:
-        shared.logits_error[k // sizes.classes, k % sizes.classes] = float32(0)
-        k = uint32(k + sizes.threads)
-    if place.lane == 0:
-        shared.penalties[place.warp] = float32(0)
+    for base in range(ZERO, sizes.tiles * sizes.tile * sizes.classes, sizes.threads):
+        k = uint32(base + place.thread)
+        if k < sizes.tiles * sizes.tile * sizes.classes:
+            shared.logits_error[k // sizes.classes, k % sizes.classes] = float32(0)
+    if place.thread < sizes.pixel_warps:
+        shared.costs[place.thread] = float32(0)
 
 
 @cuda.jit(device=True, **INLINE)
 def _train_minibatch(batch, task, step, sizes, place, registers, shared, exchange):
     """Train the minibatch ``batch``, the span's number ``step``. exchange: Exchange."""
-    scale, activation = task.pixel_scale, task.activation
-    _activate_batch(batch, scale, activation, sizes, place, registers, shared)
-    _exchange_logits(task.descent, sizes, place, registers, shared, exchange)
-    _loss(task.y, batch.start, step, sizes, place, shared, exchange)
+    scale = task.pixel_scale
+    _activate_batch(batch, scale, sizes, place, registers, shared)
+    _exchange_logits(sizes, place, shared, exchange)
+    if place.warp < sizes.pixel_warps and has_penalty(task.descent):
+        _penalise(task.descent, sizes, place, registers, shared)
+    _loss(task.y, batch.start, sizes, place, shared, exchange.logits)
     cuda.syncthreads()
-    _hidden_errors(activation, sizes, place, shared)
+    _hidden_errors(sizes, place, shared)
+    _write_costs(step, sizes, place, shared, exchange)
     cuda.syncthreads()
     _update(batch, scale, task.descent, sizes, place, registers, shared)
 
@@ -722,21 +746,21 @@ def _train_minibatch(batch, task, step, sizes, place, registers, shared, exchang
 def make_shared_memory(sizes):
     """Return the function that returns the arrays Shared of the calling thread's block."""
     sums, hidden, hidden_error, logits, logits_error, *more = shared_shapes(sizes)
-    weights, hidden_bias, bias, penalties = more
+    weights, hidden_bias, bias, costs = more
 
     @cuda.jit(device=True, **INLINE)
     def shared_memory():
         """Return the block's Shared."""
         return Shared(
             cuda.shared.array(sums, float32),
-            cuda.shared.array(hidden, float32),
+            cuda.shared.array(hidden, float32, alignment=16),
             cuda.shared.array(hidden_error, float32, alignment=16),
             cuda.shared.array(logits, float32),
             cuda.shared.array(logits_error, float32),
             cuda.shared.array(weights, float32),
             cuda.shared.array(hidden_bias, float32),
             cuda.shared.array(bias, float32),
-            cuda.shared.array(penalties, float32),
+            cuda.shared.array(costs, float32),
         )
 
     return shared_memory
@@ -746,7 +770,7 @@ def make_train_span(sizes):
     """Return the kernel that trains a span of minibatches, for some Sizes.
 
     Of its arguments x is flat uint32 (see words_of), minibatch the number of the first one and
-    n_steps how many they are; y, pixel_scale, descent and activation are those of a Task; weights
+    n_steps how many they are; y, pixel_scale and descent are those of a Task; weights
     and bias (see cuda_plain.Network) are changed; the rest, an Exchange, is overwritten.
     """
     shared_memory = make_shared_memory(sizes)
@@ -761,7 +785,6 @@ def make_train_span(sizes):
         y,
         pixel_scale,
         descent,
-        activation,
         weights,
         bias,
         shares,
@@ -779,7 +802,7 @@ def make_train_span(sizes):
         )
         place, shared = _place(), shared_memory()
         no_lp = Descent(descent.rate, descent.l1, descent.l2, float32(0), float32(1))
-        task = Task(y, pixel_scale, no_lp, activation)
+        task = Task(y, pixel_scale, no_lp)
         exchange = Exchange(shares, logits, example_nll, penalties)
         _begin(sizes, place, registers, shared)
         _load_parameters(weights, bias, sizes, place, registers, shared)
@@ -807,7 +830,7 @@ def make_share_logits(sizes):
     tile, half, pixels, units, threads = map(int, numbers)
 
     @cuda.jit(launch_bounds=(threads, BLOCKS_PER_SM), **options.CUDA_ENTRY)
-    def _share_logits_of_images(x, n, pixel_scale, activation, weights, bias, shares):
+    def _share_logits_of_images(x, n, pixel_scale, weights, bias, shares):
         """Compute tile after tile."""
         registers = Registers(
             cuda.local.array((pixels, units), float32),
@@ -826,7 +849,7 @@ def make_share_logits(sizes):
             there = min(sizes.tile, images - first)
             _fetch(x, first, there, sizes, place, registers.words)
             batch = Batch(x, first, there, first)
-            _activate_batch(batch, pixel_scale, activation, sizes, place, registers, shared)
+            _activate_batch(batch, pixel_scale, sizes, place, registers, shared)
             _share_logits(first, there, sizes, place, shared, shares)
             number = uint32(number + uint32(cuda.gridDim.y))
 
