@@ -17,7 +17,7 @@ from compiler_wheels import require_compiler
 from msgd.models import MODELS
 
 FLOAT64 = re.compile(r"^(D(ADD|MUL|FMA|SETP|MNMX)|.*\.F64)")
-GRID_SYNC_KERNELS = {"_train", "_add_gradients", "_train_fast", "_train_span"}
+GRID_SYNC_KERNELS = {"_train", "_add_gradients", "_train_fast"}
 GRID_SYNC_FRAME = 16  # bytes
 LOCAL_MEMORY = re.compile(r"^(STL|LDL)")
 MOST_SHARED = (48 + 1) * 1024  # bytes of a block; one KiB of them is the driver's
@@ -29,7 +29,7 @@ WIDE = {
     ("logistic_regression", "_train_fast"): {"LDG.E.128": 10, "STG.E.128": 10},
     ("logistic_regression", "_logits_fast"): {"LDG.E.128": 10},
     # The errors of a block's four units, of twenty images.
-    ("mlp", "_train_span"): {"LDS.128": 20},
+    ("mlp", "_train_fast"): {"LDS.128": 20},
 }
 
 

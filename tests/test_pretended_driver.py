@@ -48,7 +48,7 @@ def train(data, run, *words, model="logistic_regression", options=(), changes=No
 TRAININGS = [
     ("logistic_regression", {}, "_train_fast"),
     ("mlp", {}, "_train"),
-    ("mlp", {"n_hidden": 6}, "_train_span"),
+    ("mlp", {"n_hidden": 6}, "_train_fast"),
     ("lenet", {}, "_train"),
 ]
 

@@ -62,6 +62,7 @@ from msgd.kernels.cuda import (
     sgd_step,
     softmax_cross_entropy,
 )
+from msgd.kernels.cuda_sums import EVERY_LANE, LANES, sum_over_lanes
 from msgd.kernels.cuda_vectors import bytes4, load4
 from msgd.kernels.formulas import ACTIVATIONS
 from msgd.models.mlp import cuda_plain
@@ -69,11 +70,10 @@ from msgd.models.mlp import cuda_plain
 log = logging.getLogger(__name__)
 
 # Sizes are unsigned: of a signed index Numba asks whether it counts from the end.
-LANES = np.uint32(32)
 PIXELS = np.uint32(4)  # of a thread: the bytes of a word
 UNITS = np.uint32(4)  # of a block
 QUARTERS = np.uint32(4)
-BITS = np.uint32(8)
+EIGHT = np.uint32(8)  # lanes of a quarter
 ZERO, ONE, TWO = np.uint32(0), np.uint32(1), np.uint32(2)
 
 MOST_IN_TILE = 20  # more images and the registers run out
@@ -173,7 +173,7 @@ class Backend(cuda_plain.Backend):
             super().allocate()
             return
         self.sizes = sizes_of(self.shared.dataset, self.settings)
-        self._train_span, self._share_logits_of_images = make_kernels(self.sizes)
+        self._train_fast, self._share_logits_fast = make_kernels(self.sizes)
         n_logits = self.batch_size * self.n_classes
         self.shares = cuda.device_array(n_logits * blocks_row(self.sizes), self.float_x)
         self.logits = cuda.device_array(n_logits, self.float_x)
@@ -190,7 +190,7 @@ class Backend(cuda_plain.Backend):
             self.example_nll = cuda.device_array((self.n_steps, self.batch_size), self.float_x)
             self.penalties = cuda.device_array((self.n_steps, blocks), self.float_x)
         stream, sizes = self.shared.stream, self.sizes
-        self._train_span[int(sizes.blocks), int(sizes.threads), stream](
+        self._train_fast[int(sizes.blocks), int(sizes.threads), stream](
             words_of(x),
             minibatch,
             len(costs),
@@ -221,9 +221,7 @@ class Backend(cuda_plain.Backend):
         for start in range(0, len(x), together):
             part = slice(start, min(start + together, len(x)))
             n = part.stop - start
-            self._share_logits_of_images[
-                (int(sizes.blocks), PREDICTING_BLOCKS), int(sizes.threads)
-            ](
+            self._share_logits_fast[(int(sizes.blocks), PREDICTING_BLOCKS), int(sizes.threads)](
                 words_of(x[part]),
                 n,
                 self.pixel_scale,
@@ -316,7 +314,7 @@ def _place():
     thread = uint32(cuda.threadIdx.x)
     lane = uint32(thread % LANES)
     return Place(
-        uint32(cuda.blockIdx.x), thread, uint32(thread // LANES), lane, uint32(lane // BITS)
+        uint32(cuda.blockIdx.x), thread, uint32(thread // LANES), lane, uint32(lane // EIGHT)
     )
 
 
@@ -441,15 +439,15 @@ def _forward(sizes, place, registers, sums_of_warps):
         for unit in range(UNITS):
             given = _share(slot + TWO * images, unit, registers)
             kept = _share(slot, unit, registers)
-            sums[slot, unit] = kept + cuda.shfl_xor_sync(0xFFFFFFFF, given, 16)
+            sums[slot, unit] = kept + cuda.shfl_xor_sync(EVERY_LANE, given, 16)
     for slot in range(images):
         for unit in range(UNITS):
-            sums[slot, unit] += cuda.shfl_xor_sync(0xFFFFFFFF, sums[slot + images, unit], 8)
+            sums[slot, unit] += cuda.shfl_xor_sync(EVERY_LANE, sums[slot + images, unit], 8)
         upper = place.lane & 4 != 0
         first = _keep_half(upper, sums[slot, 0], sums[slot, 2], 4)
         second = _keep_half(upper, sums[slot, 1], sums[slot, 3], 4)
         total = _keep_half(place.lane & 2 != 0, first, second, 2)
-        total += cuda.shfl_xor_sync(0xFFFFFFFF, total, 1)
+        total += cuda.shfl_xor_sync(EVERY_LANE, total, 1)
         if place.lane & 1 == 0 and place.warp < sizes.pixel_warps:
             image = place.quarter * images + slot
             sums_of_warps[place.warp, image, (place.lane >> ONE) & np.uint32(3)] = total
@@ -459,7 +457,7 @@ def _forward(sizes, place, registers, sums_of_warps):
 def _keep_half(upper, low, high, distance):
     """Return ``high`` if upper, else ``low``, plus the same of the lane at that distance."""
     kept, given = (high, low) if upper else (low, high)
-    return kept + cuda.shfl_xor_sync(0xFFFFFFFF, given, distance)
+    return kept + cuda.shfl_xor_sync(EVERY_LANE, given, distance)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -505,9 +503,7 @@ def _sum_shares(shares, logit, blocks, lane):
         block = uint32(base + lane)
         if block < blocks:
             total += shares[logit * row + block]
-    for level in range(5):
-        total += cuda.shfl_xor_sync(0xFFFFFFFF, total, 16 >> level)
-    return total
+    return sum_over_lanes(total)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -550,8 +546,7 @@ def _penalise(descent, sizes, place, registers, shared):
         k = uint32(base + place.thread)
         if k < UNITS * sizes.classes:
             total += penalty(shared.weights[k // sizes.classes, k % sizes.classes], descent)
-    for level in range(5):
-        total += cuda.shfl_xor_sync(0xFFFFFFFF, total, 16 >> level)
+    total = sum_over_lanes(total)
     if place.lane == 0:
         shared.costs[place.warp] = total
 
@@ -766,7 +761,7 @@ def make_shared_memory(sizes):
     return shared_memory
 
 
-def make_train_span(sizes):
+def make_train(sizes):
     """Return the kernel that trains a span of minibatches, for some Sizes.
 
     Of its arguments x is flat uint32 (see words_of), minibatch the number of the first one and
@@ -778,7 +773,7 @@ def make_train_span(sizes):
     tile, half, pixels, units, threads = map(int, numbers)
 
     @cuda.jit(launch_bounds=(threads, BLOCKS_PER_SM), **options.CUDA_ENTRY)
-    def _train_span(
+    def _train_fast(
         x,
         minibatch,
         n_steps,
@@ -815,7 +810,7 @@ def make_train_span(sizes):
         cuda.syncthreads()
         _store_parameters(weights, bias, sizes, place, registers, shared)
 
-    return _train_span
+    return _train_fast
 
 
 def make_share_logits(sizes):
@@ -830,7 +825,7 @@ def make_share_logits(sizes):
     tile, half, pixels, units, threads = map(int, numbers)
 
     @cuda.jit(launch_bounds=(threads, BLOCKS_PER_SM), **options.CUDA_ENTRY)
-    def _share_logits_of_images(x, n, pixel_scale, weights, bias, shares):
+    def _share_logits_fast(x, n, pixel_scale, weights, bias, shares):
         """Compute tile after tile."""
         registers = Registers(
             cuda.local.array((pixels, units), float32),
@@ -853,7 +848,7 @@ def make_share_logits(sizes):
             _share_logits(first, there, sizes, place, shared, shares)
             number = uint32(number + uint32(cuda.gridDim.y))
 
-    return _share_logits_of_images
+    return _share_logits_fast
 
 
 @functools.cache
@@ -863,7 +858,7 @@ def make_kernels(sizes):
     Predictions go by single tiles, whatever the minibatch.
     """
     predicting = sizes._replace(tiles=ONE, batch_size=sizes.tile, has_gaps=True)
-    return make_train_span(sizes), make_share_logits(predicting)
+    return make_train(sizes), make_share_logits(predicting)
 
 
 @cuda.jit(**options.CUDA_ENTRY)
