@@ -5,7 +5,9 @@ them. On the simulator the functions run as they stand here; for a GPU their bod
 that instruction.
 """
 
-from msgd.kernels.cuda import IS_NUMBA_CUDA, IS_SIMULATOR
+from numba import cuda
+
+from msgd.kernels.cuda import INLINE, IS_NUMBA_CUDA, IS_SIMULATOR
 
 
 def load4(array, i):
@@ -68,3 +70,12 @@ if IS_NUMBA_CUDA and not IS_SIMULATOR:
     @overload(store4, target="cuda")
     def _(array, i, values):
         return lambda array, i, values: _store4(array, i, values)
+
+
+@cuda.jit(device=True, **INLINE)
+def read4(array, i, registers, j):
+    """Overwrite registers[j], ..., registers[j + 3] with four numbers of ``array``, as load4.
+
+    registers: one-dimensional float32; j: a constant, and i: a multiple of 4.
+    """
+    registers[j], registers[j + 1], registers[j + 2], registers[j + 3] = load4(array, i)
