@@ -9,6 +9,7 @@ Needs the wheels of the extra ``gpu``. Replaces private names of numba-cuda 0.30
 """
 
 import collections
+import importlib
 import importlib.util
 import json
 import os
@@ -81,7 +82,8 @@ def record_launches(launched):
     def launch(kernel, shape):
         def record(*arguments):
             signature = types.void(*map(type_of, arguments))
-            launched[kernel.py_func.__name__] = kernel, signature
+            threads = int(np.prod(shape[1]))
+            launched[kernel.py_func.__name__] = kernel, signature, threads
 
         return record
 
@@ -113,7 +115,9 @@ def inspect(kernel, signature):
         usage, assembly = dump("-res-usage", file.name), dump("-sass", file.name)
     # The cubin holds functions of the CUDA runtime too; ours have the package in their name.
     (resources,) = re.findall(r"Function (\S*msgd\S*):\n\s*(.*)", usage)
-    registers, stack = (int(re.search(f"{n}:(\\d+)", resources[1])[1]) for n in ("REG", "STACK"))
+    registers, stack, shared = (
+        int(re.search(f"{n}:(\\d+)", resources[1])[1]) for n in ("REG", "STACK", "SHARED")
+    )
     (body,) = [
         part
         for part in re.split(r"Function : ", assembly)[1:]
@@ -123,8 +127,18 @@ def inspect(kernel, signature):
     return {
         "registers": registers,
         "stack": stack,
+        "shared": shared,
         "instructions": collections.Counter(opcodes),
     }
+
+
+def backends_of(model_name):
+    """Return the model's Backend, and that of its plain kernels where it has fast ones beside."""
+    found = [load_backend(model_name, "cuda")]
+    plain = f"msgd.models.{model_name}.cuda_plain"
+    if importlib.util.find_spec(plain):
+        found.append(importlib.import_module(plain).Backend)
+    return found
 
 
 def main(model_name):
@@ -137,13 +151,16 @@ def main(model_name):
     for float_name in ("float32", "float64"):
         float_x = np.dtype(float_name).type
         parameters = load_model(model_name).initial_parameters(dataset, settings, float_x)
-        backend = load_backend(model_name, "cuda")(dataset, parameters, settings, float_x)
-        backend.train(0, 2)
-        backend.count_errors("valid")
-        if hasattr(backend, "cost_and_gradient"):
-            backend.cost_and_gradient()
-        for name, (kernel, signature) in launched.items():
-            results.append({"kernel": name, "floatX": float_name, **inspect(kernel, signature)})
+        launched.clear()
+        for make in backends_of(model_name):
+            backend = make(dataset, parameters, settings, float_x)
+            backend.train(0, 2)
+            backend.count_errors("valid")
+            if hasattr(backend, "cost_and_gradient"):
+                backend.cost_and_gradient()
+        for name, (kernel, signature, threads) in launched.items():
+            found = {"kernel": name, "floatX": float_name, "threads": threads}
+            results.append({**found, **inspect(kernel, signature)})
     json.dump(results, sys.stdout)
 
 

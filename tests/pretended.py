@@ -68,8 +68,8 @@ class Launch(NamedTuple):
 
 
 LAUNCH = re.compile(
-    r"launch \S+?(?:4cuda|12cuda_backend)\d+(\w+?)B\d*v\d+\S* grid (\S+) block (\S+) "
-    r"stream (\S+) cooperative (\d)"
+    r"launch \S+?(?:4cuda|10cuda_plain|12cuda_backend)(?:\d+\w+?_3clocals_3e)?\d+(\w+?)B\d*v\d+\S* "
+    r"grid (\S+) block (\S+) stream (\S+) cooperative (\d)"
 )
 
 

@@ -17,8 +17,10 @@ from msgd.kernels import options
 from msgd.models import MODELS
 
 FLOAT64 = re.compile(r"^(D(ADD|MUL|FMA|SETP|MNMX)|.*\.F64)")
-GRID_SYNC_KERNELS = {"_train", "_add_gradients"}
+GRID_SYNC_KERNELS = {"_train", "_train_fast", "_add_gradients"}
 GRID_SYNC_FRAME = 16  # bytes
+RESERVED_SHARED = 1024  # bytes that the runtime has of every block's
+WORD_LOADS = re.compile(r"^LD[GS](\.\w+)*\.128")
 LOCAL_MEMORY = re.compile(r"^(STL|LDL)")
 
 
@@ -51,6 +53,11 @@ def compiled(request):
     return json.loads(result.stdout)
 
 
+def is_fast(name):
+    """Whether a kernel is one of those beside the plain ones, for float32 alone."""
+    return name.endswith("_fast")
+
+
 def _count(kernel, pattern):
     return sum(n for opcode, n in kernel["instructions"].items() if pattern.match(opcode))
 
@@ -59,7 +66,8 @@ def test_every_kernel_is_compiled_in_both_float_types(compiled):
     kernels = {(kernel["kernel"], kernel["floatX"]) for kernel in compiled}
     names = {name for name, _ in kernels}
     assert len(names) >= 2
-    assert kernels == {(name, float_x) for name in names for float_x in ("float32", "float64")}
+    both = {(name, float_x) for name in names for float_x in ("float32", "float64")}
+    assert kernels == both - {(name, "float64") for name in names if is_fast(name)}
 
 
 def test_no_float64_instruction_in_a_float32_kernel(compiled):
@@ -86,4 +94,17 @@ def test_no_stack_but_the_frame_of_a_grid_sync(compiled):
 
 def test_registers_leave_room_for_resident_blocks(compiled):
     for kernel in compiled:
-        assert 0 < kernel["registers"] <= options.MAX_REGISTERS[kernel["floatX"]], kernel["kernel"]
+        most = options.MAX_REGISTERS[kernel["floatX"]]
+        if is_fast(kernel["kernel"]):  # a quarter of the SM runs every fourth warp
+            most = 65536 // (-(-kernel["threads"] // 128) * 128)
+        assert 0 < kernel["registers"] <= most, kernel["kernel"]
+
+
+def test_shared_memory_is_what_a_block_gets_unasked(compiled):
+    for kernel in compiled:
+        assert kernel["shared"] <= 48 * 1024 + RESERVED_SHARED, kernel["kernel"]
+
+
+def test_fast_kernels_read_16_bytes_at_once(compiled):
+    found = {k["kernel"]: _count(k, WORD_LOADS) for k in compiled if is_fast(k["kernel"])}
+    assert not found or max(found.values()) > 0
