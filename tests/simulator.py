@@ -15,9 +15,8 @@ runs at a time, until it waits or returns, in a chosen order, with all blocks of
 What it cannot see: threads that meet between two waits, as one that polls memory until another
 writes there, which never ends here. Negative indices count from the end, as they do on a GPU.
 
-The kernels of today use the grid's wait and device arrays alone. Blocks, warps and their shared
-memory are here for the faster kernels to come, which will keep partial sums there; until then
-tests/test_simulator.py is their only user.
+The plain kernels use the grid's wait and device arrays alone; blocks, warps and their shared memory
+are for the fast ones.
 
 Replaces private names of numba-cuda 0.30.4, which is pinned.
 """

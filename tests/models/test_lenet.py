@@ -225,8 +225,8 @@ def test_fast_training_has_the_same_bits_however_it_is_cut(monkeypatch):
     parameters = toy.random_parameters(dataset, settings, np.float32)
     found = []
     for order, blocks, chunk, spans in (
-        ("forward", 1, None, [(0, 2)]),
-        ("reverse", 2, None, [(0, 1), (1, 2)]),
+        ("forward", 1, None, [(0, 1), (1, 2)]),
+        ("reverse", 2, None, [(0, 2)]),
         ("5", 3, 1, [(0, 2)]),
     ):
         monkeypatch.setenv("MSGD_SIMULATOR_ORDER", order)
@@ -241,7 +241,7 @@ def test_fast_training_has_the_same_bits_however_it_is_cut(monkeypatch):
 @needs_warps
 def test_fast_steps_follow_the_reference():
     """What is padding stays 0, and old and new weights take turns."""
-    dataset = make_dataset(9, 3, 3, (16, 20), 3)  # three minibatches
+    dataset = make_dataset(6, 3, 3, (16, 20), 3)  # two minibatches
     layers = {**FAST, "nkerns": [2, 3], "n_hidden": 5, "activation": "sigmoid"}
     settings = toy.settings_of("lenet", batch_size=3, learning_rate=0.5, l2=0.01, **layers)
     parameters = toy.random_parameters(dataset, settings, np.float32)
@@ -249,7 +249,7 @@ def test_fast_steps_follow_the_reference():
     for device, float_x in (("cuda", np.float32), ("reference", np.float64)):
         given = {name: array.astype(float_x) for name, array in parameters.items()}
         backend = toy.make_backend(device, dataset, settings, given)
-        costs.append(backend.train(0, 4))
+        costs.append(backend.train(0, 3))
         changes.append({n: array - given[n] for n, array in backend.get_parameters().items()})
     np.testing.assert_allclose(*costs, rtol=1e-5)
     for name, expected in changes[1].items():

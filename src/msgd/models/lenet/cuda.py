@@ -367,7 +367,7 @@ def make_forward(sizes):
         cuda.syncthreads()
         hidden_phase(uint32(n), ZERO, sizes, parameters, kept, here_of(shared), shared)
 
-    @cuda.jit(launch_bounds=BOUNDS, **options.CUDA_ENTRY)
+    @cuda.jit(launch_bounds=(THREADS, 1), **options.CUDA_ENTRY)
     def _logits_fast(parameters, kept, logits):
         """Overwrite logits (n, C) float32 from kept.hidden: a group of images in each block."""
         numbers = cuda.shared.array(n_numbers, float32, alignment=16)

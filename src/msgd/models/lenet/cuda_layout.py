@@ -138,10 +138,10 @@ def shared_sizes(sizes):
         + 2 * MAPS * s.bundles[0] * (s.squares1 + 1),
         2 * (GROUP * s.squares1 + FILTER_SIZE * s.bundles[1] * row_weights),
         GROUP * s.hidden_padded,
-        9 * THREADS,
-        map2 + MAPS * s.bundles[1] * s.squares2,
+        map2 + up(MAPS * s.bundles[1] * s.squares2, 4),
+        2 * s.features_padded,
         2 * rows2 * PATCH * columns1 * s.maps1,
-        GROUP * s.pixels,
+        GROUP * (s.pixels + s.squares1),
         (FILTER_AREA + 1) * THREADS,
     )
     return numbers, 2 * s.squares2 * s.bundles[1]
