@@ -27,10 +27,12 @@ minibatch (in brackets: with the published sizes, 500 images) passes through::
       filters, their biases  thread: one of them; adds the groups' parts in order
     = grid waits ===========================================================================
 
-A prediction passes through the first three, as kernels of their own. Limits: float32, two layers of
-5 x 5 filters with pooling by 2, one hidden layer, and ``cuda_layout.why_not``: images of 20 or 28
-columns, up to 32 and 50 maps, up to 10 classes (the numbers hang together). Where they are not met
-the plain kernels serve. Bits do not depend on the number of blocks: sizes fix every sum's order.
+A prediction passes through the first three, as kernels of their own. Bits do not depend on the
+number of blocks: sizes fix every sum's order.
+
+Limits: float32, two layers of 5 x 5 filters with pooling by 2, one hidden layer, and what
+``cuda_layout.why_not`` says: images of 20 or 28 columns, up to 10 classes, and of 28 x 28 pixels up
+to 21 and 50 maps and 3,008 hidden units. Where they are not met the plain kernels serve.
 
 The parameters lie flat between launches, as in ``cuda_plain.py``; kernels arrange them before a
 launch and flatten them after it. ``cuda_forward.py`` and ``cuda_backward.py`` have the phases.
