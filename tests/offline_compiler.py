@@ -144,12 +144,14 @@ def inspect(kernel, signature):
 def most_registers(kernel, float_name):
     """Return how many registers a thread of ``kernel`` may have.
 
-    A kernel that says how many threads it has takes a multiprocessor for itself; of the others
-    several blocks share one.
+    A kernel that says how many threads a block has says too how many blocks an SM must hold. A
+    quarter of an SM, with a quarter of its registers, runs every fourth warp.
     """
-    bounds = kernel.targetoptions.get("launch_bounds")
-    most = SM_REGISTERS // bounds[0] if bounds else options.MAX_REGISTERS[float_name]
-    return min(most, 255)
+    if "launch_bounds" not in kernel.targetoptions:
+        return options.MAX_REGISTERS[float_name]
+    threads, blocks = kernel.targetoptions["launch_bounds"]
+    warps = -(-threads // 32) * blocks
+    return min(SM_REGISTERS // 4 // (-(-warps // 4) * 32), 255)
 
 
 def backend_classes(model_name):

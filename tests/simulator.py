@@ -121,6 +121,9 @@ class Kernel(kernel.FakeCUDAKernel):
 
 def _to_device(argument, write_back):
     """Return what a kernel gets for an argument; of an array the NumPy array itself, for speed."""
+    if isinstance(argument, tuple):
+        values = [_to_device(value, write_back) for value in argument]
+        return type(argument)(*values) if hasattr(argument, "_fields") else tuple(values)
     if isinstance(argument, np.ndarray) and argument.ndim > 0:
         argument = InOut(argument)
     if isinstance(argument, ArgHint):

@@ -97,6 +97,34 @@ def test_auto_says_what_it_takes(gpu, data, tmp_path):
     assert "backend auto takes c" in done.stderr
 
 
+FAST_LENET = """
+import numpy as np
+import toy
+from conftest import make_dataset
+layers = {"nkerns": [5, 10], "filter_size": 5, "n_hidden": 12}
+dataset = make_dataset(20, 10, 10, (16, 20), 3)
+settings = toy.settings_of("lenet", batch_size=5, **layers)
+parameters = toy.random_parameters(dataset, settings, np.float32)
+backend = toy.make_backend("cuda", dataset, settings, parameters)
+kept = {name: array.tobytes() for name, array in backend.get_parameters().items()}
+assert kept == {name: array.tobytes() for name, array in parameters.items()}
+backend.train(0, 3)
+backend.count_errors("valid")
+"""
+
+
+def test_the_fast_kernels_of_lenet_are_launched(gpu, tmp_path):
+    log = tmp_path / "log"
+    done = run_program(FAST_LENET, **gpu(PRETENDED_LOG=str(log)))
+    assert done.returncode == 0, done.stderr
+    launches = [event for event in read_log(log) if isinstance(event, Launch)]
+    trained = ["_arrange_fast", "_train_fast", "_flatten_fast", "_costs_fast"]
+    scored = ["_arrange_fast", "_convolve_fast", "_hidden_fast", "_logits_fast"]
+    assert [launch.kernel for launch in launches] == [*trained, *scored, "_count_mistakes"]
+    for launch in launches:
+        assert launch.is_cooperative == (launch.kernel == "_train_fast")
+
+
 CHUNKS = """
 import numpy as np
 from conftest import make_dataset

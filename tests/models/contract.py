@@ -69,6 +69,7 @@ class Adapter:
     # (n_train, changes) of trainings with all threads and with one, on 28 x 28 pixels
     threads: tuple = ((100, {}),)
     published_batch: dict = dataclasses.field(default_factory=dict)  # {device: images}, else 20
+    slow_at_published: tuple = ()  # devices where such a step takes half a minute or more
     devices: tuple = DEVICES  # that the tests run on
     toy_shape: tuple = toy.SHAPE  # of the images where the size does not matter
     layers: dict = dataclasses.field(default_factory=dict)  # else those of the toys
@@ -144,7 +145,10 @@ class Contract:
             cases = [(d, case) for d in adapter.devices for case in table.get(d, table["cuda"])]
             metafunc.parametrize(("device", "prediction"), cases, ids=str)
         elif "device" in wanted:
-            metafunc.parametrize("device", adapter.devices)
+            slow = adapter.slow_at_published if "published" in metafunc.function.__name__ else ()
+            marked = [pytest.param(device, marks=pytest.mark.slow) for device in slow]
+            quick = [device for device in adapter.devices if device not in slow]
+            metafunc.parametrize("device", [*quick, *marked])
         if "kind" in wanted:
             kinds = [adapter.first_kind(float_name) for float_name in adapter.tolerances]
             metafunc.parametrize("kind", kinds, ids="-".join)

@@ -1,5 +1,6 @@
 """Both twins of LeNet: the contract, and what is its own."""
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -11,11 +12,24 @@ import oracle_lenet
 import pytest
 import toy
 from conftest import darkened, make_dataset
-from contract import ALL_KINDS, Adapter, SgdContract, Sizes, as_list
+from contract import (
+    ALL_KINDS,
+    Adapter,
+    SgdContract,
+    Sizes,
+    as_images,
+    as_list,
+    bits,
+    relative_error,
+)
+from numba import cuda as numba_cuda
 
 from msgd.errors import UserError
+from msgd.kernels import cuda as kernels
 from msgd.models import DEVICES
-from msgd.models.lenet import cpu, cuda_plain, model
+from msgd.models.lenet import cpu, cuda, cuda_layout, cuda_plain, model
+
+needs_warps = pytest.mark.skipif(not kernels.HAS_WARPS, reason="the plain simulator has no warps")
 
 SMALL = {"nkerns": [2, 3], "filter_size": 3, "n_hidden": 4}  # on images of 10 x 10
 CPU_SIZES = [
@@ -72,6 +86,7 @@ class TestContract(SgdContract):
         copied=((3, {}), (3, {"n_hidden": [16, 16]})),  # the latter fill their vectors
         threads=((600, {"batch_size": 290, "l2": 0.001}),),
         published_batch={"cuda": 2},  # for its price
+        slow_at_published=("cuda",),
     )
 
 
@@ -79,6 +94,203 @@ def test_predictions_in_parts_on_cuda(monkeypatch):
     """More images than pass through the layers at a time."""
     monkeypatch.setattr(cuda_plain, "PREDICTED_TOGETHER", 5)
     TestContract().test_predictions_and_error_counts("cuda", (14, 5, SMALL))
+
+
+# The fast CUDA kernels: at the edges of their groups, bundles and tiles, and of their limits.
+
+FAST = {"nkerns": [5, 10], "filter_size": 5, "n_hidden": 12}  # on the smallest images: 16 x 20
+FAST_PREDICTIONS = [
+    # (images, their shape, classes, changes): groups of 4, bundles of 5 maps, tiles of 64 x 32
+    (5, (16, 20), 3, FAST),
+    (1, (16, 20), 10, {**FAST, "nkerns": [1, 1], "activation": "sigmoid"}),
+    (4, (20, 20), 3, {**FAST, "nkerns": [6, 11], "n_hidden": [65]}),
+    (66, (16, 20), 2, {**FAST, "nkerns": [2, 4], "n_hidden": 1}),
+    (2, (28, 28), 4, {**FAST, "nkerns": [3, 7], "n_hidden": 33}),
+]
+FAST_STEPS = [
+    # (images of a minibatch, their shape, classes, changes), likewise
+    (4, (16, 20), 3, FAST),
+    (
+        6,
+        (16, 20),
+        3,
+        {
+            **FAST,
+            "nkerns": [3, 6],
+            "n_hidden": 7,
+            "activation": "sigmoid",
+            "maxpool_ties": "first",
+            "l1": 0.01,
+            "l2": 0.02,
+            "lp": 0.01,
+            "p": 3,
+        },
+    ),
+    (1, (16, 20), 10, {**FAST, "nkerns": [1, 1], "n_hidden": 65}),
+    (65, (16, 20), 2, {**FAST, "nkerns": [1, 2], "n_hidden": 1}),
+    (2, (28, 28), 4, {**FAST, "nkerns": [2, 5], "n_hidden": 3, "l2": 0.01}),
+]
+NOT_FAST = [
+    # (shape, classes, changes): each past one of the limits
+    ((16, 20), 11, FAST),
+    ((16, 20), 3, {**FAST, "n_hidden": [3, 3]}),
+    ((16, 20), 3, {**FAST, "filter_size": 3}),
+    ((17, 18), 3, {**FAST, "pool_size": 1}),
+    ((28, 28), 3, {**FAST, "nkerns": [5]}),
+    ((16, 22), 3, FAST),
+    ((16, 24), 3, FAST),
+    ((16, 36), 3, FAST),
+    ((44, 20), 3, FAST),
+    ((16, 20), 3, {**FAST, "nkerns": [33, 10]}),
+    ((28, 28), 3, {**FAST, "nkerns": [20, 51]}),
+    ((36, 28), 3, {**FAST, "nkerns": [25, 5]}),
+]
+
+
+def fast_backend(n_images, shape, n_classes, changes):
+    """Return (Backend, settings, parameters, dataset) with n_images to validate."""
+    dataset = make_dataset(n_classes, n_images, n_classes, shape, n_classes)
+    settings = toy.settings_of("lenet", batch_size=1, **changes)
+    parameters = toy.random_parameters(dataset, settings, np.float32, noise=0.3)
+    return cuda.Backend(dataset, parameters, settings, np.float32), settings, parameters, dataset
+
+
+def fast_logits(backend, images):
+    """Return the logits of images (n, D) by the fast kernels, (n, C)."""
+    assert backend.why_plain == ""
+    logits = numba_cuda.device_array((len(images), backend.n_classes), np.float32)
+    backend.launch_logits(numba_cuda.to_device(images), logits)
+    return logits.copy_to_host()
+
+
+@needs_warps
+@pytest.mark.parametrize("prediction", FAST_PREDICTIONS, ids=str)
+def test_fast_logits_agree_with_the_oracle(prediction):
+    backend, settings, parameters, dataset = fast_backend(*prediction)
+    found = fast_logits(backend, dataset.valid_x)
+    images = as_images(dataset.valid_x, dataset.image_shape)
+    expected = oracle_lenet.forward(as_list(parameters), images, settings)[2]
+    assert relative_error(found, expected) < 2e-6
+
+
+@needs_warps
+def test_fast_logits_have_the_same_bits_in_any_order_and_on_any_grid(monkeypatch):
+    backend, _, _, dataset = fast_backend(*FAST_PREDICTIONS[0])
+    found = []
+    for order, blocks in (("forward", 1), ("reverse", 3), ("5", 2)):
+        monkeypatch.setenv("MSGD_SIMULATOR_ORDER", order)
+        monkeypatch.setattr(kernels, "SIMULATOR_BLOCKS", blocks)
+        found.append(bits(fast_logits(backend, dataset.valid_x)))
+    assert found[0] == found[1] == found[2]
+
+
+@needs_warps
+def test_fast_predictions_in_parts(monkeypatch):
+    """More images than pass through the layers at a time, the last part not full."""
+    monkeypatch.setattr(cuda, "PREDICTED_TOGETHER", 4)
+    backend, settings, parameters, dataset = fast_backend(10, (16, 20), 3, FAST)
+    images = as_images(dataset.valid_x, dataset.image_shape)
+    expected = oracle_lenet.forward(as_list(parameters), images, settings)[2].argmax(axis=1)
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(backend.predict("valid"), expected)
+
+
+@needs_warps
+@pytest.mark.parametrize("sizes", FAST_STEPS, ids=str)
+def test_a_fast_step_agrees_with_the_oracle(sizes):
+    TestContract().check_a_step("cuda", Sizes(*sizes), "float32", "uint8")
+
+
+@needs_warps
+def test_a_fast_step_on_pixels_of_float32():
+    TestContract().check_a_step("cuda", Sizes(*FAST_STEPS[0]), "float32", "float")
+
+
+@needs_warps
+@pytest.mark.parametrize("sizes", [*FAST_STEPS, (4, (10, 10), 3, SMALL)], ids=str)
+def test_which_kernels_train(sizes):
+    batch_size, shape, n_classes, changes = sizes
+    dataset = make_dataset(max(batch_size, n_classes), 10, 10, shape, n_classes)
+    settings = toy.settings_of("lenet", batch_size=batch_size, **changes)
+    parameters = toy.random_parameters(dataset, settings, np.float32)
+    backend = toy.make_backend("cuda", dataset, settings, parameters)
+    assert (backend.why_plain == "") == (changes is not SMALL)
+
+
+@needs_warps
+def test_fast_training_has_the_same_bits_however_it_is_cut(monkeypatch):
+    """Into calls and chunks, over blocks, and by whichever thread is first."""
+    dataset = make_dataset(10, 4, 4, (16, 20), 3)  # two minibatches of five
+    layers = {**FAST, "nkerns": [2, 6]}
+    settings = toy.settings_of("lenet", batch_size=5, l1=0.001, l2=0.01, **layers)
+    parameters = toy.random_parameters(dataset, settings, np.float32)
+    found = []
+    for order, blocks, chunk, spans in (
+        ("forward", 1, None, [(0, 1), (1, 2)]),
+        ("reverse", 2, None, [(0, 2)]),
+        ("5", 3, 1, [(0, 2)]),
+    ):
+        monkeypatch.setenv("MSGD_SIMULATOR_ORDER", order)
+        monkeypatch.setattr(kernels, "SIMULATOR_BLOCKS", blocks)
+        backend = toy.make_backend("cuda", dataset, settings, parameters, chunk)
+        assert backend.why_plain == ""
+        costs = np.concatenate([backend.train(*span) for span in spans])
+        found.append(bits(costs, backend.get_parameters()))
+    assert found[0] == found[1] == found[2]
+
+
+@needs_warps
+def test_fast_steps_follow_the_reference():
+    """What is padding stays 0, and old and new weights take turns."""
+    dataset = make_dataset(6, 3, 3, (16, 20), 3)  # two minibatches
+    layers = {**FAST, "nkerns": [2, 3], "n_hidden": 5, "activation": "sigmoid"}
+    settings = toy.settings_of("lenet", batch_size=3, learning_rate=0.5, l2=0.01, **layers)
+    parameters = toy.random_parameters(dataset, settings, np.float32)
+    costs, changes = [], []
+    for device, float_x in (("cuda", np.float32), ("reference", np.float64)):
+        given = {name: array.astype(float_x) for name, array in parameters.items()}
+        backend = toy.make_backend(device, dataset, settings, given)
+        costs.append(backend.train(0, 3))
+        changes.append({n: array - given[n] for n, array in backend.get_parameters().items()})
+    np.testing.assert_allclose(*costs, rtol=1e-5)
+    for name, expected in changes[1].items():
+        rounding = 4 * np.finfo(np.float32).eps * np.linalg.norm(parameters[name])
+        error = np.linalg.norm(changes[0][name] - expected)
+        assert error <= 1e-5 * np.linalg.norm(expected) + rounding, name
+
+
+@needs_warps
+@pytest.mark.parametrize("ties", ["all", "first"])
+def test_tied_maxima_by_the_fast_kernels(ties):
+    """Images of one grey: in both layers all pixels of every square are equal."""
+    dataset = make_dataset(3, 3, 3, (16, 20), 3)
+    dataset = dataclasses.replace(dataset, train_x=np.full_like(dataset.train_x, 100))
+    layers = {**FAST, "nkerns": [2, 3]}
+    settings = toy.settings_of("lenet", batch_size=3, maxpool_ties=ties, **layers)
+    parameters = toy.random_parameters(dataset, settings, np.float32)
+    changes = []
+    for device, float_x in (("cuda", np.float32), ("reference", np.float64)):
+        given = {name: array.astype(float_x) for name, array in parameters.items()}
+        backend = toy.make_backend(device, dataset, settings, given)
+        backend.train(0, 1)
+        changes.append({n: array - given[n] for n, array in backend.get_parameters().items()})
+    for name, expected in changes[1].items():
+        assert np.abs(expected).max() > 0
+        assert relative_error(changes[0][name], expected) < 1e-4, name
+
+
+@pytest.mark.parametrize(("shape", "n_classes", "changes"), NOT_FAST)
+def test_past_the_limits_the_plain_kernels_serve(shape, n_classes, changes):
+    settings = toy.settings_of("lenet", **changes)
+    assert cuda_layout.why_not(shape, settings, n_classes)
+
+
+def test_float64_is_for_the_plain_kernels():
+    dataset = make_dataset(4, 3, 3, (16, 20), 3)
+    settings = toy.settings_of("lenet", batch_size=1, **FAST)
+    parameters = toy.random_parameters(dataset, settings, np.float64)
+    assert cuda.Backend(dataset, parameters, settings, np.float64).why_plain
+    assert cuda_layout.why_not((16, 20), settings, 3) == ""
 
 
 # The oracle itself, by hand and by finite differences.

@@ -95,6 +95,7 @@ class TestContract(SgdContract):
         copied=((3, {"n_hidden": [4, 70]}), (3, {"n_hidden": [5, BLOCK]})),
         threads=tuple((100, {"n_hidden": [130, 70], "l1": l1}) for l1 in (0.0, 0.001)),
         published_batch={"cuda": 2},  # for its price
+        slow_at_published=("cuda",),
     )
 
     def cut_groups(self, monkeypatch):

@@ -6,8 +6,9 @@ bodies are replaced by that instruction.
 """
 
 import numpy as np
+from numba import cuda
 
-from msgd.kernels.cuda import IS_NUMBA_CUDA, IS_SIMULATOR
+from msgd.kernels.cuda import INLINE, IS_NUMBA_CUDA, IS_SIMULATOR
 
 TWO_TO_23 = 0x4B000000  # as the bits of a float32
 AS_ITS_LAST_BYTE = 0x7440  # which of eight bytes, a word's and then those of 2^23; plus which byte
@@ -110,3 +111,12 @@ if IS_NUMBA_CUDA and not IS_SIMULATOR:
     @overload(store4, target="cuda")
     def _(array, i, values):
         return lambda array, i, values: _store4(array, i, values)
+
+
+@cuda.jit(device=True, **INLINE)
+def read4(array, i, registers, j):
+    """Overwrite registers[j], ..., registers[j + 3] with four numbers of ``array``, as load4.
+
+    registers: one-dimensional float32; j: a constant, and i: a multiple of 4.
+    """
+    registers[j], registers[j + 1], registers[j + 2], registers[j + 3] = load4(array, i)
