@@ -147,9 +147,10 @@ def most_registers(kernel, float_name):
     A kernel that says how many threads a block has says too how many blocks an SM must hold. A
     quarter of an SM, with a quarter of its registers, runs every fourth warp.
     """
-    if "launch_bounds" not in kernel.targetoptions:
+    bounds = kernel.targetoptions.get("launch_bounds")
+    if not bounds:
         return options.MAX_REGISTERS[float_name]
-    threads, blocks = kernel.targetoptions["launch_bounds"]
+    threads, blocks = bounds
     warps = -(-threads // 32) * blocks
     return min(SM_REGISTERS // 4 // (-(-warps // 4) * 32), 255)
 

@@ -23,7 +23,7 @@ LOCAL_MEMORY = re.compile(r"^(STL|LDL)")
 MOST_SHARED = (48 + 1) * 1024  # bytes of a block; one KiB of them is the driver's
 # The largest sizes that fast kernels serve: the side of an image, classes, images of a minibatch.
 LARGEST = {"logistic_regression": (32, 16, 1200)}
-# What the design of fast kernels has of instructions that move 16 bytes.
+# How many instructions that move 16 bytes the design of fast kernels has at least.
 WIDE = {
     # A thread's weights of ten classes, and their gradients.
     ("logistic_regression", "_train_fast"): {"LDG.E.128": 10, "STG.E.128": 10},
@@ -103,8 +103,8 @@ def test_fast_kernels_move_four_numbers_at_a_time_where_their_design_says_so(mod
     fast = {kernel["kernel"]: kernel for kernel in compile_offline(model) if kernel["is_fast"]}
     for (of_model, name), wide in WIDE.items():
         if of_model == model:
-            found = {opcode: fast[name]["instructions"].get(opcode, 0) for opcode in wide}
-            assert found == wide, name
+            for opcode, least in wide.items():
+                assert fast[name]["instructions"].get(opcode, 0) >= least, (name, opcode)
 
 
 @pytest.mark.parametrize("model", LARGEST)

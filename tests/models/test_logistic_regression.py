@@ -130,13 +130,13 @@ def cuda_backend(size, float_x=np.float32, pixels="uint8", **changes):
 @pytest.mark.parametrize("pixels", ["uint8", "float32"])
 @pytest.mark.parametrize("size", FAST_SIZES, ids=str)
 def test_the_fast_kernels_serve(size, pixels):
-    assert cuda_backend(size, pixels=pixels).sizes is not None
+    assert cuda_backend(size, pixels=pixels).why_plain == ""
 
 
 @pytest.mark.parametrize("size", PLAIN_SIZES, ids=str)
 def test_the_plain_kernels_serve_what_the_fast_ones_do_not(size):
-    assert cuda_backend(size).sizes is None
-    assert cuda_backend(FAST_SIZES[0], np.float64).sizes is None
+    assert cuda_backend(size).why_plain
+    assert cuda_backend(FAST_SIZES[0], np.float64).why_plain
 
 
 @pytest.mark.parametrize(("multiprocessors", "reason"), [(99, "99 multiprocessors"), (100, "")])
@@ -178,7 +178,7 @@ def test_the_fast_kernels_have_the_same_bits_in_any_order(monkeypatch, size):
 def test_fast_logits_agree_with_the_oracle(pixels, n_classes):
     """Of groups of images that are full or lack some, for each block none, one and several."""
     backend = cuda_backend((5, (2, 66), n_classes), pixels=pixels)
-    assert backend.sizes is not None
+    assert backend.why_plain == ""
     parameters = [array.astype(np.float64) for array in backend.get_parameters().values()]
     images = make_dataset(40, shape=(2, 66), n_classes=n_classes, pixels=pixels).train_x
     for n in (1, cuda.MOST_IMAGES, 3 * cuda.MOST_IMAGES + 1):

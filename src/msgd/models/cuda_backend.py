@@ -1,6 +1,7 @@
 """What the CUDA backends of all models share; see msgd.models.interface.Backend."""
 
 import functools
+import logging
 
 import numpy as np
 from numba import cuda
@@ -10,6 +11,14 @@ from msgd.kernels import options
 from msgd.kernels.arguments import descent_of
 from msgd.kernels.cuda import first_argmax, launch_shape, require_device
 from msgd.models.interface import check_parameters, check_parts, expected_arrays, n_evaluated
+
+log = logging.getLogger(__name__)
+
+
+def log_plain(why):
+    """Say why the plain kernels serve, if they do: a model has fast ones, but not for all sizes."""
+    if why:
+        log.info("the plain CUDA kernels serve, which are slow: %s", why)
 
 
 def translate_device_errors(method):

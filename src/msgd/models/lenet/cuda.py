@@ -39,7 +39,6 @@ launch and flatten them after it. ``cuda_forward.py`` and ``cuda_backward.py`` h
 """
 
 import functools
-import logging
 
 import numpy as np
 from numba import cuda, float32, uint32
@@ -48,6 +47,7 @@ from msgd.kernels import cuda as kernels
 from msgd.kernels import options
 from msgd.kernels.cuda import HAS_WARPS, IS_SIMULATOR, Images
 from msgd.kernels.formulas import has_penalty
+from msgd.models.cuda_backend import log_plain
 from msgd.models.lenet import cuda_plain
 from msgd.models.lenet.cuda_backward import (
     CHUNK,
@@ -92,8 +92,6 @@ from msgd.models.lenet.cuda_layout import (
     zeros,
 )
 
-log = logging.getLogger(__name__)
-
 BLOCKS_PER_SM = 2  # on an SM together
 GROUP_IMAGES, ZERO, ONE = np.uint32(GROUP), np.uint32(0), np.uint32(1)
 BOUNDS = (THREADS, BLOCKS_PER_SM)  # the compiler keeps to registers that let them
@@ -105,8 +103,8 @@ class Backend(cuda_plain.Backend):
     def allocate(self):
         """Make the scratch arrays of the fast kernels where they serve, else of the plain ones."""
         self.why_plain = self._why_plain()
+        log_plain(self.why_plain)
         if self.why_plain:
-            log.info("LeNet's plain CUDA kernels serve: %s", self.why_plain)
             super().allocate()
             return
         shape, n_classes = self.shared.dataset.image_shape, self.n_classes

@@ -34,7 +34,6 @@ blocks, and Numba's simulator without warps.
 """
 
 import functools
-import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -55,9 +54,8 @@ from msgd.kernels.cuda import (
 from msgd.kernels.cuda_sums import LANES, sum_each_over_lanes, sum_over_lanes
 from msgd.kernels.cuda_vectors import load4, store4
 from msgd.kernels.formulas import has_penalty
+from msgd.models.cuda_backend import log_plain
 from msgd.models.logistic_regression import cuda_plain
-
-log = logging.getLogger(__name__)
 
 MOST_PIXELS = 1024  # of an image: 256 threads
 MOST_CLASSES = 16  # registers hold 4 weights and 4 gradients of each
@@ -128,18 +126,21 @@ class Backend(cuda_plain.Backend):
     """The CUDA twin; see msgd.models.interface.Backend."""
 
     @functools.cached_property
-    def sizes(self):
-        """The Sizes of the fast kernels, or None where the plain ones serve."""
+    def why_plain(self):
+        """Why the plain kernels serve, or "" if the fast ones do."""
         n_pixels = self.shared.dataset.n_features
-        reason = why_plain(n_pixels, self.n_classes, self.batch_size, self.float_x)
-        if reason:
-            log.info("CUDA kernels: the plain ones, not the fast ones: %s", reason)
-            return None
-        return sizes_of(n_pixels, self.n_classes, self.batch_size)
+        why = why_plain(n_pixels, self.n_classes, self.batch_size, self.float_x)
+        log_plain(why)
+        return why
+
+    @functools.cached_property
+    def sizes(self):
+        """The Sizes of the fast kernels."""
+        return sizes_of(self.shared.dataset.n_features, self.n_classes, self.batch_size)
 
     def allocate(self):
         """Make the scratch arrays of training, and the kernels for its sizes."""
-        if self.sizes is None:
+        if self.why_plain:
             super().allocate()
             return
         n_partials = int(self.sizes.image_blocks) * int(self.sizes.stride)
@@ -152,7 +153,7 @@ class Backend(cuda_plain.Backend):
 
     def keep_parameters(self, parameters):
         """Copy the parameters to the device, in the order of a row of partials."""
-        if self.sizes is None:
+        if self.why_plain:
             super().keep_parameters(parameters)
             return
         weights, bias = parameters["weights"], parameters["bias"]
@@ -163,7 +164,7 @@ class Backend(cuda_plain.Backend):
 
     def fetch_parameters(self):
         """Return a copy of the parameters as a dict of name -> array."""
-        if self.sizes is None:
+        if self.why_plain:
             return super().fetch_parameters()
         row = self.parameters.copy_to_host()
         n_weights = self.n_classes * self.shared.dataset.n_features
@@ -173,7 +174,7 @@ class Backend(cuda_plain.Backend):
 
     def launch_train(self, x, y, minibatch, costs):
         """Train len(costs) minibatches of x and y from number ``minibatch`` on."""
-        if self.sizes is None:
+        if self.why_plain:
             super().launch_train(x, y, minibatch, costs)
             return
         blocks, threads = int(self.sizes.blocks), int(self.sizes.threads)
@@ -191,7 +192,7 @@ class Backend(cuda_plain.Backend):
 
     def launch_logits(self, x, logits):
         """Overwrite logits (n, C) with those of the images x (n, D)."""
-        if self.sizes is None:
+        if self.why_plain:
             super().launch_logits(x, logits)
             return
         blocks = min(-(-len(x) // MOST_IMAGES), resident_blocks())

@@ -39,7 +39,6 @@ pixels are in registers at a time; a slot is the place of one. A quarter is 8 of
 """
 
 import functools
-import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -65,9 +64,8 @@ from msgd.kernels.cuda import (
 from msgd.kernels.cuda_sums import EVERY_LANE, LANES, sum_over_lanes
 from msgd.kernels.cuda_vectors import bytes4, load4
 from msgd.kernels.formulas import ACTIVATIONS
+from msgd.models.cuda_backend import log_plain
 from msgd.models.mlp import cuda_plain
-
-log = logging.getLogger(__name__)
 
 # Sizes are unsigned: of a signed index Numba asks whether it counts from the end.
 PIXELS = np.uint32(4)  # of a thread: the bytes of a word
@@ -166,10 +164,9 @@ class Backend(cuda_plain.Backend):
 
     def allocate(self):
         """Choose the kernels and make their scratch arrays."""
-        reason = why_plain(self.shared.dataset, self.settings, self.float_x)
-        self.is_fast = not reason
-        if reason:
-            log.info("the plain CUDA kernels serve, which are slow: %s", reason)
+        self.why_plain = why_plain(self.shared.dataset, self.settings, self.float_x)
+        log_plain(self.why_plain)
+        if self.why_plain:
             super().allocate()
             return
         self.sizes = sizes_of(self.shared.dataset, self.settings)
@@ -181,7 +178,7 @@ class Backend(cuda_plain.Backend):
 
     def launch_train(self, x, y, minibatch, costs):
         """Train len(costs) minibatches of x and y from number ``minibatch`` on."""
-        if not self.is_fast:
+        if self.why_plain:
             super().launch_train(x, y, minibatch, costs)
             return
         if self.n_steps < len(costs):
@@ -211,7 +208,7 @@ class Backend(cuda_plain.Backend):
 
     def launch_logits(self, x, logits):
         """Overwrite logits (n, C) with those of the images x (n, D)."""
-        if not self.is_fast:
+        if self.why_plain:
             super().launch_logits(x, logits)
             return
         sizes = self.sizes
