@@ -102,6 +102,10 @@ class TestContract(SgdContract):
         monkeypatch.setattr(deferred, "GROUP_IMAGES", 8)  # groups of two minibatches, and one alone
 
 
+needs_warps = pytest.mark.skipif(not cuda.HAS_WARPS, reason="the fast kernels need warps")
+
+
+@needs_warps
 class TestFastCuda(SgdContract):
     """The same of the kernels that keep parameters in registers."""
 
@@ -130,6 +134,7 @@ class TestFastCuda(SgdContract):
             return super().check_a_step(device, sizes, *arguments)
 
 
+@needs_warps
 def test_the_fast_cuda_kernels_follow_the_plain_ones():
     """Over an epoch's edge, with a unit of a block and places of a tile that stay empty."""
     settings = toy.settings_of("mlp", batch_size=21, n_hidden=7, activation="sigmoid", l2=0.01)
@@ -158,6 +163,7 @@ PLAIN = {
 }
 
 
+@needs_warps
 @pytest.mark.parametrize("why", PLAIN)
 def test_what_the_fast_cuda_kernels_cannot_do_the_plain_ones_do(why, caplog):
     caplog.set_level("INFO", "msgd")
