@@ -211,10 +211,13 @@ PLAIN_MLP = Kernel(
     ),
 )
 
+# LeNet's fast kernel has no entry yet: NVVM refuses to compile it with lineinfo ("Symbol name with
+# unsupported characters"), unless calls of llvm.dbg.value and llvm.dbg.declare are left out.
+
 # 264 blocks hold 2,112 rows of threads, so the slowest has 5 of 10,000 images times 20 maps, and 12
 # of 25,000 times 50.
-LENET = Kernel(
-    name="lenet",
+PLAIN_LENET = Kernel(
+    name="lenet_plain",
     model="lenet",
     measured_at=FIRST_DAY,
     blocks=264,
@@ -303,4 +306,4 @@ LENET = Kernel(
     ),
 )
 
-KERNELS = (LOGISTIC_REGRESSION, PLAIN_LOGISTIC_REGRESSION, MLP, PLAIN_MLP, LENET)
+KERNELS = (LOGISTIC_REGRESSION, PLAIN_LOGISTIC_REGRESSION, MLP, PLAIN_MLP, PLAIN_LENET)
