@@ -103,6 +103,12 @@ class Code:
             for warp in range(phase.warps)
         ]
 
+    def is_passed(self, at):
+        """Whether some warp comes by instruction ``at``, by what is said of all phases."""
+        around = [place for place in self.places[at] if place.kind != "loop"]
+        taken = self.kernel.taken
+        return not any(taken.get(_branch(place)) is (place.kind == "else") for place in around)
+
     def _is_taken(self, at, warp, phase):
         taken = {**self.kernel.taken, **phase.taken}
         for place in self.places[at]:
@@ -250,7 +256,7 @@ class Phases:
         stretches = [set()]
         for at in ordered:
             stretches[-1].add(at)
-            if at not in nested and self.is_barrier(at):
+            if at not in nested and self.is_barrier(at) and code.is_passed(at):
                 stretches.append(set())
         if len(stretches) > 1:
             tail = stretches.pop()  # the loop comes round: a warp goes from it to the first

@@ -303,6 +303,19 @@ def test_stretches_between_barriers(file):
     assert both == BARRIER + 5 * (2 + LOADS.l2 + 4 + 4 + 13 + 5) + straight
 
 
+def test_a_barrier_in_a_branch_that_is_not_taken_is_none(file):
+    barrier = at(file, 15, 7), one("BAR.SYNC.DEFER_BLOCKING 0x0")
+    phases = [Phase("all", "", {"k": 10})] * 2
+
+    def found(phases, **more):
+        code = Code(made_of(file, *barrier), kernel(*phases, by_barrier=True, **more))
+        return Phases(code, LOADS).between_barriers(phases)
+
+    assert len(found(phases)) == 2
+    assert len(found(phases, taken={"values": True})) == 2
+    assert found(phases[:1], taken={"values": False}) == [BARRIER + 1 + 15 + 5]
+
+
 def test_of_kinds_of_schedulers_the_slower_one_counts(file):
     kinds = {"values": True}, {"values": False}
     few, none = (cycles(file, Phase("all", "total", {"k": 10}, taken=kind)) for kind in kinds)
