@@ -282,7 +282,7 @@ def test_tied_maxima_by_the_fast_kernels(ties):
 @pytest.mark.parametrize(("shape", "n_classes", "changes"), NOT_FAST)
 def test_past_the_limits_the_plain_kernels_serve(shape, n_classes, changes):
     settings = toy.settings_of("lenet", **changes)
-    assert cuda_layout.why_not(shape, settings, n_classes)
+    assert cuda_layout.why_plain(shape, settings, n_classes)
 
 
 def test_float64_is_for_the_plain_kernels():
@@ -290,7 +290,7 @@ def test_float64_is_for_the_plain_kernels():
     settings = toy.settings_of("lenet", batch_size=1, **FAST)
     parameters = toy.random_parameters(dataset, settings, np.float64)
     assert cuda.Backend(dataset, parameters, settings, np.float64).why_plain
-    assert cuda_layout.why_not((16, 20), settings, 3) == ""
+    assert cuda_layout.why_plain((16, 20), settings, 3) == ""
 
 
 # The oracle itself, by hand and by finite differences.

@@ -155,11 +155,17 @@ PLAIN = {
     "more than one hidden layer": ({"n_hidden": [4, 4]}, np.float32, "uint8", (4, 4), 3),
     "floatX is not float32": ({}, np.float64, "uint8", (4, 4), 3),
     "pixels are not stored as bytes": ({}, np.float32, "float32", (4, 4), 3),
-    "9 pixels are not a multiple of 4": ({}, np.float32, "uint8", (3, 3), 3),
-    "1028 pixels are not a multiple of 4 up to 1024": ({}, np.float32, "uint8", (4, 257), 3),
+    "images have 9 pixels; allowed: multiples of 4": ({}, np.float32, "uint8", (3, 3), 3),
+    "images have 1028 pixels; allowed": (
+        {},
+        np.float32,
+        "uint8",
+        (4, 257),
+        3,
+    ),
     "lp is not 0": ({"lp": 0.1}, np.float32, "uint8", (4, 4), 3),
-    "65 classes are more than 64": ({}, np.float32, "uint8", (4, 4), 65),
-    "1500 images needs too much shared": ({"batch_size": 1500}, np.float32, "uint8", (1, 4), 3),
+    "there are 65 classes; allowed: up to 64": ({}, np.float32, "uint8", (4, 4), 65),
+    "minibatches of 1500 images take": ({"batch_size": 1500}, np.float32, "uint8", (1, 4), 3),
 }
 
 

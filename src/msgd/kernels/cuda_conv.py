@@ -22,6 +22,7 @@ import numpy as np
 from numba import cuda, float32, int32, uint32
 
 from msgd.kernels.cuda import INLINE
+from msgd.kernels.cuda_sums import EVERY_LANE
 from msgd.kernels.cuda_vectors import read4
 
 FILTER_SIZE, FILTER_AREA = 5, 25
@@ -29,7 +30,6 @@ MAPS = 5  # output maps of a thread
 N_MAPS, N_TAPS, AREA = np.uint32(MAPS), np.uint32(FILTER_SIZE), np.uint32(FILTER_AREA)
 ROW_WEIGHTS = np.uint32(28)  # of a filter row for MAPS maps: 5 v + m, and three that are not used
 WORDS = np.uint32(ROW_WEIGHTS // 4)
-EVERY_LANE = 0xFFFFFFFF
 PATCH = 6  # rows and columns of the pixels that a pooling square comes from
 N_PATCH = np.uint32(PATCH)
 ZERO, ONE, TWO = np.uint32(0), np.uint32(1), np.uint32(2)

@@ -27,12 +27,15 @@ minibatch (in brackets: with the published sizes, 500 images) passes through::
       filters, their biases  thread: one of them; adds the groups' parts in order
     = grid waits ===========================================================================
 
-A prediction passes through the first three, as kernels of their own. Bits do not depend on the
-number of blocks: sizes fix every sum's order.
+A square is the 2 x 2 pixels of a map that pooling reduces to one. In brackets is how many pieces of
+work there are: pairs of squares times bundles of 5 maps, images too if a group passes together. A
+prediction passes through what lies before the third wait, as three kernels. Bits do not depend on
+the number of blocks: sizes fix every sum's order.
 
-Limits: float32, two layers of 5 x 5 filters with pooling by 2, one hidden layer, and what
-``cuda_layout.why_not`` says: images of 20 or 28 columns, up to 10 classes, and of 28 x 28 pixels up
-to 21 and 50 maps and 3,008 hidden units. Where they are not met the plain kernels serve.
+Limits: float32, two layers of 5 x 5 filters with pooling by 2, one hidden layer, images of 20 or 28
+columns and 16 to 35 rows, up to 10 classes, and as many maps and hidden units as shared memory
+holds: of 28 x 28 pixels 20 and 50 maps, and with them 2,944 units. Where they are not met
+(``cuda_layout.why_plain``) the plain kernels serve.
 
 The parameters lie flat between launches, as in ``cuda_plain.py``; kernels arrange them before a
 launch and flatten them after it. ``cuda_forward.py`` and ``cuda_backward.py`` have the phases.
@@ -46,6 +49,7 @@ from numba import cuda, float32, uint32
 from msgd.kernels import cuda as kernels
 from msgd.kernels import options
 from msgd.kernels.cuda import HAS_WARPS, IS_SIMULATOR, Images
+from msgd.kernels.cuda_sums import sum_over_lanes
 from msgd.kernels.formulas import has_penalty
 from msgd.models.cuda_backend import log_plain
 from msgd.models.lenet import cuda_plain
@@ -65,7 +69,6 @@ from msgd.models.lenet.cuda_backward import (
     penalty_phase,
 )
 from msgd.models.lenet.cuda_forward import (
-    EVERY_LANE,
     IMAGE_GROUP,
     N_STATE,
     NOTHING,
@@ -88,7 +91,7 @@ from msgd.models.lenet.cuda_layout import (
     kept_of,
     shared_sizes,
     sizes_of,
-    why_not,
+    why_plain,
     zeros,
 )
 
@@ -130,8 +133,8 @@ class Backend(cuda_plain.Backend):
         if self.float_x is not np.float32:
             return "floatX is not float32"
         if not HAS_WARPS:
-            return "the simulator has no warps"
-        return why_not(self.shared.dataset.image_shape, self.settings, self.n_classes)
+            return "Numba's simulator has no warps"
+        return why_plain(self.shared.dataset.image_shape, self.settings, self.n_classes)
 
     def launch_train(self, x, y, minibatch, costs):
         """Train len(costs) minibatches of x and y from number ``minibatch`` on."""
@@ -271,9 +274,7 @@ def _costs_fast(training, batch_size, n_chunks, costs):
     while i < n_chunks:
         weights += training.penalties[step, i]
         i += 32
-    for round_ in range(5):
-        nll += cuda.shfl_xor_sync(EVERY_LANE, nll, 16 >> round_)
-        weights += cuda.shfl_xor_sync(EVERY_LANE, weights, 16 >> round_)
+    nll, weights = sum_over_lanes(nll), sum_over_lanes(weights)
     if lane == 0:
         costs[step] = nll * training.inverse_size + weights
 

@@ -18,7 +18,6 @@ from msgd.kernels.cuda import (
     softmax_cross_entropy,
 )
 from msgd.kernels.cuda_conv import (
-    EVERY_LANE,
     FILTER_AREA,
     MAPS,
     PATCH,
@@ -34,13 +33,12 @@ from msgd.kernels.cuda_product import (
     multiply_tile,
     tile_sum,
 )
+from msgd.kernels.cuda_sums import LANES, sum_over_lanes
 from msgd.kernels.cuda_vectors import store4
 from msgd.kernels.formulas import like
 from msgd.models.lenet.cuda_forward import (
-    FIVE_ROUNDS,
     FOUR,
     GROUP,
-    HALF_WARP,
     IMAGE_GROUP,
     N_MAPS,
     N_TAPS,
@@ -48,7 +46,6 @@ from msgd.models.lenet.cuda_forward import (
     STEP,
     THREADS,
     TWO,
-    WARP,
     ZERO,
     copy,
     copy_words,
@@ -334,7 +331,7 @@ def conv2_gradient_phase(sizes, network, shared):
         _add_image(sizes, here_of(shared), shared, gradient)
         image = uint32(image + ONE)
     here, group = here_of(shared), shared.state[IMAGE_GROUP]
-    first, warp, lane = group * _partial_size(sizes), here.t // WARP, here.t % WARP
+    first, warp, lane = group * _partial_size(sizes), here.t // LANES, here.t % LANES
     if warp * N_MAPS < sizes.maps2 and lane < sizes.maps1:
         _keep_gradient(first, warp, lane, sizes, network.errors.partial, gradient)
     if here.t < sizes.maps2:
@@ -358,7 +355,7 @@ def _load_square_errors(image, sizes, network, here, shared):
 def _add_image(sizes, here, shared, gradient):
     """Add what the image in shared memory adds to gradient, (125,) float32 registers."""
     patch = cuda.local.array(PATCH_AREA, float32)
-    bundle, lane = uint32(here.t // WARP), uint32(here.t % WARP)
+    bundle, lane = uint32(here.t // LANES), uint32(here.t % LANES)
     k = lane if lane < sizes.maps1 else ZERO
     square = ZERO  # a range would need five registers
     while bundle * N_MAPS < sizes.maps2 and square < sizes.squares2:
@@ -443,7 +440,7 @@ def conv2_error_phase(group, sizes, network, here, shared):
     strip = cuda.local.array(STRIP, float32)
     kept, errors, numbers = network.kept, network.errors, shared.numbers
     rows2 = sizes.squares2 // sizes.columns2
-    warp, lane = uint32(here.t // WARP), uint32(here.t % WARP)
+    warp, lane = uint32(here.t // LANES), uint32(here.t % LANES)
     works = warp < TWO * rows2
     n_strip = N_PATCH * sizes.columns1
     for pair in range(TWO):
@@ -647,7 +644,7 @@ def penalty_phase(training, descent, sizes, network, n_filters, shared):
     here, newer = here_of(shared), shared.state[STEP] & ONE
     arranged, penalties = network.arranged, training.penalties[shared.state[STEP]]
     size = sizes.features_padded * sizes.hidden_padded
-    warp, lane = uint32(here.t // WARP), uint32(here.t % WARP)
+    warp, lane = uint32(here.t // LANES), uint32(here.t % LANES)
     chunk = here.block
     while chunk < uint32(penalties.shape[0]):
         total = float32(0)
@@ -656,8 +653,7 @@ def penalty_phase(training, descent, sizes, network, n_filters, shared):
             if i < n_filters + size:
                 at = i if i < n_filters else i + newer * size
                 total += penalty(arranged[at], descent)
-        for i in range(FIVE_ROUNDS):
-            total += cuda.shfl_xor_sync(EVERY_LANE, total, HALF_WARP >> i)
+        total = sum_over_lanes(total)
         cuda.syncthreads()
         if lane == ZERO:
             shared.numbers[warp] = total

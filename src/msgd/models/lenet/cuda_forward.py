@@ -26,16 +26,14 @@ from msgd.kernels.cuda_product import (
     multiply_tile,
     tile_sum,
 )
+from msgd.kernels.cuda_sums import LANES, sum_over_lanes
 from msgd.kernels.cuda_vectors import load4, store4
 from msgd.models.lenet.cuda_layout import GROUP as GROUP_IMAGES
 from msgd.models.lenet.cuda_layout import THREADS as BLOCK_THREADS
 
 THREADS, GROUP = np.uint32(BLOCK_THREADS), np.uint32(GROUP_IMAGES)
-WARP, EVERY_LANE = np.uint32(32), 0xFFFFFFFF
 N_MAPS, N_TAPS, N_ROW_WEIGHTS = np.uint32(MAPS), np.uint32(FILTER_SIZE), np.uint32(ROW_WEIGHTS)
 ZERO, ONE, TWO, FOUR = np.uint32(0), np.uint32(1), np.uint32(2), np.uint32(4)
-FIVE_ROUNDS, HALF_WARP = np.uint32(5), np.uint32(16)
-
 
 NOTHING = np.uint32(0)  # in Shared.state: 0, see here_of
 STEP = np.uint32(1)  # how many minibatches are done
@@ -346,7 +344,7 @@ def logits_phase(group, sizes, parameters, kept, here, shared):
     A warp owns a class: its lanes add every 32nd term, and then each other's sums.
     """
     sums = cuda.local.array(GROUP_IMAGES, float32)
-    c, lane = uint32(here.t // WARP), uint32(here.t % WARP)
+    c, lane = uint32(here.t // LANES), uint32(here.t % LANES)
     cuda.syncthreads()
     first, n = group * GROUP * sizes.hidden_padded, GROUP * sizes.hidden_padded
     copy_words(kept.hidden, first, n, here, shared.numbers, ZERO)
@@ -354,14 +352,13 @@ def logits_phase(group, sizes, parameters, kept, here, shared):
     for image in range(GROUP):
         sums[image] = float32(0)
     if c < sizes.classes:
-        for i in range(sizes.hidden_padded // WARP):
-            unit = lane + i * WARP
+        for i in range(sizes.hidden_padded // LANES):
+            unit = lane + i * LANES
             weight = parameters.last_weights[c * sizes.hidden_padded + unit]
             for image in range(GROUP):
                 sums[image] += shared.numbers[image * sizes.hidden_padded + unit] * weight
-        for i in range(FIVE_ROUNDS):
-            for image in range(GROUP):
-                sums[image] += cuda.shfl_xor_sync(EVERY_LANE, sums[image], HALF_WARP >> i)
+        for image in range(GROUP):
+            sums[image] = sum_over_lanes(sums[image])
         if lane == ZERO:
             for image in range(GROUP):
                 shared.logits[image, c] = sums[image] + parameters.last_bias[c]

@@ -98,7 +98,7 @@ def up(n, multiple):
     return -(-n // multiple) * multiple
 
 
-def why_not(image_shape, settings, n_classes):
+def why_plain(image_shape, settings, n_classes):
     """Return why the fast kernels cannot serve a network, or "" if they can.
 
     The limits of its layers; float32 and warps are asked for by the Backend.
@@ -111,18 +111,20 @@ def why_not(image_shape, settings, n_classes):
     sizes = sizes_of(image_shape, settings, n_classes, GROUP)
     rows2 = int(sizes.squares2) // int(sizes.columns2)
     if sizes.width % 4 or sizes.columns1 % 4 or sizes.columns2 % 2:
-        return "the columns of images, or of the maps after pooling, do not fill 16 bytes or pairs"
+        return f"images have {image_shape[1]} columns; allowed: 20 or 28"
     if PATCH * sizes.columns1 > STRIP or 2 * rows2 > WARPS:
-        return f"images of {image_shape[0]} x {image_shape[1]} pixels are too large"
+        return f"images have {image_shape[0]} x {image_shape[1]} pixels; allowed: up to 35 rows"
     if sizes.maps1 > 32 or sizes.bundles[1] * sizes.squares2 * GROUP // 2 > THREADS:
-        return f"nkerns is {settings['nkerns']}: a block has too few threads"
+        return f"nkerns is {settings['nkerns']}: more maps than a block has threads for"
     if sizes.squares1 > THREADS or 7 * MAPS * sizes.bundles[1] > 2 * THREADS:
-        return "a block has too few threads to load a map and its filters"
+        return f"nkerns is {settings['nkerns']}: more than a block has threads to load"
     if sizes.classes > WARPS:
-        return f"{n_classes} classes are more than a block has warps"
+        return f"there are {n_classes} classes; allowed: up to {WARPS}"
     numbers, places = shared_sizes(sizes)
     used = 4 * (numbers + places + 2 * GROUP * n_classes + 3)
-    return "" if used <= SHARED_BYTES else f"{used} bytes of shared memory would be needed"
+    if used <= SHARED_BYTES:
+        return ""
+    return f"nkerns and n_hidden take {used} bytes of shared memory; allowed: {SHARED_BYTES}"
 
 
 def shared_sizes(sizes):

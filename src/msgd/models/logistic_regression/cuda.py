@@ -108,7 +108,7 @@ def sizes_of(n_pixels, n_classes, batch_size):
 def why_plain(n_pixels, n_classes, batch_size, float_x):
     """Return why the kernels here cannot serve, or "" if they can."""
     if float_x != np.float32:
-        return "they compute in float32"
+        return "floatX is not float32"
     if n_pixels % 4 or n_pixels > MOST_PIXELS:
         return f"images have {n_pixels} pixels; allowed: multiples of 4 up to {MOST_PIXELS}"
     if n_classes > MOST_CLASSES:

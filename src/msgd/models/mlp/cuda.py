@@ -31,8 +31,11 @@ itself for the whole span; between blocks travel only their shares of the logits
     7 update     a thread: its weights; the last warp: what is in shared memory
 
 Each sum has one order: over a thread's pixels, the lanes of a warp, the warps, the units of a
-block, the blocks. So the bits are the same on every device. What these kernels can train
-``why_plain`` says; the rest is left to ``cuda_plain.py``, which is slower and easier to read.
+block, the blocks. So the bits are the same on every device.
+
+Limits: float32, one hidden layer, images of bytes, a multiple of 4 pixels up to 1,024, 64 classes,
+no lp, a multiprocessor for each 4 hidden units, and what shared memory holds: of 10 classes,
+minibatches of 400 images. Where they are not met (``why_plain``) the plain kernels serve.
 
 Legend, beyond that of ``model.py``: N images in all, B of a minibatch. A tile is the images whose
 pixels are in registers at a time; a slot is the place of one. A quarter is 8 of a warp's 32 lanes.
@@ -78,7 +81,6 @@ MOST_IN_TILE = 20  # more images and the registers run out
 MOST_PIXELS = 4 * 256  # of an image; a thread for each four
 MOST_CLASSES = 64
 MOST_SHARED_BYTES = 48 * 1024
-BLOCKS_PER_SM = 1
 PREDICTED_TOGETHER = 10_000  # images whose blocks' shares are in memory at a time
 PREDICTING_BLOCKS = 2  # for the same units, each with a part of the images
 
@@ -248,18 +250,21 @@ def why_plain(dataset, settings, float_x):
     if dataset.train_x.dtype != np.uint8:
         return "the pixels are not stored as bytes"
     if n_features % PIXELS or n_features > MOST_PIXELS:
-        return f"{n_features} pixels are not a multiple of {PIXELS} up to {MOST_PIXELS}"
+        return f"images have {n_features} pixels; allowed: multiples of 4 up to {MOST_PIXELS}"
     if settings["lp"] > 0:
         return "lp is not 0"
     if n_classes > MOST_CLASSES:
-        return f"{n_classes} classes are more than {MOST_CLASSES}"
+        return f"there are {n_classes} classes; allowed: up to {MOST_CLASSES}"
     sizes = sizes_of(dataset, settings)
     if shared_bytes(sizes) > MOST_SHARED_BYTES:
-        return f"a minibatch of {sizes.batch_size} images needs too much shared memory"
+        return (
+            f"minibatches of {sizes.batch_size} images take {shared_bytes(sizes)} bytes of shared "
+            f"memory; allowed: {MOST_SHARED_BYTES}"
+        )
     if not IS_SIMULATOR:
-        resident = BLOCKS_PER_SM * cuda.get_current_device().MULTIPROCESSOR_COUNT
+        resident = cuda.get_current_device().MULTIPROCESSOR_COUNT
         if sizes.blocks > resident:
-            return f"the units need {sizes.blocks} blocks at once, and the device runs {resident}"
+            return f"the device has {resident} multiprocessors; needed: {sizes.blocks}"
     return ""
 
 
@@ -769,7 +774,7 @@ def make_train(sizes):
     numbers = sizes.tile, sizes.tile // 2, PIXELS, UNITS, sizes.threads
     tile, half, pixels, units, threads = map(int, numbers)
 
-    @cuda.jit(launch_bounds=(threads, BLOCKS_PER_SM), **options.CUDA_ENTRY)
+    @cuda.jit(launch_bounds=(threads, 1), **options.CUDA_ENTRY)
     def _train_fast(
         x,
         minibatch,
@@ -821,7 +826,7 @@ def make_share_logits(sizes):
     numbers = sizes.tile, sizes.tile // 2, PIXELS, UNITS, sizes.threads
     tile, half, pixels, units, threads = map(int, numbers)
 
-    @cuda.jit(launch_bounds=(threads, BLOCKS_PER_SM), **options.CUDA_ENTRY)
+    @cuda.jit(launch_bounds=(threads, 1), **options.CUDA_ENTRY)
     def _share_logits_fast(x, n, pixel_scale, weights, bias, shares):
         """Compute tile after tile."""
         registers = Registers(
