@@ -50,6 +50,7 @@ def compiled(kernels):
     from numba import types
 
     offline_compiler.pretend_device()
+    offline_compiler.leave_out_variables()
     integers = types.int64[::1]
     signature = types.void(integers, types.int64, integers)
     (chase,) = offline_compiler.disassemble(chase_kernel(), signature, LISTING)

@@ -211,8 +211,108 @@ PLAIN_MLP = Kernel(
     ),
 )
 
-# LeNet's fast kernel has no entry yet: NVVM refuses to compile it with lineinfo ("Symbol name with
-# unsupported characters"), unless calls of llvm.dbg.value and llvm.dbg.declare are left out.
+# A block has ten warps, so a scheduler three at most, and one of 125 groups of images. Of the tiles
+# of the hidden layer the slowest block has one forward, and two of each kind backward.
+# A square's error goes to one place of four, and the code for each is there: here one warp takes
+# all four and the others none, a third more than three warps with one each.
+ONE_OF_FOUR = {"places & ONE << TWO * y + x": slice(0, 1)}
+LENET = Kernel(
+    name="lenet",
+    model="lenet",
+    blocks=132,
+    minibatches=100,
+    grid_waits=6,
+    function="_train_fast",
+    draft="one kernel, images split over 132 blocks, six waits of the grid a minibatch",
+    loop="state",
+    taken={**NO_LP, "is_penalised(descent)": False},
+    phases=(
+        Phase(
+            "convolution 1",
+            "conv1_phase",
+            {
+                "load_pixels.i": 10,
+                "copy_words.i": 1,
+                "image": 4,
+                "task": 1,
+                "_": 5,
+                "_keep_h1.i": 9,
+            },
+            warps=3,
+            l2_share=0,
+        ),
+        Phase("convolution 2", "conv2_phase", {"k": 20, "_": 5}, warps=3, l2_share=0),
+        Phase(
+            "hidden layer",
+            "hidden_phase",
+            {"tile": 1, "multiply_tile.i": 25, "_": 2, "i": 7},
+            warps=3,
+            l2_share=HALF,
+            l2_megabytes=21,
+        ),
+        Phase("last layer", "logits_phase", {"copy_words.i": 2, "i": 16}, warps=3),
+        Phase("loss, hidden errors", "loss_phase", {"unit": 2}, warps=3),
+        Phase(
+            "last weights, biases",
+            "last_update_phase",
+            {"quad": 1, "_sum_products.i": 64, "_sum_rows.i": 64},
+            warps=3,
+        ),
+        Phase(
+            "hidden layer backward",
+            "hidden_backward_phase",
+            {"tile": 2, "multiply_tile.i": 16, "_": 2, "i": 7},
+            warps=3,
+            l2_share=HALF,
+            l2_megabytes=42,
+        ),
+        Phase(  # its loop over four images is counted with the groups: so each four times
+            "filters 2",
+            "conv2_gradient_phase",
+            {"copy_words.i": 8, "copy.i": 4, "square": 64},
+            warps=3,
+            l2_share=0,
+            taken=ONE_OF_FOUR,
+        ),
+        Phase(
+            "errors below 2",
+            "conv2_error_phase",
+            {
+                "pair": 2,
+                "copy_words.i": 2,
+                "copy.i": 1,
+                "bundle": 10,
+                "_": 5,
+                "_add_strips.i": 18,
+                "row": 4,
+            },
+            warps=3,
+            l2_share=0,
+            taken=ONE_OF_FOUR,
+        ),
+        Phase(
+            "filters 1",
+            "conv1_gradient_phase",
+            {
+                "load_pixels.i": 10,
+                "_mark_dark.i": 2,
+                "y": 6,
+                "x": 6,
+                "image": 4,
+                "square": 9,
+                "places": 1,
+                "later": 15,
+                "i": 2,
+            },
+            warps=3,
+            l2_share=0,
+        ),
+        Phase(
+            "sums, update", "conv_update_phase", {"i": 1, "group": 125}, warps=3, l2_megabytes=13
+        ),
+        Phase("between phases", "", {"GROUP_IMAGES": 1, "image": 4, "chunk": 0, "term": 0}),
+    ),
+)
 
 # 264 blocks hold 2,112 rows of threads, so the slowest has 5 of 10,000 images times 20 maps, and 12
 # of 25,000 times 50.
@@ -306,4 +406,4 @@ PLAIN_LENET = Kernel(
     ),
 )
 
-KERNELS = (LOGISTIC_REGRESSION, PLAIN_LOGISTIC_REGRESSION, MLP, PLAIN_MLP, PLAIN_LENET)
+KERNELS = (LOGISTIC_REGRESSION, PLAIN_LOGISTIC_REGRESSION, MLP, PLAIN_MLP, LENET, PLAIN_LENET)

@@ -30,6 +30,7 @@ from compiler_wheels import tool_folder
 from conftest import make_dataset
 from numba import cuda, types
 from numba.cuda.core.caching import NullCache
+from numba.cuda.cudadrv import nvvm
 
 from msgd.config import complete_experiment
 from msgd.kernels import cuda as kernels
@@ -37,6 +38,7 @@ from msgd.kernels import options
 from msgd.models import load_backend, load_model
 
 COMPUTE_CAPABILITY = (9, 0)
+VARIABLE = re.compile(rb'@"?llvm\.dbg\.')  # in a line of LLVM's code that says where a variable is
 SM_REGISTERS = 65_536
 
 
@@ -71,6 +73,22 @@ def pretend_device():
     kernels.why_no_device = lambda: ""
     cuda.to_device, cuda.device_array = to_device, device_array
     cuda.stream = lambda: SimpleNamespace(synchronize=lambda: None)
+
+
+def leave_out_variables():
+    """Compile without what says where variables are, which the option lineinfo brings.
+
+    NVVM refuses some of it ("Symbol name with unsupported characters"); lines of the source stay.
+    """
+    add_whole = nvvm.CompilationUnit.add_module
+
+    def add_module(self, code):
+        if not code.startswith(b"BC"):  # text, not bitcode
+            kept = [line for line in code.split(b"\n") if not VARIABLE.search(line)]
+            code = b"\n".join(kept)
+        return add_whole(self, code)
+
+    nvvm.CompilationUnit.add_module = add_module
 
 
 def type_of(value):
