@@ -34,7 +34,7 @@ PATCH = 6  # rows and columns of the pixels that a pooling square comes from
 N_PATCH = np.uint32(PATCH)
 ZERO, ONE, TWO = np.uint32(0), np.uint32(1), np.uint32(2)
 FOUR, EIGHT = np.uint32(4), np.uint32(8)
-LOWER = np.uint32(4)  # sums of a map in the upper of its two rows
+LOWER = np.uint32(4)  # where the lower of a map's two rows of sums begins
 ROW = np.uint32(8)  # pixels of a row in registers
 
 

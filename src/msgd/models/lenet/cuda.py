@@ -95,7 +95,7 @@ from msgd.models.lenet.cuda_layout import (
     zeros,
 )
 
-BLOCKS_PER_SM = 2  # on an SM together
+BLOCKS_PER_SM = 2  # that predict; of those that train, one
 GROUP_IMAGES, ZERO, ONE = np.uint32(GROUP), np.uint32(0), np.uint32(1)
 BOUNDS = (THREADS, BLOCKS_PER_SM)  # the compiler keeps to registers that let them
 

@@ -855,7 +855,7 @@ def make_share_logits(sizes):
 
 @functools.cache
 def make_kernels(sizes):
-    """Return (train_span, share_logits), compiled for some Sizes at their first launch.
+    """Return (_train_fast, _share_logits_fast), compiled for some Sizes at their first launch.
 
     Predictions go by single tiles, whatever the minibatch.
     """
