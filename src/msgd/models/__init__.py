@@ -2,7 +2,8 @@
 
 ``model.py`` holds the parameters, their initialisation recipe and the formulas; ``reference.py``,
 ``cpu.py`` and ``cuda.py`` hold a ``Backend`` each with the same public names (see
-``msgd.models.interface``): the formulas in plain loops, and the two fast ones.
+``msgd.models.interface``): the formulas in plain loops, and the two fast ones. ``cuda_plain.py``
+has one more, whose kernels are plain and serve where the fast ones of ``cuda.py`` do not.
 """
 
 import importlib
