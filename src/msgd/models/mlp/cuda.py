@@ -176,19 +176,16 @@ class Backend(cuda_plain.Backend):
         n_logits = self.batch_size * self.n_classes
         self.shares = cuda.device_array(n_logits * blocks_row(self.sizes), self.float_x)
         self.logits = cuda.device_array(n_logits, self.float_x)
-        self.n_steps = 0  # that the arrays for the costs have room for
 
     def launch_train(self, x, y, minibatch, costs):
         """Train len(costs) minibatches of x and y from number ``minibatch`` on."""
         if self.why_plain:
             super().launch_train(x, y, minibatch, costs)
             return
-        if self.n_steps < len(costs):
-            self.n_steps = len(costs)
-            blocks = int(self.sizes.blocks)
-            self.example_nll = cuda.device_array((self.n_steps, self.batch_size), self.float_x)
-            self.penalties = cuda.device_array((self.n_steps, blocks), self.float_x)
         stream, sizes = self.shared.stream, self.sizes
+        nll_shape, penalties_shape = (len(costs), self.batch_size), (len(costs), int(sizes.blocks))
+        example_nll = self._buffer("example_nll", nll_shape, self.float_x)
+        penalties = self._buffer("penalties", penalties_shape, self.float_x)
         self._train_fast[int(sizes.blocks), int(sizes.threads), stream](
             words_of(x),
             minibatch,
@@ -200,13 +197,11 @@ class Backend(cuda_plain.Backend):
             self.bias,
             self.shares,
             self.logits,
-            self.example_nll.reshape(self.example_nll.size),
-            self.penalties.reshape(self.penalties.size),
+            example_nll.reshape(example_nll.size),
+            penalties.reshape(penalties.size),
         )
         blocks = -(-len(costs) // options.THREADS_PER_BLOCK)
-        _sum_costs[blocks, options.THREADS_PER_BLOCK, stream](
-            self.example_nll, self.penalties, costs
-        )
+        _sum_costs[blocks, options.THREADS_PER_BLOCK, stream](example_nll, penalties, costs)
 
     def launch_logits(self, x, logits):
         """Overwrite logits (n, C) with those of the images x (n, D)."""
@@ -216,7 +211,8 @@ class Backend(cuda_plain.Backend):
         sizes = self.sizes
         together = min(len(x), PREDICTED_TOGETHER)
         row = blocks_row(sizes)
-        shares = cuda.device_array(together * self.n_classes * row, self.float_x)
+        n_shares = together * self.n_classes * row
+        shares = self._buffer("shares_of_predictions", (n_shares,), self.float_x)
         for start in range(0, len(x), together):
             part = slice(start, min(start + together, len(x)))
             n = part.stop - start
@@ -881,7 +877,7 @@ def _sum_logits(shares, blocks, bias, logits):
 def _sum_costs(example_nll, penalties, costs):
     """Overwrite costs (steps,) float32 with the costs of minibatches, a thread each.
 
-    example_nll: (steps, B) float32; penalties: (steps, blocks) float32; see Exchange.
+    example_nll: (steps, B) float32; penalties: (steps, blocks) float32: those of Exchange.
     """
     step = cuda.grid(1)
     if step < costs.shape[0]:
