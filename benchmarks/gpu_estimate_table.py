@@ -225,7 +225,7 @@ LENET = Kernel(
     function="_train_fast",
     draft="one kernel, images split over 132 blocks, six waits of the grid a minibatch",
     loop="state",
-    taken={**NO_LP, "is_penalised(descent)": False},
+    taken={**NO_LP, "kernels.has_penalty(descent)": False, "has_penalty(descent)": False},
     phases=(
         Phase(
             "convolution 1",

@@ -63,7 +63,6 @@ from msgd.models.lenet.cuda_backward import (
     conv_update_phase,
     hidden_backward_phase,
     images_of_step,
-    is_penalised,
     last_update_phase,
     loss_phase,
     penalty_phase,
@@ -279,14 +278,33 @@ def _costs_fast(training, batch_size, n_chunks, costs):
         costs[step] = nll * training.inverse_size + weights
 
 
+def make_shared_memory(sizes):
+    """Return the function that returns the Shared of the calling thread's block."""
+    n_numbers, n_places = shared_sizes(sizes)
+    n_classes = int(sizes.classes)
+
+    @cuda.jit(device=True, **kernels.INLINE)
+    def shared_memory():
+        """Return the block's Shared, no minibatch done."""
+        numbers = cuda.shared.array(n_numbers, float32, alignment=16)
+        places = cuda.shared.array(n_places, uint32)
+        logits = cuda.shared.array((GROUP, n_classes), float32)
+        errors = cuda.shared.array((GROUP, n_classes), float32)
+        state = cuda.shared.array(N_STATE, uint32)
+        state[NOTHING], state[STEP] = ZERO, ZERO
+        cuda.syncthreads()
+        return Shared(numbers, places, logits, errors, state)
+
+    return shared_memory
+
+
 @functools.cache
 def make_training(sizes, n_filters):
     """Return the kernel that trains minibatches of ``sizes``, of images as of network.
 
     n_filters: see penalty_phase.
     """
-    n_numbers, n_places = shared_sizes(sizes)
-    n_classes = int(sizes.classes)
+    shared_memory = make_shared_memory(sizes)
     before_weights = np.uint32(n_filters)
 
     @cuda.jit(launch_bounds=(THREADS, 1), **options.CUDA_ENTRY)
@@ -296,16 +314,10 @@ def make_training(sizes, n_filters):
         training: Training, of n_steps minibatches; descent: msgd.kernels.arguments.Descent;
         network: Network, changed.
         """
-        numbers = cuda.shared.array(n_numbers, float32, alignment=16)
-        places = cuda.shared.array(n_places, uint32)
-        logits = cuda.shared.array((GROUP, n_classes), float32)
-        errors = cuda.shared.array((GROUP, n_classes), float32)
-        state = cuda.shared.array(N_STATE, uint32)
-        shared = Shared(numbers, places, logits, errors, state)
-        state[NOTHING], state[STEP] = ZERO, ZERO
-        cuda.syncthreads()
+        shared = shared_memory()
+        state = shared.state
         while state[STEP] < uint32(n_steps):
-            if is_penalised(descent):
+            if kernels.has_penalty(descent):
                 penalty_phase(training, descent, sizes, network, before_weights, shared)
             convolutions(training, sizes, network, shared)
             cuda.cg.this_grid().sync()
@@ -332,8 +344,7 @@ def make_training(sizes, n_filters):
 @functools.cache
 def make_forward(sizes):
     """Return the three kernels of a prediction of up to sizes.batch images."""
-    n_numbers, n_places = shared_sizes(sizes)
-    n_classes = int(sizes.classes)
+    shared_memory = make_shared_memory(sizes)
 
     @cuda.jit(launch_bounds=BOUNDS, **options.CUDA_ENTRY)
     def _convolve_fast(x, n, pixel_scale, parameters, kept):
@@ -341,13 +352,7 @@ def make_forward(sizes):
 
         x: flat uint8 or float32, their pixels; parameters: Parameters; kept: Kept, overwritten.
         """
-        numbers = cuda.shared.array(n_numbers, float32, alignment=16)
-        places = cuda.shared.array(n_places, uint32)
-        logits = cuda.shared.array((GROUP, n_classes), float32)
-        state = cuda.shared.array(N_STATE, uint32)
-        shared = Shared(numbers, places, logits, logits, state)
-        state[NOTHING] = ZERO
-        cuda.syncthreads()
+        shared = shared_memory()
         here = here_of(shared)
         images = Images(x, ZERO, uint32(n), pixel_scale)
         group = here.block
@@ -359,25 +364,13 @@ def make_forward(sizes):
     @cuda.jit(launch_bounds=BOUNDS, **options.CUDA_ENTRY)
     def _hidden_fast(n, parameters, kept):
         """Overwrite kept.hidden of n images: see hidden_phase. parameters: Parameters."""
-        numbers = cuda.shared.array(n_numbers, float32, alignment=16)
-        places = cuda.shared.array(n_places, uint32)
-        logits = cuda.shared.array((GROUP, n_classes), float32)
-        state = cuda.shared.array(N_STATE, uint32)
-        shared = Shared(numbers, places, logits, logits, state)
-        state[NOTHING] = ZERO
-        cuda.syncthreads()
+        shared = shared_memory()
         hidden_phase(uint32(n), ZERO, sizes, parameters, kept, here_of(shared), shared)
 
     @cuda.jit(launch_bounds=(THREADS, 1), **options.CUDA_ENTRY)
     def _logits_fast(parameters, kept, logits):
         """Overwrite logits (n, C) float32 from kept.hidden: a group of images in each block."""
-        numbers = cuda.shared.array(n_numbers, float32, alignment=16)
-        places = cuda.shared.array(n_places, uint32)
-        group_logits = cuda.shared.array((GROUP, n_classes), float32)
-        state = cuda.shared.array(N_STATE, uint32)
-        shared = Shared(numbers, places, group_logits, group_logits, state)
-        state[NOTHING] = ZERO
-        cuda.syncthreads()
+        shared = shared_memory()
         here = here_of(shared)
         group = here.block
         while group * GROUP_IMAGES < uint32(logits.shape[0]):
@@ -385,7 +378,7 @@ def make_forward(sizes):
             image = group * GROUP_IMAGES + here.t // sizes.classes
             if here.t < GROUP_IMAGES * sizes.classes and image < uint32(logits.shape[0]):
                 c = here.t % sizes.classes
-                logits[image, c] = group_logits[here.t // sizes.classes, c]
+                logits[image, c] = shared.logits[here.t // sizes.classes, c]
             group = uint32(group + here.blocks)
 
     return _convolve_fast, _hidden_fast, _logits_fast

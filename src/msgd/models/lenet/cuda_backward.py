@@ -12,6 +12,7 @@ from msgd.kernels.cuda import (
     INLINE,
     Images,
     activation_slope,
+    has_penalty,
     penalty,
     penalty_gradient,
     sgd_step,
@@ -35,7 +36,6 @@ from msgd.kernels.cuda_product import (
 )
 from msgd.kernels.cuda_sums import LANES, sum_over_lanes
 from msgd.kernels.cuda_vectors import store4
-from msgd.kernels.formulas import like
 from msgd.models.lenet.cuda_forward import (
     FOUR,
     GROUP,
@@ -97,16 +97,9 @@ def images_of_step(training, sizes, shared):
 
 
 @cuda.jit(device=True, **INLINE)
-def is_penalised(descent):
-    """Return whether any of the penalties is not zero; compares in float32."""
-    zero = like(descent.rate, 0)
-    return descent.l1 > zero or descent.l2 > zero or descent.lp > zero
-
-
-@cuda.jit(device=True, **INLINE)
 def updated(weight, gradient, descent):
     """Return a weight after a step; gradient: without the penalties'."""
-    if is_penalised(descent):
+    if has_penalty(descent):
         gradient += penalty_gradient(weight, descent)
     return sgd_step(weight, gradient, descent)
 
