@@ -81,9 +81,27 @@ def make_backend(model, device, dataset, float_name="float32", is_toy=False):
 
     device: one of msgd.models.DEVICES, or "cuda_plain" for the plain CUDA kernels alone.
     """
+    settings, float_x = settings_of(model, is_toy), np.dtype(float_name).type
+    return start(model, device, dataset, settings, float_x)
+
+
+def make_fast_toy(model):
+    """Return the same of a toy that the fast CUDA kernels train, on noise of its own shape."""
+    import toy
+    from conftest import make_dataset
+
+    dataset = make_dataset(80, 40, 40, toy.FAST_SHAPE, 3)
+    settings = toy.settings_of(model, batch_size=20, **toy.FAST_LAYERS.get(model, {}))
+    backend, n = start(model, "cuda", dataset, settings, np.float32)
+    if backend.why_plain:
+        raise RuntimeError(f"the plain kernels serve {model}: {backend.why_plain}")
+    return backend, n
+
+
+def start(model, device, dataset, settings, float_x):
+    """Return (backend, minibatches of an epoch) with initial parameters; device: as above."""
     from msgd.models import load_backend, load_model
 
-    settings, float_x = settings_of(model, is_toy), np.dtype(float_name).type
     parameters = load_model(model).initial_parameters(dataset, settings, float_x)
     backend = load_backend(model, device)(dataset, parameters, settings, float_x)
     return backend, len(dataset.train_x) // settings["batch_size"]

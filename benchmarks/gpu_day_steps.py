@@ -6,6 +6,7 @@ needs.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import json
@@ -20,6 +21,7 @@ import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from common import ROOT
@@ -194,22 +196,24 @@ BIT_BATCHES = {"logistic_regression": 249, "mlp": 60, "lenet": 6}
 def trained_bits(model, device, blocks, count, dataset, day):
     """Return the hash of the parameters after ``count`` minibatches.
 
-    device: "cuda" or "cuda_plain"; blocks: of the plain kernels' grids at most, None for as many as
-    usual. The fast ones have one grid.
+    device: "cuda" or "cuda_plain"; blocks: of grids that may be smaller at most, None for as many
+    as usual. Those of the fast kernels of logistic regression and the MLP follow from the sizes.
     """
-    module = importlib.import_module(f"msgd.models.{model}.cuda_plain")
-    usual = module.launch_shape
+    plain = importlib.import_module(f"msgd.models.{model}.cuda_plain")
+    fast = importlib.import_module(f"msgd.models.{model}.cuda")
+    usual = plain.launch_shape
 
     def fewer_blocks(n_rows):
         (x, y), threads = usual(n_rows)
         return (x, min(y, blocks)), threads
 
-    module.launch_shape = fewer_blocks if blocks else usual
-    try:
+    with contextlib.ExitStack() as patches:
+        if blocks:
+            patches.enter_context(mock.patch.object(plain, "launch_shape", fewer_blocks))
+        if blocks and hasattr(fast, "resident_blocks"):
+            patches.enter_context(mock.patch.object(fast, "resident_blocks", return_value=blocks))
         backend, n = make_backend(model, device, dataset, is_toy=day.is_rehearsal)
         backend.train(0, min(count, n))
-    finally:
-        module.launch_shape = usual
     arrays = backend.get_parameters().values()
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
@@ -222,7 +226,7 @@ def bits(found, day):
         count = BIT_BATCHES[model]
         few = max(2, count // 20)  # one block is slow
         groups = {
-            "cuda": {"first": (None, count), "second": (None, count)},
+            "cuda": {"first": (None, count), "second": (None, count), "37 blocks": (37, count)},
             "cuda_plain": {"plain": (None, count), "plain, 37 blocks": (37, count)},
             "cuda_plain, few": {"plain, few": (None, few), "plain, few, one block": (1, few)},
         }

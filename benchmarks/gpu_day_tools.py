@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from common import ROOT
-from gpu_day_common import MissingError, make_backend, median_seconds, settings_of, toy_dataset
+from gpu_day_common import (
+    MissingError,
+    make_backend,
+    make_fast_toy,
+    median_seconds,
+    settings_of,
+    toy_dataset,
+)
 from gpu_day_phases import PHASES
 
 STEPS = Path(__file__).with_name("gpu_day_steps.py")
@@ -69,20 +76,25 @@ def micro(found, day):
 
 
 def toy(found, day):
-    """Train and validate all models as toys: what the sanitizer watches."""
+    """Train and validate all models as toys, by plain and fast kernels: the sanitizer watches."""
     dataset = toy_dataset()
     for model in day.models:
-        backend, _ = make_backend(model, "cuda", dataset, is_toy=True)
-        backend.train(0, 2)
-        found[model] = backend.count_errors("valid")
+        plain, _ = make_backend(model, "cuda_plain", dataset, is_toy=True)
+        fast, _ = make_fast_toy(model)
+        for name, backend in (("plain", plain), ("fast", fast)):
+            backend.train(0, 2)
+            found[f"{model}, {name}"] = backend.count_errors("valid")
 
 
 def sanitizer(found, day):
-    """Whether compute-sanitizer sees an access outside of arrays, or a load of what none wrote."""
+    """What compute-sanitizer sees.
+
+    Accesses outside of arrays, loads of what none wrote, races in shared memory.
+    """
     if shutil.which("compute-sanitizer") is None:
         raise MissingError("compute-sanitizer")
     codes = {}
-    for tool in ("memcheck", "initcheck"):
+    for tool in ("memcheck", "initcheck", "racecheck"):
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
         # cuda-bindings asks the driver for functions of later versions; that is no error of ours.
         command += ["--report-api-errors", "no"] if tool == "memcheck" else []

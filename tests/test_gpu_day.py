@@ -10,7 +10,7 @@ from pathlib import Path
 import pretended
 import pytest
 from conftest import ROOT, environment
-from pretended import with_gpu
+from pretended import Launch, read_log, with_gpu
 
 from msgd.models import MODELS
 
@@ -45,6 +45,18 @@ def run_day(folder, *options, **changes):
 def test_every_step_is_one_of_the_program():
     assert list(gpu_day.STEPS) == [step.__name__ for step in gpu_day_steps.STEPS]
     assert gpu_day.SECONDS <= 540
+
+
+def test_the_sanitizer_watches_plain_and_fast_kernels(gpu, tmp_path):
+    log = tmp_path / "log"
+    program = [sys.executable, BENCHMARKS / "gpu_day_steps.py", "toy", tmp_path]
+    paths = os.pathsep.join(str(ROOT / name) for name in ("src", "tests"))
+    variables = environment(**gpu(PRETENDED_LOG=str(log), PYTHONPATH=paths))
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env=variables)
+    assert done.returncode == 0, done.stderr
+    launched = [event.kernel for event in read_log(log) if isinstance(event, Launch)]
+    trained = [kernel for kernel in launched if kernel.startswith("_train")]
+    assert trained == ["_train", "_train_fast"] * 3
 
 
 def test_the_day_from_end_to_end(gpu, tmp_path):

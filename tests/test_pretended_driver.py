@@ -48,7 +48,7 @@ def train(data, run, *words, model="logistic_regression", options=(), changes=No
 TRAININGS = [
     ("logistic_regression", {}, "_train_fast"),
     ("mlp", {}, "_train"),
-    ("mlp", {"n_hidden": 6}, "_train_fast"),
+    ("mlp", toy.FAST_LAYERS["mlp"], "_train_fast"),
     ("lenet", {}, "_train"),
 ]
 
@@ -101,9 +101,8 @@ FAST_LENET = """
 import numpy as np
 import toy
 from conftest import make_dataset
-layers = {"nkerns": [5, 10], "filter_size": 5, "n_hidden": 12}
-dataset = make_dataset(20, 10, 10, (16, 20), 3)
-settings = toy.settings_of("lenet", batch_size=5, **layers)
+dataset = make_dataset(20, 10, 10, toy.FAST_SHAPE, 3)
+settings = toy.settings_of("lenet", batch_size=5, **toy.FAST_LAYERS["lenet"])
 parameters = toy.random_parameters(dataset, settings, np.float32)
 backend = toy.make_backend("cuda", dataset, settings, parameters)
 kept = {name: array.tobytes() for name, array in backend.get_parameters().items()}

@@ -16,6 +16,12 @@ WIDER = {
     "mlp": {"n_hidden": [70, 20]},
     "lenet": {"nkerns": [4, 6], "filter_size": 3, "n_hidden": 500},
 }
+# The same of what the fast CUDA kernels can train, on images of FAST_SHAPE.
+FAST_LAYERS = {
+    "mlp": {"n_hidden": 6},
+    "lenet": {"nkerns": [5, 10], "filter_size": 5, "n_hidden": 12},
+}
+FAST_SHAPE = (16, 20)
 SHAPE = (7, 7)  # the smallest images that such a LeNet can have: 7 x 7, 3 x 3, 1 x 1
 
 SGD_MODELS = [name for name, trainer in MODELS.items() if trainer == "loop"]
