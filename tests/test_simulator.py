@@ -370,7 +370,7 @@ def test_options_of_the_compiler_are_accepted_and_no_others():
 
 
 # What a model's fast kernels can train: a shape of images and changes of the toy's settings.
-FAST = {"mlp": ((6, 6), {"n_hidden": 6, "lp": 0.0})}
+FAST = {"mlp": ((6, 6), {**toy.FAST_LAYERS["mlp"], "lp": 0.0})}
 
 
 def digest_of_steps(name, shape=toy.SHAPE, changes=None, is_fast=False):

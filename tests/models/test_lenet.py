@@ -98,7 +98,7 @@ def test_predictions_in_parts_on_cuda(monkeypatch):
 
 # The fast CUDA kernels: at the edges of their groups, bundles and tiles, and of their limits.
 
-FAST = {"nkerns": [5, 10], "filter_size": 5, "n_hidden": 12}  # on the smallest images: 16 x 20
+FAST = toy.FAST_LAYERS["lenet"]  # on the smallest images: 16 x 20
 FAST_PREDICTIONS = [
     # (images, their shape, classes, changes): groups of 4, bundles of 5 maps, tiles of 64 x 32
     (5, (16, 20), 3, FAST),
