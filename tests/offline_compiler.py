@@ -32,7 +32,7 @@ from numba import cuda, types
 from numba.cuda.core.caching import NullCache
 from numba.cuda.cudadrv import nvvm
 
-from msgd.config import complete_experiment
+from msgd.config import complete_experiment, parse_hyperparameter_words
 from msgd.kernels import cuda as kernels
 from msgd.kernels import options
 from msgd.models import load_backend, load_model
@@ -185,16 +185,15 @@ def has_plain(model_name):
     return importlib.util.find_spec(f"msgd.models.{model_name}.cuda_plain") is not None
 
 
-def launches(model_name, float_name, side=28, n_classes=10, batch_size=None):
+def launches(model_name, float_name, side=28, n_classes=10, **changes):
     """Return {name: (kernel, signature)} of what a model launches.
 
     Call pretend_device first. It trains, validates, and computes the gradient where it has one, on
-    images of side x side pixels; batch_size: None for the published one.
+    images of side x side pixels; changes: of the published settings.
     """
     launched = {}
     record_launches(launched)
     dataset = make_dataset(1200, 600, 600, (side, side), n_classes)
-    changes = {"batch_size": batch_size} if batch_size else {}
     settings = complete_experiment({"model": model_name, **changes})
     float_x = np.dtype(float_name).type
     parameters = load_model(model_name).initial_parameters(dataset, settings, float_x)
@@ -208,11 +207,15 @@ def launches(model_name, float_name, side=28, n_classes=10, batch_size=None):
     return launched
 
 
-def main(model_name, *sizes):
+def main(model_name, *words):
+    """Print what inspect returns of each kernel of a model, as JSON.
+
+    words: key=value, of what launches takes: side, n_classes or hyperparameters.
+    """
     pretend_device()
-    results = []
-    for float_name in ("float32", "float64"):
-        for name, (kernel, signature) in launches(model_name, float_name, *sizes).items():
+    changes, results = parse_hyperparameter_words(words), []
+    for float_name in ("float32",) if "arithmetic" in changes else ("float32", "float64"):
+        for name, (kernel, signature) in launches(model_name, float_name, **changes).items():
             file = kernel.py_func.__module__.rpartition(".")[2]
             result = {
                 "kernel": name,
@@ -225,4 +228,4 @@ def main(model_name, *sizes):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(*sys.argv[1:])

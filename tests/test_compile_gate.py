@@ -20,9 +20,10 @@ FLOAT64 = re.compile(r"^(D(ADD|MUL|FMA|SETP|MNMX)|.*\.F64)")
 GRID_SYNC_KERNELS = {"_train", "_add_gradients", "_train_fast"}
 GRID_SYNC_FRAME = 16  # bytes
 LOCAL_MEMORY = re.compile(r"^(STL|LDL)")
+TENSOR = re.compile(r"^HMMA\.1688\.F32\.TF32")
 MOST_SHARED = (48 + 1) * 1024  # bytes of a block; one KiB of them is the driver's
-# The largest sizes that fast kernels serve: the side of an image, classes, images of a minibatch.
-LARGEST = {"logistic_regression": (32, 16, 1200)}
+# The largest sizes that fast kernels serve.
+LARGEST = {"logistic_regression": ("side=32", "n_classes=16", "batch_size=1200")}
 # How many instructions that move 16 bytes the design of fast kernels has at least.
 WIDE = {
     # A thread's weights of ten classes, and their gradients.
@@ -115,3 +116,21 @@ def test_the_largest_sizes_of_fast_kernels_fit_the_registers(model):
         assert _count(kernel, LOCAL_MEMORY) == 0
         assert kernel["stack"] <= (GRID_SYNC_FRAME if kernel["kernel"] in GRID_SYNC_KERNELS else 0)
         assert kernel["registers"] <= kernel["most_registers"]
+
+
+def test_tensor_cores_multiply_where_arithmetic_is_tf32():
+    """Each loop's body is there once: conv. 2, three products, filters 2, and errors in two parts.
+
+    Four of the products of each tap's row are read at once: twenty words in either part.
+    """
+    fast = [k for k in compile_offline("lenet", "arithmetic=tf32") if k["is_fast"]]
+    trains = {kernel["kernel"]: _count(kernel, TENSOR) for kernel in fast}
+    assert trains.pop("_train_fast") >= 8 + 3 * 8 + 28 + 2 * 100
+    assert set(trains.values()) == {0}  # predictions are in float32
+    for kernel in fast:
+        assert _count(kernel, LOCAL_MEMORY) == 0, kernel["kernel"]
+        assert _count(kernel, FLOAT64) == 0, kernel["kernel"]
+        assert kernel["registers"] <= kernel["most_registers"], kernel["kernel"]
+        assert kernel["shared"] <= MOST_SHARED, kernel["kernel"]
+    (train,) = (kernel for kernel in fast if kernel["kernel"] == "_train_fast")
+    assert train["instructions"].get("LDG.E.128", 0) >= 2 * 20

@@ -182,13 +182,14 @@ def _unpickle(options):
 
 def _train(options):
     import msgd.kernels.options  # noqa: F401  # before Numba, whose settings it checks
-    from msgd.config import complete_experiment, parse_hyperparameter_words
+    from msgd.config import check_arithmetic, complete_experiment, parse_hyperparameter_words
     from msgd.data.content import check_images
     from msgd.data.dataset import SPLITS, load_dataset
     from msgd.training.run import run_training
 
     check_images(load_dataset(options.data), SPLITS)
     settings = complete_experiment(parse_hyperparameter_words(options.hyperparameters))
+    check_arithmetic({"": settings}, options.backend, options.float_x)
     run_training(
         options.data,
         options.run,

@@ -72,6 +72,7 @@ def complete_config(config):
     complete = _with_defaults({**config, "experiments": {}}, schema)
     complete["dataset"] = expand_home(complete["dataset"])
     complete["experiments"] = {name: _complete(run) for name, run in experiments.items()}
+    check_arithmetic(complete["experiments"], complete["backend"], complete["floatX"])
     return complete
 
 
@@ -169,6 +170,25 @@ def check_split_sizes(experiments, n_train):
             if finding:
                 findings[key + finding] = True
     _raise([*findings], "configuration")
+
+
+def check_arithmetic(experiments, backend, float_x):
+    """Raise UserError if an experiment asks for TF32 where it cannot be had: nothing stands in.
+
+    experiments: as in check_split_sizes; backend, float_x: the keys ``backend`` and ``floatX``.
+    """
+    if backend == "cuda" and float_x == "float32":
+        return
+    findings = []
+    for name, settings in experiments.items():
+        asked = settings.get("arithmetic")
+        if "tf32" in (asked if isinstance(asked, list) else [asked]):
+            key = f"experiments.{name}." if name else ""
+            findings.append(
+                f"{key}arithmetic is tf32, which only a GPU computes, and in float32; allowed with "
+                f"backend: cuda and floatX: float32, not with {backend} and {float_x}"
+            )
+    _raise(findings, "configuration")
 
 
 def _split_size_finding(settings, n_train):

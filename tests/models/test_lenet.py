@@ -26,6 +26,7 @@ from numba import cuda as numba_cuda
 
 from msgd.errors import UserError
 from msgd.kernels import cuda as kernels
+from msgd.kernels import cuda_tensor_cores
 from msgd.models import DEVICES
 from msgd.models.lenet import cpu, cuda, cuda_layout, cuda_plain, model
 
@@ -291,6 +292,130 @@ def test_float64_is_for_the_plain_kernels():
     parameters = toy.random_parameters(dataset, settings, np.float64)
     assert cuda.Backend(dataset, parameters, settings, np.float64).why_plain
     assert cuda_layout.why_plain((16, 20), settings, 3) == ""
+
+
+# TF32: tensor cores in training, config key ``arithmetic``.
+
+TENSOR = {"filter_size": 5, "nkerns": [2, 3], "n_hidden": 7, "arithmetic": "tf32"}
+TENSOR_STEPS = [
+    # (images of a minibatch, their shape, classes, changes): pairs of images, 8 maps below, 8 or 32
+    # above, one to four rows of squares, an odd row left over
+    (3, (16, 28), 3, TENSOR),
+    (
+        5,
+        (18, 28),
+        3,
+        {
+            **TENSOR,
+            "nkerns": [3, 6],
+            "activation": "sigmoid",
+            "maxpool_ties": "first",
+            "l1": 0.01,
+            "l2": 0.02,
+            "lp": 0.01,
+            "p": 3,
+        },
+    ),
+    pytest.param(
+        (2, (31, 28), 4, {**TENSOR, "nkerns": [9, 17], "n_hidden": 3}), marks=pytest.mark.slow
+    ),
+]
+NOT_TENSOR = [
+    # (shape, changes): each past one of the limits of tensor cores alone
+    ((16, 20), TENSOR),
+    ((32, 28), TENSOR),
+    ((28, 28), {**TENSOR, "nkerns": [21, 5]}),
+    ((16, 28), {**TENSOR, "nkerns": [5, 57]}),
+]
+needs_simulator = pytest.mark.skipif(
+    not kernels.IS_SIMULATOR, reason="tensor cores do not multiply in float32"
+)
+
+
+@needs_warps
+@needs_simulator
+@pytest.mark.parametrize("sizes", TENSOR_STEPS, ids=str)
+def test_a_step_on_tensor_cores_agrees_with_the_oracle_but_for_rounding(monkeypatch, sizes):
+    """Where to_tf32 rounds nothing, only the order of sums is another."""
+    monkeypatch.setattr(cuda_tensor_cores, "SPLIT", np.float32(1))
+    TestContract().check_a_step("cuda", Sizes(*sizes), "float32", "uint8")
+
+
+def changes_of_a_step(sizes, arithmetic):
+    """Return what a CUDA step changes of the parameters, one array each, and its cost."""
+    batch_size, shape, n_classes, changes = sizes
+    dataset = make_dataset(max(batch_size, n_classes), 3, 3, shape, n_classes)
+    changes = {**changes, "arithmetic": arithmetic}
+    settings = toy.settings_of("lenet", batch_size=batch_size, **changes)
+    parameters = toy.random_parameters(dataset, settings, np.float32)
+    backend = toy.make_backend("cuda", dataset, settings, parameters)
+    (cost,) = backend.train(0, 1)
+    after = backend.get_parameters()
+    return [after[name] - parameters[name] for name in parameters], cost
+
+
+@needs_warps
+def test_tf32_differs_from_float32_by_its_rounding():
+    """Each factor is off by up to 2^-11 of itself, and each gradient by some such factors."""
+    exact, exact_cost = changes_of_a_step(TENSOR_STEPS[0], "float32")
+    found, cost = changes_of_a_step(TENSOR_STEPS[0], "tf32")
+    assert 0 < abs(cost - exact_cost) < 2e-4 * exact_cost
+    for one, other in zip(found, exact, strict=True):
+        assert 0 < relative_error(one, other) < 10 * 2**-11
+
+
+@needs_warps
+def test_predictions_are_in_float32_whatever_trains():
+    found = []
+    for arithmetic in ("float32", "tf32"):
+        backend, _, _, dataset = fast_backend(5, (16, 28), 3, {**TENSOR, "arithmetic": arithmetic})
+        found.append(bits(fast_logits(backend, dataset.valid_x)))
+    assert found[0] == found[1]
+
+
+@needs_warps
+def test_training_on_tensor_cores_has_the_same_bits_however_it_is_cut(monkeypatch):
+    """Into calls and chunks, over blocks, and by whichever thread is first."""
+    dataset = make_dataset(6, 3, 3, (16, 28), 3)  # two minibatches of three
+    settings = toy.settings_of("lenet", batch_size=3, l2=0.01, **{**TENSOR, "n_hidden": 3})
+    parameters = toy.random_parameters(dataset, settings, np.float32)
+    found = []
+    for order, blocks, chunk, spans in (
+        ("forward", 1, None, [(0, 1), (1, 2)]),
+        ("reverse", 2, None, [(0, 2)]),
+        ("5", 3, 1, [(0, 2)]),
+    ):
+        monkeypatch.setenv("MSGD_SIMULATOR_ORDER", order)
+        monkeypatch.setattr(kernels, "SIMULATOR_BLOCKS", blocks)
+        backend = toy.make_backend("cuda", dataset, settings, parameters, chunk)
+        costs = np.concatenate([backend.train(*span) for span in spans])
+        found.append(bits(costs, backend.get_parameters()))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(("shape", "changes"), NOT_TENSOR, ids=str)
+def test_past_the_limits_of_tensor_cores_the_fast_kernels_serve(shape, changes):
+    settings = toy.settings_of("lenet", **changes)
+    assert cuda_layout.why_plain(shape, settings, 3) == ""
+    assert "allowed" in cuda_layout.why_not_tf32(shape, settings, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "why"),
+    [
+        ((16, 20), TENSOR, "allowed: up to 31 rows of 28"),
+        ((10, 10), {**SMALL, "arithmetic": "tf32"}, "not two layers of 5 x 5 filters"),
+    ],
+)
+def test_nothing_stands_in_for_tf32(shape, changes, why):
+    dataset = make_dataset(4, 3, 3, shape, 3)
+    settings = toy.settings_of("lenet", batch_size=2, **changes)
+    parameters = toy.random_parameters(dataset, settings, np.float32)
+    backend = toy.make_backend("cuda", dataset, settings, parameters)
+    expected = why if kernels.HAS_WARPS else "no warps"
+    with pytest.raises(UserError, match=f"arithmetic is tf32, but .*{expected}.* float32"):
+        backend.train(0, 1)
+    assert len(backend.predict("valid")) == 3  # to score needs no tensor cores
 
 
 # The oracle itself, by hand and by finite differences.

@@ -88,6 +88,15 @@ def pool(sums, m, square, first_only):
     at = TWO * square
     a, b = sums[m, at], sums[m, at + ONE]
     c, d = sums[m, at + LOWER], sums[m, at + LOWER + ONE]
+    return pool_square(a, b, c, d, first_only)
+
+
+@cuda.jit(device=True, **INLINE)
+def pool_square(a, b, c, d, first_only):
+    """Return the maximum of a square's pixels in row-major order, float32, and its places.
+
+    first_only: as in ``pool``.
+    """
     highest = max(max(a, b), max(c, d))
     places = uint32(ONE if a == highest else ZERO) | uint32(TWO if b == highest else ZERO)
     places |= uint32(FOUR if c == highest else ZERO) | uint32(EIGHT if d == highest else ZERO)

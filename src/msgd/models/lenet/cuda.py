@@ -38,7 +38,8 @@ holds: of 28 x 28 pixels 20 and 50 maps, and with them 2,944 units. Where they a
 (``cuda_layout.why_plain``) the plain kernels serve.
 
 The parameters lie flat between launches, as in ``cuda_plain.py``; kernels arrange them before a
-launch and flatten them after it. ``cuda_forward.py`` and ``cuda_backward.py`` have the phases.
+launch and flatten them after it. ``cuda_forward.py`` and ``cuda_backward.py`` have the phases, and
+``cuda_tensor.py`` those that tensor cores take over where ``arithmetic`` is tf32.
 """
 
 import functools
@@ -46,10 +47,12 @@ import functools
 import numpy as np
 from numba import cuda, float32, uint32
 
+from msgd.errors import UserError
 from msgd.kernels import cuda as kernels
 from msgd.kernels import options
 from msgd.kernels.cuda import HAS_WARPS, IS_SIMULATOR, Images
 from msgd.kernels.cuda_sums import sum_over_lanes
+from msgd.kernels.cuda_tensor_cores import COMPUTE_CAPABILITY, to_tf32
 from msgd.kernels.formulas import has_penalty
 from msgd.models.cuda_backend import log_plain
 from msgd.models.lenet import cuda_plain
@@ -90,9 +93,11 @@ from msgd.models.lenet.cuda_layout import (
     kept_of,
     shared_sizes,
     sizes_of,
+    why_not_tf32,
     why_plain,
     zeros,
 )
+from msgd.models.lenet.cuda_tensor import conv2_error_tensor_phase, conv2_tensor_phase
 
 BLOCKS_PER_SM = 2  # that predict; of those that train, one
 GROUP_IMAGES, ZERO, ONE = np.uint32(GROUP), np.uint32(0), np.uint32(1)
@@ -105,18 +110,22 @@ class Backend(cuda_plain.Backend):
     def allocate(self):
         """Make the scratch arrays of the fast kernels where they serve, else of the plain ones."""
         self.why_plain = self._why_plain()
+        tf32 = self.settings.get("arithmetic") == "tf32"
+        self.why_not_tf32 = self._why_not_tf32() if tf32 else ""
         log_plain(self.why_plain)
         if self.why_plain:
             super().allocate()
             return
         shape, n_classes = self.shared.dataset.image_shape, self.n_classes
         together = sizes_of(shape, self.settings, n_classes, PREDICTED_TOGETHER)
-        minibatch = sizes_of(shape, self.settings, n_classes, self.batch_size)
+        minibatch = sizes_of(shape, self.settings, n_classes, self.batch_size, tf32)
         self.arranged = arranged = Arranged.of(minibatch)
+        self.arranged_to_predict = Arranged.of(together) if tf32 else arranged
         self.predicted, self.forward = kept_of(together), make_forward(together)
         self.network = Network(
             arranged.all,
             arranged.tables.gradients,
+            arranged.tables.tiles,
             arranged.parts,
             kept_of(minibatch),
             errors_of(minibatch),
@@ -135,8 +144,20 @@ class Backend(cuda_plain.Backend):
             return "Numba's simulator has no warps"
         return why_plain(self.shared.dataset.image_shape, self.settings, self.n_classes)
 
+    def _why_not_tf32(self):
+        """Return why tensor cores cannot train this network on this device, or ""."""
+        capability = COMPUTE_CAPABILITY
+        if not IS_SIMULATOR:
+            capability = cuda.get_current_device().compute_capability
+        if capability < COMPUTE_CAPABILITY:
+            return "the GPU has compute capability {}.{}; allowed: 8.0 or more".format(*capability)
+        shape = self.shared.dataset.image_shape
+        return self.why_plain or why_not_tf32(shape, self.settings, self.n_classes)
+
     def launch_train(self, x, y, minibatch, costs):
         """Train len(costs) minibatches of x and y from number ``minibatch`` on."""
+        if self.why_not_tf32:
+            raise UserError(f"arithmetic is tf32, but {self.why_not_tf32}; set arithmetic: float32")
         if self.why_plain:
             super().launch_train(x, y, minibatch, costs)
             return
@@ -153,6 +174,9 @@ class Backend(cuda_plain.Backend):
         )
         places = arranged.tables.places[n_steps % 2]
         _arrange_fast[launch](self.parameters, arranged.tables.source, arranged.all)
+        if self.network.tiles.size:
+            _round_fast[launch](arranged.parts.filters2)
+            _round_fast[launch](arranged.parts.filters2_by_map)
         self._train_fast[launch](training, self.descent, n_steps, self.network)
         _flatten_fast[launch](arranged.all, places, self.parameters)
         _costs_fast[n_steps, 32, stream](training, self.batch_size, self.n_chunks, costs)
@@ -162,7 +186,7 @@ class Backend(cuda_plain.Backend):
         if self.why_plain:
             super().launch_logits(x, logits)
             return
-        arranged = self.arranged
+        arranged = self.arranged_to_predict
         _arrange_fast[resident_blocks(1), THREADS](
             self.parameters, arranged.tables.source, arranged.all
         )
@@ -175,7 +199,7 @@ class Backend(cuda_plain.Backend):
         all_blocks = resident_blocks(BLOCKS_PER_SM)
         blocks = min(-(-n // GROUP), all_blocks)
         convolve, multiply, classify = self.forward
-        parameters, kept = self.arranged.parts, self.predicted
+        parameters, kept = self.arranged_to_predict.parts, self.predicted
         pixels = x.reshape(x.size)
         convolve[blocks, THREADS](pixels, n, self.pixel_scale, parameters, kept)
         multiply[all_blocks, THREADS](n, parameters, kept)
@@ -193,8 +217,11 @@ def convolutions(training, sizes, network, shared):
     while shared.state[IMAGE_GROUP] * GROUP_IMAGES < sizes.batch:
         images, group = images_of_step(training, sizes, shared), shared.state[IMAGE_GROUP]
         conv1_phase(images, group, sizes, parameters, kept, here_of(shared), shared)
-        group = shared.state[IMAGE_GROUP]
-        conv2_phase(sizes.batch, group, sizes, parameters, kept, here_of(shared), shared)
+        group, here = shared.state[IMAGE_GROUP], here_of(shared)
+        if sizes.tf32:
+            conv2_tensor_phase(sizes.batch, group, sizes, parameters, kept, here, shared)
+        else:
+            conv2_phase(sizes.batch, group, sizes, parameters, kept, here, shared)
         next_group(shared)
 
 
@@ -217,7 +244,10 @@ def convolution_gradients(training, sizes, network, shared):
     while shared.state[IMAGE_GROUP] * GROUP_IMAGES < sizes.batch:
         conv2_gradient_phase(sizes, network, shared)
         here, group = here_of(shared), shared.state[IMAGE_GROUP]
-        conv2_error_phase(group, sizes, network, here, shared)
+        if sizes.tf32:
+            conv2_error_tensor_phase(group, sizes, network, shared)
+        else:
+            conv2_error_phase(group, sizes, network, here, shared)
         here, group = here_of(shared), shared.state[IMAGE_GROUP]
         images = images_of_step(training, sizes, shared)
         conv1_gradient_phase(images, group, sizes, network, here, shared)
@@ -241,6 +271,15 @@ def _arrange_fast(parameters, source, arranged):
     while i < arranged.shape[0]:
         number = source[i]
         arranged[i] = parameters[number] if number >= 0 else float32(0)
+        i += cuda.gridsize(1)
+
+
+@cuda.jit(**options.CUDA_ENTRY)
+def _round_fast(arranged):
+    """Round ``arranged``, flat float32, to TF32."""
+    i = cuda.grid(1)
+    while i < arranged.shape[0]:
+        arranged[i] = to_tf32(arranged[i])
         i += cuda.gridsize(1)
 
 

@@ -35,6 +35,7 @@ from msgd.kernels.cuda_product import (
     tile_sum,
 )
 from msgd.kernels.cuda_sums import LANES, sum_over_lanes
+from msgd.kernels.cuda_tensor_cores import to_tf32
 from msgd.kernels.cuda_vectors import store4
 from msgd.models.lenet.cuda_forward import (
     FOUR,
@@ -56,6 +57,7 @@ from msgd.models.lenet.cuda_forward import (
 from msgd.models.lenet.cuda_layout import GROUP as GROUP_IMAGES
 from msgd.models.lenet.cuda_layout import STRIP
 from msgd.models.lenet.cuda_layout import THREADS as BLOCK_THREADS
+from msgd.models.lenet.cuda_tensor import conv2_gradient_tensors
 
 AREA, N_PATCH = np.uint32(FILTER_AREA), np.uint32(PATCH)
 OWN_GRADIENT, PATCH_AREA = MAPS * FILTER_AREA, PATCH * PATCH
@@ -84,6 +86,7 @@ class Network(NamedTuple):
 
     arranged: object  # flat float32, all parameters
     gradients: object  # (partial,) int32, see conv_update_phase
+    tiles: object  # (2, ...) int32, see there; of tensor cores alone
     parameters: object  # Parameters
     kept: object  # Kept
     errors: object  # Errors
@@ -252,7 +255,7 @@ def hidden_backward_phase(newer, descent, sizes, network, here, shared):
             uint64(first + column),
             sizes.features_padded,
         )
-        multiply_tile(factors, sizes.hidden_padded // FOUR, here.t, shared.numbers)
+        multiply_tile(factors, sizes.hidden_padded // FOUR, here.t, sizes.tf32, shared.numbers)
         _finish_error_tile(row, column, sizes, network, here, shared.numbers)
         tile = uint32(tile + here.blocks)
     while tile < n_errors + sizes.hidden_padded // TILE_ROWS * in_row:
@@ -266,7 +269,7 @@ def hidden_backward_phase(newer, descent, sizes, network, here, shared):
             uint64(column),
             sizes.features_padded,
         )
-        multiply_tile(factors, sizes.batch_padded // FOUR, here.t, shared.numbers)
+        multiply_tile(factors, sizes.batch_padded // FOUR, here.t, sizes.tf32, shared.numbers)
         _finish_gradient_tile(row, column, newer, descent, sizes, parameters, here, shared.numbers)
         tile = uint32(tile + here.blocks)
 
@@ -311,8 +314,22 @@ def conv2_gradient_phase(sizes, network, shared):
     """Overwrite the group's part of errors.partial with the gradients of the second convolution.
 
     A warp owns five output maps and a lane an input map: 125 sums. One image after the other, with
-    h1 and the errors in shared memory.
+    h1 and the errors in shared memory. Tensor cores do it otherwise: see cuda_tensor.py.
     """
+    if sizes.tf32:
+        conv2_gradient_tensors(sizes, network, shared)
+    else:
+        _conv2_gradient_sums(sizes, network, shared)
+    here, group = here_of(shared), shared.state[IMAGE_GROUP]
+    if here.t < sizes.maps2:
+        to_bias = _sum_errors(group, here.t, sizes, network.errors)
+        at = group * _partial_size(sizes) + sizes.maps2 * sizes.maps1 * AREA + here.t
+        network.errors.partial[at] = to_bias
+
+
+@cuda.jit(device=True, **INLINE)
+def _conv2_gradient_sums(sizes, network, shared):
+    """Overwrite the group's part of errors.partial with the gradients of the second filters."""
     gradient = cuda.local.array(OWN_GRADIENT, float32)
     for i in range(N_OWN_GRADIENT):
         gradient[i] = float32(0)
@@ -327,10 +344,6 @@ def conv2_gradient_phase(sizes, network, shared):
     first, warp, lane = group * _partial_size(sizes), here.t // LANES, here.t % LANES
     if warp * N_MAPS < sizes.maps2 and lane < sizes.maps1:
         _keep_gradient(first, warp, lane, sizes, network.errors.partial, gradient)
-    if here.t < sizes.maps2:
-        to_bias = _sum_errors(group, here.t, sizes, network.errors)
-        at = first + sizes.maps2 * sizes.maps1 * AREA + here.t
-        network.errors.partial[at] = to_bias
 
 
 @cuda.jit(device=True, **INLINE)
@@ -605,7 +618,7 @@ def conv_update_phase(descent, sizes, network, here):
     """Add the groups' gradients of both convolution layers in order and update their parameters.
 
     One thread per parameter; network.gradients says where in network.arranged those are that
-    errors.partial has gradients of.
+    errors.partial has gradients of, and network.tiles where tensor cores have the filters.
     """
     arranged, places = network.arranged, network.gradients
     n, n_groups = _partial_size(sizes), (sizes.batch + GROUP - ONE) // GROUP
@@ -623,7 +636,12 @@ def conv_update_phase(descent, sizes, network, here):
         else:
             arranged[place] = sgd_step(arranged[place], gradient, descent)
         if i < of_weights2:
-            network.parameters.filters2_by_map[i] = arranged[place]
+            if sizes.tf32:
+                rounded = to_tf32(arranged[place])
+                network.parameters.filters2[uint32(network.tiles[0, i])] = rounded
+                network.parameters.filters2_by_map[uint32(network.tiles[1, i])] = rounded
+            else:
+                network.parameters.filters2_by_map[i] = arranged[place]
         i = uint32(i + here.blocks * THREADS)
 
 

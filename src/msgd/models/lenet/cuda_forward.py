@@ -27,6 +27,7 @@ from msgd.kernels.cuda_product import (
     tile_sum,
 )
 from msgd.kernels.cuda_sums import LANES, sum_over_lanes
+from msgd.kernels.cuda_tensor_cores import to_tf32
 from msgd.kernels.cuda_vectors import load4, store4
 from msgd.models.lenet.cuda_layout import GROUP as GROUP_IMAGES
 from msgd.models.lenet.cuda_layout import THREADS as BLOCK_THREADS
@@ -198,8 +199,9 @@ def _keep_h1(image, sizes, kept, here, numbers, maps):
     i = here.t
     while i < n:
         at = uint32(i // sizes.squares1) * stride + uint32(i % sizes.squares1)
-        kept.h1[first + i] = numbers[maps.outputs + at]
+        h = numbers[maps.outputs + at]
         at = uint32(i % sizes.maps1) * stride + uint32(i // sizes.maps1)
+        kept.h1[first + i] = to_tf32(numbers[maps.outputs + at]) if sizes.tf32 else h
         kept.h1_by_square[first + i] = numbers[maps.outputs + at]
         kept.places1[first + i] = uint8(numbers[maps.places + at])
         i = uint32(i + THREADS)
@@ -325,7 +327,7 @@ def hidden_phase(n_images, newer, sizes, parameters, kept, here, shared):
             uint64(first + column),
             sizes.hidden_padded,
         )
-        multiply_tile(factors, sizes.features_padded // FOUR, here.t, shared.numbers)
+        multiply_tile(factors, sizes.features_padded // FOUR, here.t, sizes.tf32, shared.numbers)
         i = here.t
         while i < TILE_ROWS * TILE_COLUMNS:
             image, unit = row + i // TILE_COLUMNS, column + i % TILE_COLUMNS

@@ -22,6 +22,12 @@ GROUP = 4  # images of a block
 STRIP = 72  # numbers of PATCH rows below the second convolution, at most; registers of a thread
 SHARED_BYTES = 48 * 1024
 PREDICTED_TOGETHER = 1024  # images that pass through the layers at a time
+# Tensor cores, see cuda_tensor.py: of the filters' gradients, maps2 x 25 maps1, each of 8 warps has
+# up to 7 tiles of 8 rows by 4 of 16 columns.
+TENSOR_MAPS1, TENSOR_MAPS2 = 20, 56
+TENSOR_PADDING = 64  # numbers behind the errors of an image that may be read too
+TENSOR_COLUMNS2, TENSOR_SQUARES2 = 4, 16
+TENSOR_TILE = 8  # columns of a tile, and terms of a step
 
 
 class Sizes(NamedTuple):
@@ -48,6 +54,9 @@ class Sizes(NamedTuple):
     batch_padded: int
     activation: int  # of ACTIVATIONS
     first_only: int  # 1: of tied maxima the first alone has an error
+    tf32: int  # 1: tensor cores multiply, see cuda_tensor.py
+    error_stride: int  # of the errors that they read: between places, numbers of maps
+    error_plane: int  # and between planes of places
 
     @property
     def bundles(self):
@@ -67,7 +76,7 @@ class Sizes(NamedTuple):
         )
 
 
-def sizes_of(image_shape, settings, n_classes, batch):
+def sizes_of(image_shape, settings, n_classes, batch, tf32=False):
     """Return the Sizes for images of (height, width), ``batch`` of which pass through together."""
     first, second = conv_shapes(image_shape, settings)
     features, hidden, _ = dense_sizes([first, second], settings, n_classes)
@@ -89,7 +98,13 @@ def sizes_of(image_shape, settings, n_classes, batch):
         "batch_padded": up(batch, 64),
         "activation": ACTIVATIONS[settings["activation"]],
         "first_only": settings["maxpool_ties"] == "first",
+        "tf32": tf32,
     }
+    # Both so that what a warp reads at once lies in different banks of shared memory: an odd number
+    # of times 8, and 4 more than the places take.
+    tiles = -(-second.out_maps // TENSOR_TILE)
+    numbers["error_stride"] = TENSOR_TILE * (tiles // 2 * 2 + 1)
+    numbers["error_plane"] = numbers["squares2"] * numbers["error_stride"] + 4
     return Sizes(**{name: np.uint32(number) for name, number in numbers.items()})
 
 
@@ -127,6 +142,21 @@ def why_plain(image_shape, settings, n_classes):
     return f"nkerns and n_hidden take {used} bytes of shared memory; allowed: {SHARED_BYTES}"
 
 
+def why_not_tf32(image_shape, settings, n_classes):
+    """Return why tensor cores cannot serve a network that the fast kernels can, or "" if they can.
+
+    The limits of its layers; see cuda_tensor.py.
+    """
+    sizes = sizes_of(image_shape, settings, n_classes, GROUP)
+    if sizes.columns2 != TENSOR_COLUMNS2 or sizes.squares2 > TENSOR_SQUARES2:
+        height, width = image_shape
+        return f"images have {height} x {width} pixels; allowed: up to 31 rows of 28"
+    if sizes.maps1 > TENSOR_MAPS1 or sizes.maps2 > TENSOR_MAPS2:
+        nkerns = settings["nkerns"]
+        return f"nkerns is {nkerns}; allowed: up to {TENSOR_MAPS1} and {TENSOR_MAPS2} maps"
+    return ""
+
+
 def shared_sizes(sizes):
     """Return how many numbers and words of places the largest phases keep in shared memory."""
     s = Sizes(*map(int, sizes))
@@ -146,6 +176,14 @@ def shared_sizes(sizes):
         GROUP * (s.pixels + s.squares1),
         (FILTER_AREA + 1) * THREADS,
     )
+    if s.tf32:
+        errors = 4 * s.error_plane + TENSOR_PADDING
+        numbers = max(
+            numbers,
+            2 * (map2 + s.squares2 * s.maps2) + TENSOR_TILE,
+            map2 + TENSOR_TILE + errors,
+            2 * (errors + (rows2 + 4) * columns1 * s.maps1) + TENSOR_PADDING,
+        )
     return numbers, 2 * s.squares2 * s.bundles[1]
 
 
@@ -153,6 +191,7 @@ class Parameters(NamedTuple):
     """The parameters as the kernels read them: parts of one array, flat float32, padded with 0.
 
     A filter row for MAPS maps is 28 numbers: weight v of map m at 5 v + m. Filters are flipped.
+    For tensor cores the second layer's lie by their tiles: see _forward_tiles, _backward_tiles.
     """
 
     filters1: object  # (5, bundles, 28)
@@ -160,17 +199,18 @@ class Parameters(NamedTuple):
     last_weights: object  # (classes, hidden_padded)
     weights: object  # (2, features_padded, hidden_padded): old and new by turns
     weights_by_unit: object  # (2, hidden_padded, features_padded): the same again
-    filters2_by_map: object  # (maps2, 25, maps1): the same again
+    filters2_by_map: object  # (maps2, 25, maps1): filters2 again
+    filters2_exact: object  # of tensor cores alone, (maps2, 25, maps1): what they have in TF32
     bias1: object  # (MAPS x bundles,)
     bias2: object  # (MAPS x bundles,)
     hidden_bias: object  # (hidden_padded,)
     last_bias: object  # (classes,)
 
 
-def layout_of(sizes):
-    """Return a Parameters of int32 arrays that hold, in each place, which parameter lies there.
+def numbers_of(sizes):
+    """Return the numbers of the parameters, int32 in the shapes of the model; filters flipped.
 
-    Parameters are numbered in the model's order; -1 is padding.
+    They are counted in the model's order.
     """
     s = Sizes(*map(int, sizes))
     shapes = (
@@ -181,16 +221,28 @@ def layout_of(sizes):
     for shape in shapes:
         numbers.append(np.arange(start, start + math.prod(shape), dtype=np.int32).reshape(shape))
         start += math.prod(shape)
+    for layer in (0, 2):
+        numbers[layer] = numbers[layer][:, :, ::-1, ::-1]
+    return numbers
+
+
+def layout_of(sizes):
+    """Return a Parameters of int32 arrays that hold, in each place, which parameter lies there.
+
+    -1 is padding.
+    """
+    s = Sizes(*map(int, sizes))
+    numbers = numbers_of(sizes)
     filters1, bias1, filters2, bias2, weights, hidden_bias, last_weights, last_bias = numbers
-    filters1, filters2 = filters1[:, :, ::-1, ::-1], filters2[:, :, ::-1, ::-1]
     weights = _padded(weights, (s.features_padded, s.hidden_padded))
     arrays = [
         _filter_rows(filters1),
-        _filter_rows(filters2),
+        _forward_tiles(filters2) if s.tf32 else _filter_rows(filters2),
         _padded(last_weights.T, (s.classes, s.hidden_padded)),
         np.stack([weights, weights]),
         np.stack([weights.T, weights.T]),
-        filters2.reshape(s.maps2, s.maps1, FILTER_AREA).transpose(0, 2, 1),
+        _backward_tiles(filters2) if s.tf32 else _by_map(filters2),
+        _by_map(filters2) if s.tf32 else np.empty(0, np.int32),
         _padded(bias1, (MAPS * s.bundles[0],)),
         _padded(bias2, (MAPS * s.bundles[1],)),
         _padded(hidden_bias, (s.hidden_padded,)),
@@ -218,12 +270,47 @@ def _filter_rows(filters):
     return _padded(rows, (*rows.shape[:3], int(ROW_WEIGHTS)))
 
 
+def _by_map(filters):
+    """Return filters (M, M_in, 5, 5) as (M, 25, M_in)."""
+    return filters.reshape(*filters.shape[:2], FILTER_AREA).transpose(0, 2, 1)
+
+
+def _forward_tiles(filters):
+    """Return filters (M, M_in, 5, 5) as a warp's lanes read them: (5, steps, M / 16, 32, 4).
+
+    A step is eight terms of a filter row, of which there are 5 M_in: all maps of a column after
+    each other. A lane gets its two numbers of each of two tiles of 8 maps.
+    """
+    maps, maps_in = filters.shape[:2]
+    steps, pairs = -(-FILTER_SIZE * maps_in // 8), up(-(-maps // 16), 2)
+    rows = filters.transpose(2, 3, 1, 0).reshape(FILTER_SIZE, FILTER_SIZE * maps_in, maps)
+    rows = _padded(rows, (FILTER_SIZE, 8 * steps, 16 * pairs))
+    # Of a term its step, half and q, of a map its pair, tile and g: see kernels/cuda_tensor_cores.
+    parts = rows.reshape(FILTER_SIZE, steps, 2, 4, pairs, 2, 8)
+    return parts.transpose(0, 1, 4, 6, 3, 5, 2).reshape(FILTER_SIZE, steps, pairs, 32, 4)
+
+
+def _backward_tiles(filters):
+    """Return filters (M, M_in, 5, 5) likewise, for errors: (M_in / 8, M / 16, 5, 5, 32, 4).
+
+    The terms are maps, 16 in two steps; a tile has 8 of M_in. Then come column and row of a tap.
+    """
+    maps, maps_in = filters.shape[:2]
+    pairs, tiles = -(-maps // 16), -(-maps_in // 8)
+    taps = _padded(filters.transpose(3, 2, 0, 1), (FILTER_SIZE, FILTER_SIZE, 16 * pairs, 8 * tiles))
+    parts = taps.reshape(FILTER_SIZE, FILTER_SIZE, pairs, 2, 2, 4, tiles, 8)
+    parts = parts.transpose(6, 2, 0, 1, 7, 5, 3, 4)
+    return parts.reshape(tiles, pairs, FILTER_SIZE, FILTER_SIZE, 32, 4)
+
+
 class Tables(NamedTuple):
     """Device arrays by which kernels copy parameters; numbers of padding are -1."""
 
     source: object  # int32: of each number of the arranged ones, which parameter it is
     places: tuple  # two (parameters,) int32: where each lies, by which of the weights is the newer
     gradients: object  # (partial,) int32: where each parameter of the convolutions lies
+    # (2, maps2 x 25 x maps1) int32: where each of filters2_exact lies in filters2 and by map.
+    tiles: object
 
 
 class Arranged(NamedTuple):
@@ -249,30 +336,34 @@ class Arranged(NamedTuple):
         slices = [slice(s, s + a.size) for s, a in zip(starts, layout, strict=True)]
         parts = Parameters(*(numbers[part] for part in slices))
         starts = Parameters(*starts)
-        return cls(numbers, starts.weights, parts, _tables(starts, layout, source))
+        return cls(numbers, starts.weights, parts, _tables(sizes, starts, layout, source))
 
 
-def _tables(starts, layout, source):
+def _tables(sizes, starts, layout, source):
     """Return the Tables of a layout whose arrays start at ``starts`` in ``source``."""
     n_parameters = 1 + source.max()
     older = layout.weights[0].size
+    exact = layout.filters2_exact.ravel()
+    copies = ("weights", "weights_by_unit", "filters2_by_map", "filters2" if exact.size else "")
     places = []
     for newer in range(2):
         place = np.full(n_parameters, -1, np.int32)
         for name in layout._fields:
-            if name != "weights" and not name.endswith(("_by_map", "_by_unit")):
+            if name not in copies:
                 _place(place, getattr(starts, name), getattr(layout, name))
         _place(place, starts.weights + newer * older, layout.weights[0])
         places.append(place)
-    place, maps1 = places[0], layout.filters2_by_map.shape[2]
-    bias1, bias2 = (array[array >= 0] for array in (layout.bias1, layout.bias2))
-    filters1 = np.arange(maps1 * FILTER_AREA, dtype=np.int32).reshape(maps1, 5, 5)
-    filters1 = filters1[:, ::-1, ::-1].reshape(maps1, FILTER_AREA).T  # by tap, then map
-    order = layout.filters2_by_map, bias2, filters1, bias1
-    gradients = np.concatenate([place[array.ravel()] for array in order])
-    tables = source, *places, gradients
-    source, old, new, gradients = (cuda.to_device(table) for table in tables)
-    return Tables(source, (old, new), gradients)
+    filters1, bias1, filters2, bias2 = numbers_of(sizes)[:4]
+    order = _by_map(filters2), bias2, filters1.reshape(-1, FILTER_AREA).T, bias1
+    gradients = np.concatenate([places[0][array.ravel()] for array in order])
+    tiles = np.full((2, n_parameters), -1, np.int32)
+    _place(tiles[0], 0, layout.filters2)
+    _place(tiles[1], 0, layout.filters2_by_map)
+    tables = source, *places, gradients, tiles[:, exact]
+    source, old, new, gradients, tiles = (
+        cuda.to_device(np.ascontiguousarray(table)) for table in tables
+    )
+    return Tables(source, (old, new), gradients, tiles)
 
 
 def _place(place, start, array):
@@ -284,7 +375,7 @@ def _place(place, start, array):
 class Kept(NamedTuple):
     """What a layer passes to the next one, and what training needs of it later; flat float32."""
 
-    h1: object  # (images, maps1, squares1)
+    h1: object  # (images, maps1, squares1); of tensor cores as the next one, in TF32
     h1_by_square: object  # (images, squares1, maps1): the same again
     places1: object  # (images, squares1, maps1) uint8: of maxima, see kernels/cuda_conv.py
     h2: object  # (batch_padded, features_padded)

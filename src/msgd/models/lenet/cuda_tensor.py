@@ -1,0 +1,483 @@
+"""The phases of LeNet's second convolution on tensor cores, in TF32: config key ``arithmetic``.
+
+Eight warps of a block multiply; each owns whole tiles of sums (kernels/cuda_tensor_cores.py), and
+what it multiplies are rounded copies in shared memory. In brackets the published sizes::
+
+    convolution 2     two images; warp: a row of squares (16 pixels) of both x 32 maps    [4 x 2]
+                      terms: the 5 M_in numbers below each row of the filters     [5 x 13 steps]
+    filters 2         an image after the other; warp: 64 weights of each map             [8 x 50]
+                      terms: the pixels of a row of squares, upper row, lower row   [4 x 2 steps]
+    errors of h1      two images; warp: 4 rows in either half x 8 input maps          [2 x 3 x 2]
+                      terms: maps, rows of the filters; sums by their columns    [8 x 10 steps]
+
+For tensor cores a map of the second convolution has 8 columns, so 4 squares in a row: g is a
+column, or q a square. Its errors lie in four planes, one for each pixel of the squares, with the
+maps of a square side by side, and 0 where a pixel is no maximum: (4, squares2, maps2 and padding).
+
+The hidden layer's products are in kernels/cuda_product.py. All else is float32 as without tensor
+cores, and so are predictions.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import cuda, float32, int32, uint32, uint64
+
+from msgd.kernels.cuda import INLINE, activate, activation_slope
+from msgd.kernels.cuda_conv import of_warp, pool_square
+from msgd.kernels.cuda_sums import EVERY_LANE, LANES
+from msgd.kernels.cuda_tensor_cores import add_product, to_tf32
+from msgd.kernels.cuda_vectors import load4
+from msgd.models.lenet.cuda_forward import (
+    FOUR,
+    GROUP,
+    IMAGE_GROUP,
+    N_MAPS,
+    N_TAPS,
+    ONE,
+    THREADS,
+    TWO,
+    ZERO,
+    copy_words,
+    here_of,
+)
+from msgd.models.lenet.cuda_layout import TENSOR_MAPS2, TENSOR_PADDING
+
+TENSOR_WARPS = np.uint32(8)
+THREE, EIGHT, SIXTEEN, AREA = np.uint32(3), np.uint32(8), np.uint32(16), np.uint32(25)
+N_PADDING = np.uint32(TENSOR_PADDING)  # numbers behind an image's errors that are read too
+WEIGHT_TILES = 4  # of 16 weights of each map, whose gradients a warp sums
+MAP_TILES = TENSOR_MAPS2 // 8
+N_WEIGHT_TILES, N_MAP_TILES = np.uint32(WEIGHT_TILES), np.uint32(MAP_TILES)
+GRADIENT_TILES = WEIGHT_TILES * MAP_TILES
+ROWS = 4  # of h1 that a warp adds to, in either half; and rows of errors there
+N_ROWS = np.uint32(ROWS)
+COLUMN_SUMS, TWICE_ROWS = 5 * ROWS, 2 * ROWS
+OTHER_COLUMN = FOUR  # the lane of the next column, by its bit
+
+
+class Sums(NamedTuple):
+    """Registers of a warp in the errors of h1, all float32; see kernels/cuda_tensor_cores.py."""
+
+    by_column: object  # (5 x ROWS, 4): for each column of the filters
+    errors: object  # (2 x ROWS, 4): rows of errors, of two steps
+
+
+@cuda.jit(device=True, **INLINE)
+def _warp_of(here):
+    """Return the number of the thread's warp, and of its lane g and q."""
+    lane = uint32(here.t % LANES)
+    return of_warp(uint32(here.t // LANES)), uint32(lane // FOUR), uint32(lane % FOUR)
+
+
+@cuda.jit(device=True, **INLINE)
+def _clear(at, n, here, numbers):
+    """Overwrite numbers[at : at + n] with 0; others may be reading there until all have come."""
+    cuda.syncthreads()
+    i = here.t
+    while i < n:
+        numbers[at + i] = float32(0)
+        i = uint32(i + THREADS)
+
+
+@cuda.jit(device=True, **INLINE)
+def conv2_tensor_phase(n_images, group, sizes, parameters, kept, here, shared):
+    """Do as conv2_phase of cuda_forward.py."""
+    size = sizes.squares1 * sizes.maps1
+    warp, g, q = _warp_of(here)
+    parts = (sizes.maps2 + np.uint32(31)) // np.uint32(32)
+    rows2 = sizes.squares2 // sizes.columns2
+    # The terms of a step may lie so far beyond an image: they are multiplied by 0.
+    _clear(TWO * size, EIGHT, here, shared.numbers)
+    for pair in range(TWO):
+        first = group * GROUP + TWO * pair
+        cuda.syncthreads()
+        copy_words(kept.h1, first * size, TWO * size, here, shared.numbers, ZERO)
+        cuda.syncthreads()
+        task = warp
+        while task < rows2 * parts and warp < TENSOR_WARPS:
+            row, part = uint32(task // parts), uint32(task % parts)
+            _convolve_row(n_images, first, row, part, (g, q), sizes, parameters, kept, shared)
+            task = uint32(task + TENSOR_WARPS)
+        cuda.syncthreads()
+        _keep_places(first, sizes, kept, here, shared.numbers)
+
+
+@cuda.jit(device=True, **INLINE)
+def _convolve_row(n_images, first, row, part, lane, sizes, parameters, kept, shared):
+    """Convolve a row of squares of two images, from number ``first`` on, with 32 maps; keep it.
+
+    lane: its g, a column of pixels, and q.
+    """
+    sums = cuda.local.array((8, 4), float32)
+    for tile in range(EIGHT):
+        for k in range(FOUR):
+            sums[tile, k] = float32(0)
+    g, q = lane
+    steps = (N_TAPS * sizes.maps1 + EIGHT - ONE) // EIGHT
+    pairs = (sizes.maps2 + np.uint32(31)) // np.uint32(32) * TWO
+    in_row, size = sizes.columns1 * sizes.maps1, sizes.squares1 * sizes.maps1
+    corner = uint64(TWO * row * in_row + g * sizes.maps1 + q)
+    weight = uint64(((TWO * part) * LANES + FOUR * g + q) * FOUR)
+    for _ in range(N_TAPS):
+        for step in range(steps):
+            at = corner + EIGHT * step
+            words = weight + step * pairs * LANES * FOUR
+            lower = load4(parameters.filters2, words)
+            upper = load4(parameters.filters2, words + LANES * FOUR)
+            for image in range(TWO):
+                a = _two_rows(shared.numbers, at + image * size, in_row)
+                tile = image * FOUR
+                add_product(a, (lower[0], lower[1]), sums, tile)
+                add_product(a, (lower[2], lower[3]), sums, tile + ONE)
+                add_product(a, (upper[0], upper[1]), sums, tile + TWO)
+                add_product(a, (upper[2], upper[3]), sums, tile + TWO + ONE)
+        corner += in_row
+        weight += steps * pairs * LANES * FOUR
+    for image in range(TWO):
+        if first + image < n_images:
+            for tile in range(FOUR):
+                k = np.uint32(32) * part + EIGHT * tile + TWO * q + (g & ONE)
+                square = row * sizes.columns2 + g // TWO
+                highest, places = _pool_lanes(sums, image * FOUR + tile, g, sizes)
+                if k < sizes.maps2:
+                    h = activate(highest + parameters.bias2[k], sizes.activation)
+                    unit = k * sizes.squares2 + square
+                    kept.h2[(first + image) * sizes.features_padded + unit] = h
+                    kept.h2_by_unit[unit * sizes.batch_padded + first + image] = h
+                    at = (image * sizes.squares2 + square) * sizes.maps2 + k
+                    shared.numbers[TWO * size + EIGHT + at] = float32(places)
+
+
+@cuda.jit(device=True, **INLINE)
+def _two_rows(numbers, at, in_row):
+    """Return a lane's numbers of A: columns are rows of 8 there, of two rows of pixels."""
+    return numbers[at], numbers[at + in_row], numbers[at + FOUR], numbers[at + in_row + FOUR]
+
+
+@cuda.jit(device=True, **INLINE)
+def _pool_lanes(sums, tile, g, sizes):
+    """Return the maximum and its places of one square of one map, see pool_square.
+
+    A lane holds two rows of one column of two maps, and the lane of the other column the rest: each
+    gives one map away, so that a lane of an even column gets the first and one of an odd the other.
+    """
+    is_odd = g & ONE
+    # All are loaded before one is chosen: a chosen address would move them to memory.
+    a, b, c, d = sums[tile, 0], sums[tile, 1], sums[tile, 2], sums[tile, 3]
+    own_upper, given_upper = (b, a) if is_odd else (a, b)
+    own_lower, given_lower = (d, c) if is_odd else (c, d)
+    upper = cuda.shfl_xor_sync(EVERY_LANE, given_upper, OTHER_COLUMN)
+    lower = cuda.shfl_xor_sync(EVERY_LANE, given_lower, OTHER_COLUMN)
+    if is_odd:
+        return pool_square(upper, own_upper, lower, own_lower, sizes.first_only)
+    return pool_square(own_upper, upper, own_lower, lower, sizes.first_only)
+
+
+@cuda.jit(device=True, **INLINE)
+def _keep_places(first, sizes, kept, here, numbers):
+    """Overwrite kept.places2 of two images from number ``first`` on with what is in ``numbers``."""
+    bundles = (sizes.maps2 + N_MAPS - ONE) // N_MAPS
+    places = TWO * sizes.squares1 * sizes.maps1 + EIGHT
+    i = here.t
+    while i < TWO * sizes.squares2 * bundles:
+        square, bundle = uint32(i // bundles), uint32(i % bundles)
+        word = ZERO
+        for m in range(N_MAPS):
+            k = bundle * N_MAPS + m
+            if k < sizes.maps2:
+                place = uint32(numbers[places + square * sizes.maps2 + k])
+                word = uint32(word | place << (FOUR * m))
+        kept.places2[first * sizes.squares2 * bundles + i] = word
+        i = uint32(i + THREADS)
+
+
+@cuda.jit(device=True, **INLINE)
+def _load_errors(image, at, sizes, network, here, numbers):
+    """Overwrite the planes at numbers[at] with an image's errors of h2, in TF32; not padding."""
+    bundles = (sizes.maps2 + N_MAPS - ONE) // N_MAPS
+    i = here.t
+    while i < sizes.squares2 * sizes.maps2:
+        k, square = uint32(i // sizes.squares2), uint32(i % sizes.squares2)
+        error = to_tf32(network.errors.h2[image * sizes.features_padded + i])
+        word = (image * sizes.squares2 + square) * bundles + k // N_MAPS
+        places = network.kept.places2[word] >> (FOUR * (k % N_MAPS))
+        for place in range(FOUR):
+            here_at = at + place * sizes.error_plane + square * sizes.error_stride + k
+            numbers[here_at] = error if places & (ONE << place) else float32(0)
+        i = uint32(i + THREADS)
+
+
+@cuda.jit(device=True, **INLINE)
+def conv2_gradient_tensors(sizes, network, shared):
+    """Overwrite the weights' gradients in the group's part of errors.partial, see cuda_backward.py.
+
+    They are (maps2, 25 maps1); here a warp owns 64 of the 25 maps1 weights, of all maps.
+    """
+    gradient = cuda.local.array((GRADIENT_TILES, 4), float32)
+    for i in range(np.uint32(GRADIENT_TILES)):
+        for k in range(FOUR):
+            gradient[i, k] = float32(0)
+    size = sizes.squares1 * sizes.maps1
+    _clear(size, EIGHT + FOUR * sizes.error_plane + N_PADDING, here_of(shared), shared.numbers)
+    image = uint32(shared.state[IMAGE_GROUP] * GROUP)
+    while image < sizes.batch and image < (shared.state[IMAGE_GROUP] + ONE) * GROUP:
+        here = here_of(shared)
+        cuda.syncthreads()
+        copy_words(network.kept.h1, image * size, size, here, shared.numbers, ZERO)
+        _load_errors(image, size + EIGHT, sizes, network, here, shared.numbers)
+        cuda.syncthreads()
+        _add_image(sizes, shared, gradient)
+        image = uint32(image + ONE)
+    _keep_gradient(sizes, network.errors.partial, shared, gradient)
+
+
+@cuda.jit(device=True, **INLINE)
+def _map_tiles(sizes):
+    """Return how many tiles of 8 maps there are, up to MAP_TILES."""
+    return (sizes.maps2 + EIGHT - ONE) // EIGHT
+
+
+@cuda.jit(device=True, **INLINE)
+def _add_image(sizes, shared, gradient):
+    """Add what the image in shared memory adds to a warp's tiles: h1, and the errors behind it."""
+    a = cuda.local.array(4, float32)
+    b = cuda.local.array((MAP_TILES, 2), float32)
+    numbers, plane = shared.numbers, sizes.error_plane
+    in_row, errors = sizes.columns1 * sizes.maps1, sizes.squares1 * sizes.maps1 + EIGHT
+    warp, g, q = _warp_of(here_of(shared))
+    row = ZERO  # of pixels
+    while row < TWO * (sizes.squares2 // sizes.columns2) and warp < TENSOR_WARPS:
+        square = row // TWO * sizes.columns2 + q
+        at = uint64(errors + TWO * (row & ONE) * plane + square * sizes.error_stride + g)
+        for m in range(_map_tiles(sizes)):
+            b[m, 0], b[m, 1] = numbers[at + EIGHT * m], numbers[at + plane + EIGHT * m]
+        pixel = uint64(row * in_row + TWO * q * sizes.maps1)
+        for i in range(N_WEIGHT_TILES):
+            for half in range(TWO):
+                at = pixel + _place(warp, i, half, g, sizes)
+                a[half], a[TWO + half] = numbers[at], numbers[at + sizes.maps1]
+            of_a = a[0], a[1], a[2], a[3]
+            for m in range(_map_tiles(sizes)):
+                add_product(of_a, (b[m, 0], b[m, 1]), gradient, i * N_MAP_TILES + m)
+        row = uint32(row + ONE)
+
+
+@cuda.jit(device=True, **INLINE)
+def _weight(warp, i, half, g):
+    """Return which of the weights of a map a lane's row of A is of, in the warp's tile i.
+
+    Behind the last one there may be some that are not: of their sums none is kept.
+    """
+    return (warp * N_WEIGHT_TILES + i) * SIXTEEN + EIGHT * half + g
+
+
+@cuda.jit(device=True, **INLINE)
+def _place(warp, i, half, g, sizes):
+    """Return where the pixel that this weight meets lies, from the first weight's."""
+    weight = _weight(warp, i, half, g)
+    skipped = sizes.columns1 * sizes.maps1 - N_TAPS * sizes.maps1  # from one filter row to the next
+    return weight + uint32(weight // (N_TAPS * sizes.maps1)) * skipped
+
+
+@cuda.jit(device=True, **INLINE)
+def _keep_gradient(sizes, partial, shared, gradient):
+    """Write a warp's tiles of the gradient to the group's part of errors.partial."""
+    n = AREA * sizes.maps1
+    warp, g, q = _warp_of(here_of(shared))
+    first = shared.state[IMAGE_GROUP] * (n * (sizes.maps2 + ONE) + sizes.maps2 + sizes.maps1)
+    for i in range(N_WEIGHT_TILES):
+        for half in range(TWO):
+            weight = _weight(warp, i, half, g)
+            for m in range(_map_tiles(sizes)):
+                for odd in range(TWO):
+                    k = m * EIGHT + TWO * q + odd
+                    if warp < TENSOR_WARPS and weight < n and k < sizes.maps2:
+                        value = gradient[i * N_MAP_TILES + m, TWO * half + odd]
+                        partial[uint64(first + k * n + weight)] = value
+
+
+@cuda.jit(device=True, **INLINE)
+def conv2_error_tensor_phase(group, sizes, network, shared):
+    """Do as conv2_error_phase of cuda_backward.py. Two images pass at a time.
+
+    Behind the errors of both lie a row of 0, for rows of errors that are not there, and then what
+    the lower halves of their errors add to h1's, (2, rows, columns1, maps1).
+    """
+    size, tasks = FOUR * sizes.error_plane + N_PADDING, FOUR * _map_tiles1(sizes)
+    _clear(ZERO, TWO * size + N_PADDING, here_of(shared), shared.numbers)
+    for pair in range(TWO):
+        here, first = here_of(shared), group * GROUP + TWO * pair
+        cuda.syncthreads()
+        _load_errors(first, ZERO, sizes, network, here, shared.numbers)
+        _load_errors(first + ONE, size, sizes, network, here, shared.numbers)
+        cuda.syncthreads()
+        warp = of_warp(uint32(here_of(shared).t // LANES))
+        task = warp
+        while task < tasks and warp < TENSOR_WARPS:
+            _spread_rows(first, task, sizes, network, shared)
+            task = uint32(task + TENSOR_WARPS)
+        cuda.syncthreads()
+        _add_halves(first, sizes, network, here_of(shared), shared.numbers)
+
+
+@cuda.jit(device=True, **INLINE)
+def _map_tiles1(sizes):
+    """Return how many tiles of 8 input maps there are."""
+    return (sizes.maps1 + EIGHT - ONE) // EIGHT
+
+
+@cuda.jit(device=True, **INLINE)
+def _own(task, sizes, shared):
+    """Return which image of a pair, tile of maps and part a task is of, and the lane's g and q."""
+    lane = uint32(here_of(shared).t % LANES)
+    tile = uint32(task // TWO % _map_tiles1(sizes))
+    return task // TWO // _map_tiles1(sizes), tile, task & ONE, lane // FOUR, lane % FOUR
+
+
+@cuda.jit(device=True, **INLINE)
+def _spread_rows(first, task, sizes, network, shared):
+    """Spread an image's errors over ROWS rows of h1 in either half, for 8 of its maps.
+
+    first: number of the first image of the pair. Sums of each column of the filters lie by the
+    columns of the errors, and are moved on at the end: from lane to lane.
+    """
+    by_column = cuda.local.array((COLUMN_SUMS, 4), float32)
+    errors = cuda.local.array((TWICE_ROWS, 4), float32)
+    sums = Sums(by_column, errors)
+    for i in range(N_TAPS * N_ROWS):
+        for k in range(FOUR):
+            by_column[i, k] = float32(0)
+    _, tile, part, g, q = _own(task, sizes, shared)
+    pairs = (sizes.maps2 + SIXTEEN - ONE) // SIXTEEN
+    weight = uint64(tile * pairs * AREA * LANES * FOUR + (FOUR * g + q) * FOUR)
+    for step in range(pairs):
+        _read_rows(task, step, sizes, shared, errors)
+        if part == ZERO:
+            _add_columns(ZERO, weight, network.parameters, sums)
+        else:
+            _add_columns(ONE, weight, network.parameters, sums)
+        weight += AREA * LANES * FOUR
+    cuda.syncwarp()  # so that what follows is found anew: registers are few
+    _keep_rows(first, task, sizes, network, shared, sums)
+
+
+@cuda.jit(device=True, **INLINE)
+def _read_rows(task, step, sizes, shared, errors):
+    """Overwrite errors (2 ROWS, 4) with all rows of an image's errors, of 16 maps: by halves.
+
+    Of each lane the four numbers are of maps q, q + 4, q + 8, q + 12 in column g.
+    """
+    cuda.syncwarp()  # so that where all rows are is found anew for each step: registers are few
+    image, _, _, g, q = _own(task, sizes, shared)
+    stride, plane, half = sizes.error_stride, sizes.error_plane, sizes.squares2 // sizes.columns2
+    size = FOUR * plane + N_PADDING
+    column = image * size + (g & ONE) * plane + g // TWO * stride + step * SIXTEEN
+    for i in range(TWO * N_ROWS):
+        y = i % N_ROWS + half * (i // N_ROWS)
+        at = column + (y & ONE) * TWO * plane + y // TWO * sizes.columns2 * stride
+        at = uint64(q + (at if i % N_ROWS < half else TWO * size))
+        for k in range(FOUR):
+            errors[i, k] = shared.numbers[at + FOUR * k]
+
+
+@cuda.jit(device=True, **INLINE)
+def _add_columns(part, weight, parameters, sums):
+    """Add to all sums what 16 maps add. Arguments as in _add_column, of the filters' first one.
+
+    Written out, for the compiler would leave a loop, and sums that it numbers lie in memory.
+    """
+    words = N_TAPS * LANES * FOUR
+    _add_column(ZERO, part, weight, parameters, sums)
+    cuda.syncwarp()  # so that no more weights are read in advance than registers hold
+    _add_column(ONE, part, weight + words, parameters, sums)
+    cuda.syncwarp()
+    _add_column(TWO, part, weight + TWO * words, parameters, sums)
+    cuda.syncwarp()
+    _add_column(THREE, part, weight + THREE * words, parameters, sums)
+    cuda.syncwarp()
+    _add_column(FOUR, part, weight + FOUR * words, parameters, sums)
+
+
+@cuda.jit(device=True, **INLINE)
+def _add_column(v, part, weight, parameters, sums):
+    """Add to the sums of column v of the filters what 16 maps add, in two steps.
+
+    A warp has rows ROWS part to ROWS part + 3 of h1. v, part: constants; weight: where in
+    parameters.filters2_by_map the lane's numbers of the column begin.
+    """
+    for u in range(N_TAPS):
+        words = load4(parameters.filters2_by_map, weight + u * LANES * FOUR)
+        for i in range(N_ROWS):
+            row = part * N_ROWS + i
+            if row >= u and row < u + N_ROWS:  # the row of errors that row u of the filters meets
+                _add_row(row - u, words, v * N_ROWS + i, sums)
+
+
+@cuda.jit(device=True, **INLINE)
+def _add_row(y, words, into, sums):
+    """Add rows y of both halves of the errors times a tap's weights to sums.by_column[into]."""
+    errors, lower = sums.errors, y + N_ROWS
+    a = errors[y, 0], errors[lower, 0], errors[y, 1], errors[lower, 1]
+    add_product(a, (words[0], words[1]), sums.by_column, into)
+    a = errors[y, 2], errors[lower, 2], errors[y, 3], errors[lower, 3]
+    add_product(a, (words[2], words[3]), sums.by_column, into)
+
+
+@cuda.jit(device=True, **INLINE)
+def _keep_rows(first, task, sizes, network, shared, sums):
+    """Write what the upper half adds to errors.h1, and what the lower half adds beside it.
+
+    Column x of h1 gets the sum of column v of the filters from column x - v of the errors: the lane
+    of column g gets what the one of column g - v has. Where there is none it gets, going round,
+    what column g + 8 - v has: that is for column 8 + g.
+    """
+    image, tile, part, g, q = _own(task, sizes, shared)
+    for i in range(N_ROWS):
+        row = part * N_ROWS + i
+        for k in range(FOUR):
+            inside, beyond = float32(0), float32(0)
+            for v in range(N_TAPS):
+                source = int32(((g + EIGHT - v) & (EIGHT - ONE)) * FOUR + q)
+                got = cuda.shfl_sync(EVERY_LANE, sums.by_column[v * N_ROWS + i, k], source)
+                inside += got if g >= v else float32(0)
+                beyond += float32(0) if g >= v else got
+            m = tile * EIGHT + TWO * q + k % TWO
+            is_lower = k // TWO
+            _keep(image, first, row, g, m, is_lower, inside, sizes, network.errors, shared.numbers)
+            x = g + EIGHT
+            _keep(image, first, row, x, m, is_lower, beyond, sizes, network.errors, shared.numbers)
+
+
+@cuda.jit(device=True, **INLINE)
+def _keep(image, first, row, x, m, is_lower, value, sizes, errors, numbers):
+    """Write one number of _keep_rows, if there is such a row, column and map."""
+    rows = sizes.squares2 // sizes.columns2 + N_ROWS
+    if row < rows and x < sizes.columns1 and m < sizes.maps1:
+        at = (row * sizes.columns1 + x) * sizes.maps1 + m
+        if is_lower:
+            behind = TWO * (FOUR * sizes.error_plane + N_PADDING) + N_PADDING
+            numbers[behind + image * rows * sizes.columns1 * sizes.maps1 + at] = value
+        else:
+            errors.h1[(first + image) * sizes.squares1 * sizes.maps1 + at] = value
+
+
+@cuda.jit(device=True, **INLINE)
+def _add_halves(first, sizes, network, here, numbers):
+    """Overwrite errors.h1 of two images: what both halves add, times the activation's slope."""
+    half, n = sizes.squares2 // sizes.columns2, sizes.squares1 * sizes.maps1
+    in_row = sizes.columns1 * sizes.maps1
+    rows = half + N_ROWS
+    behind = TWO * (FOUR * sizes.error_plane + N_PADDING) + N_PADDING
+    i = here.t
+    while i < TWO * n:
+        image, at = uint32(i // n), uint32(i % n)
+        y = uint32(at // in_row)
+        total = float32(0)
+        if y < rows:
+            total += network.errors.h1[first * n + i]
+        if y >= half and y < half + rows:
+            total += numbers[behind + image * rows * in_row + at - half * in_row]
+        h = network.kept.h1_by_square[first * n + i]
+        network.errors.h1[first * n + i] = total * activation_slope(h, sizes.activation)
+        i = uint32(i + THREADS)
