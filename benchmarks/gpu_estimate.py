@@ -56,7 +56,7 @@ def compiled(kernels):
     (chase,) = offline_compiler.disassemble(chase_kernel(), signature, LISTING)
     listings = {}
     for kernel in kernels:
-        launched = offline_compiler.launches(kernel.model, "float32")
+        launched = offline_compiler.launches(kernel.model, "float32", **kernel.settings)
         if kernel.function not in launched:
             raise TableError(
                 f"{kernel.model} launches no kernel {kernel.function}, but {', '.join(launched)}; "

@@ -44,6 +44,7 @@ class Kernel(NamedTuple):
     minibatches: int  # of an epoch
     grid_waits: int  # of a minibatch
     phases: tuple
+    settings: dict = {}  # noqa: RUF012, that differ from the published ones
     function: str = "_train"
     # Commit of the GPU day whose speeds are this kernel's, the one that a training took then; of a
     # day at another commit they are not.
@@ -245,7 +246,7 @@ LENET = Kernel(
         Phase(
             "hidden layer",
             "hidden_phase",
-            {"tile": 1, "multiply_tile.i": 25, "_": 2, "i": 7},
+            {"tile": 1, "_add_all_terms.i": 25, "_": 2, "i": 7},
             warps=3,
             l2_share=HALF,
             l2_megabytes=21,
@@ -261,7 +262,7 @@ LENET = Kernel(
         Phase(
             "hidden layer backward",
             "hidden_backward_phase",
-            {"tile": 2, "multiply_tile.i": 16, "_": 2, "i": 7},
+            {"tile": 2, "_add_all_terms.i": 16, "_": 2, "i": 7},
             warps=3,
             l2_share=HALF,
             l2_megabytes=42,
@@ -312,6 +313,60 @@ LENET = Kernel(
         ),
         Phase("between phases", "", {"GROUP_IMAGES": 1, "image": 4, "chunk": 0, "term": 0}),
     ),
+)
+
+# Of ten warps eight multiply on tensor cores: two of each scheduler, which has half as many more
+# where all load. What is loaded is so counted half as often again.
+TENSOR_PHASES = {
+    "convolution 2": Phase(
+        "convolution 2",
+        "conv2_tensor_phase",
+        {
+            "_clear.i": 1,
+            "pair": 2,
+            "copy_words.i": 7,
+            "task": 1,
+            "_": 5,
+            "step": 13,
+            "_keep_places.i": 1,
+        },
+        warps=2,
+        l2_share=0,
+        l2_megabytes=18,
+    ),
+    "filters 2": Phase(
+        "filters 2",
+        "conv2_gradient_phase",
+        {"_clear.i": 18, "image": 4, "copy_words.i": 3.5, "_load_errors.i": 4.5, "row": 8},
+        warps=2,
+        l2_share=0,
+    ),
+    "errors below 2": Phase(  # a scheduler's two warps have 2 tasks and 1, of either part
+        "errors below 2",
+        "conv2_error_tensor_phase",
+        {
+            "_clear.i": 34,
+            "pair": 2,
+            "_load_errors.i": 4.5,
+            "task": 1.5,
+            "step": 4,
+            "_add_halves.i": 27,
+        },
+        warps=2,
+        l2_share=0,
+        l2_megabytes=20,
+        taken={"part == ZERO": True},
+    ),
+}
+for phase in LENET.phases:
+    if "_add_all_terms.i" in phase.passes:
+        rounds = {"_add_all_terms_tf32.i": phase.passes["_add_all_terms.i"]}
+        TENSOR_PHASES[phase.name] = phase._replace(passes={**phase.passes, **rounds})
+LENET_TF32 = LENET._replace(
+    name="lenet_tf32",
+    settings={"arithmetic": "tf32"},
+    draft="",
+    phases=tuple(TENSOR_PHASES.get(phase.name, phase) for phase in LENET.phases),
 )
 
 # 264 blocks hold 2,112 rows of threads, so the slowest has 5 of 10,000 images times 20 maps, and 12
@@ -406,4 +461,8 @@ PLAIN_LENET = Kernel(
     ),
 )
 
-KERNELS = (LOGISTIC_REGRESSION, PLAIN_LOGISTIC_REGRESSION, MLP, PLAIN_MLP, LENET, PLAIN_LENET)
+KERNELS = (
+    *(LOGISTIC_REGRESSION, PLAIN_LOGISTIC_REGRESSION),
+    *(MLP, PLAIN_MLP),
+    *(LENET, LENET_TF32, PLAIN_LENET),
+)
