@@ -11,6 +11,7 @@ from gpu_day import PACKED
 import msgd.kernels.options  # noqa: F401, before numba.cuda, which it sees to
 
 MODELS = ("logistic_regression", "lenet", "mlp")  # what takes longest last
+TF32 = {"arithmetic": "tf32"}  # changes of LeNet's settings
 
 
 class MissingError(Exception):
@@ -69,29 +70,33 @@ def toy_dataset():
     return make_dataset(80, 40, 40, (10, 10), 3)
 
 
-def settings_of(model, is_toy):
-    """Return the completed settings of ``model``: the tutorials', or a toy's."""
+def settings_of(model, is_toy, **changes):
+    """Return the completed settings of ``model``: the tutorials', or a toy's; some changed."""
     import toy
 
-    return toy.settings_of(model, batch_size=20) if is_toy else toy.published_settings(model)
+    if is_toy:
+        return toy.settings_of(model, batch_size=20, **changes)
+    return toy.published_settings(model, **changes)
 
 
-def make_backend(model, device, dataset, float_name="float32", is_toy=False):
+def make_backend(model, device, dataset, float_name="float32", is_toy=False, **changes):
     """Return (backend, minibatches of an epoch) at the beginning of a training.
 
-    device: one of msgd.models.DEVICES, or "cuda_plain" for the plain CUDA kernels alone.
+    device: one of msgd.models.DEVICES, or "cuda_plain" for the plain CUDA kernels alone; changes:
+    of the settings.
     """
-    settings, float_x = settings_of(model, is_toy), np.dtype(float_name).type
+    settings, float_x = settings_of(model, is_toy, **changes), np.dtype(float_name).type
     return start(model, device, dataset, settings, float_x)
 
 
-def make_fast_toy(model):
+def make_fast_toy(model, shape=None, **changes):
     """Return the same of a toy that the fast CUDA kernels train, on noise of its own shape."""
     import toy
     from conftest import make_dataset
 
-    dataset = make_dataset(80, 40, 40, toy.FAST_SHAPE, 3)
-    settings = toy.settings_of(model, batch_size=20, **toy.FAST_LAYERS.get(model, {}))
+    dataset = make_dataset(80, 40, 40, shape or toy.FAST_SHAPE, 3)
+    layers = toy.FAST_LAYERS.get(model, {})
+    settings = toy.settings_of(model, batch_size=20, **{**layers, **changes})
     backend, n = start(model, "cuda", dataset, settings, np.float32)
     if backend.why_plain:
         raise RuntimeError(f"the plain kernels serve {model}: {backend.why_plain}")

@@ -26,7 +26,7 @@ from unittest import mock
 import numpy as np
 from common import ROOT
 from gpu_day import EXIT_MISSING
-from gpu_day_common import Day, Found, MissingError, make_backend
+from gpu_day_common import TF32, Day, Found, MissingError, make_backend
 from gpu_day_tools import micro, profile, sanitizer, torch, toy
 
 BLOCKS = (1, 2, 37, 99, 125, 132, 264)
@@ -148,10 +148,10 @@ def recorded_errors(model):
 ERROR_EPOCHS = {"logistic_regression": 5, "lenet": 1, "mlp": 1}
 
 
-def count_errors(model, device, float_name, day):
-    """Return the validation errors after each of the first epochs."""
+def count_errors(model, device, float_name, day, **changes):
+    """Return the validation errors after each of the first epochs; changes: of the settings."""
     dataset = day.dataset()
-    backend, n = make_backend(model, device, dataset, float_name, day.is_rehearsal)
+    backend, n = make_backend(model, device, dataset, float_name, day.is_rehearsal, **changes)
     counts = []
     for epoch in range(day.epochs(model, ERROR_EPOCHS)):
         backend.train(epoch * n, (epoch + 1) * n)
@@ -171,6 +171,9 @@ def errors(found, day):
         counts = {"record": recorded_errors(model)[: day.epochs(model, ERROR_EPOCHS)]}
         for float_name in ("float32", "float64"):
             counts[float_name] = count_errors(model, "cuda", float_name, day)
+            found[model] = counts
+        if model == "lenet":
+            counts["TF32"] = count_errors(model, "cuda", "float32", day, **TF32)
             found[model] = counts
     for model, process in twins.items():
         process.wait()
@@ -196,8 +199,9 @@ BIT_BATCHES = {"logistic_regression": 249, "mlp": 60, "lenet": 6}
 def trained_bits(model, device, blocks, count, dataset, day):
     """Return the hash of the parameters after ``count`` minibatches.
 
-    device: "cuda" or "cuda_plain"; blocks: of grids that may be smaller at most, None for as many
-    as usual. Those of the fast kernels of logistic regression and the MLP follow from the sizes.
+    device: "cuda" or "cuda_plain", or "TF32" for the former in that arithmetic; blocks: of grids
+    that may be smaller at most, None for as many as usual. Those of the fast kernels of logistic
+    regression and the MLP follow from the sizes.
     """
     plain = importlib.import_module(f"msgd.models.{model}.cuda_plain")
     fast = importlib.import_module(f"msgd.models.{model}.cuda")
@@ -212,7 +216,10 @@ def trained_bits(model, device, blocks, count, dataset, day):
             patches.enter_context(mock.patch.object(plain, "launch_shape", fewer_blocks))
         if blocks and hasattr(fast, "resident_blocks"):
             patches.enter_context(mock.patch.object(fast, "resident_blocks", return_value=blocks))
-        backend, n = make_backend(model, device, dataset, is_toy=day.is_rehearsal)
+        changes = {}
+        if device == "TF32":
+            device, changes = "cuda", TF32
+        backend, n = make_backend(model, device, dataset, is_toy=day.is_rehearsal, **changes)
         backend.train(0, min(count, n))
     arrays = backend.get_parameters().values()
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
@@ -230,6 +237,9 @@ def bits(found, day):
             "cuda_plain": {"plain": (None, count), "plain, 37 blocks": (37, count)},
             "cuda_plain, few": {"plain, few": (None, few), "plain, few, one block": (1, few)},
         }
+        if model == "lenet":
+            runs = {"first": (None, count), "second": (None, count), "37 blocks": (37, count)}
+            groups["TF32"] = {f"TF32, {name}": run for name, run in runs.items()}
         hashes, same[model] = {}, True
         for group, runs in groups.items():
             for name, (blocks, length) in runs.items():
@@ -279,6 +289,10 @@ def speed(found, day):
     for model in day.models:
         backend, n = make_backend(model, "cuda", dataset, is_toy=day.is_rehearsal)
         found[model] = {"cuda": measure(backend, n, *plan(CUDA_EPOCHS, model, day))}
+        if model == "lenet":
+            backend, n = make_backend(model, "cuda", dataset, is_toy=day.is_rehearsal, **TF32)
+            tf32 = measure(backend, n, *plan(CUDA_EPOCHS, model, day))
+            found[model] = {**found[model], "cuda TF32": tf32}
         del backend
     for threads in thread_counts():
         for model in day.models:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from common import ROOT
 from gpu_day_common import (
+    TF32,
     MissingError,
     make_backend,
     make_fast_toy,
@@ -18,6 +19,7 @@ from gpu_day_common import (
 )
 from gpu_day_phases import PHASES
 
+TENSOR_SHAPE = (16, 28)  # of the smallest images that tensor cores serve
 STEPS = Path(__file__).with_name("gpu_day_steps.py")
 
 
@@ -81,7 +83,10 @@ def toy(found, day):
     for model in day.models:
         plain, _ = make_backend(model, "cuda_plain", dataset, is_toy=True)
         fast, _ = make_fast_toy(model)
-        for name, backend in (("plain", plain), ("fast", fast)):
+        backends = {"plain": plain, "fast": fast}
+        if model == "lenet":
+            backends["TF32"], _ = make_fast_toy(model, TENSOR_SHAPE, **TF32)
+        for name, backend in backends.items():
             backend.train(0, 2)
             found[f"{model}, {name}"] = backend.count_errors("valid")
 
