@@ -14,8 +14,9 @@ from msgd.data.unpickle import unpickle
 from msgd.models import DEVICES, MODELS
 from msgd.source import PACKAGE, SHAPES_NO_NUMBER, closure, run_source, training_source
 
-# What the program imports before it calls the training: itself, and its check of the data's hashes.
-THE_PROGRAMS = {"cli.py", "data/content.py"}
+# What the program imports before it calls the training: itself, its check of the data's hashes, and
+# how a log begins.
+THE_PROGRAMS = {"cli.py", "data/content.py", "training_log.py"}
 # Trains, then prints the files of the package's modules that were imported.
 TRAIN_AND_LIST = """
 import json, sys

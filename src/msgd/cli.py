@@ -106,6 +106,13 @@ def _parser():
             option, type=number, default=schema["default"], help=schema["description"]
         )
 
+    watch = command("watch", _watch, "show all runs, training and finished, in a live table")
+    watch.add_argument("results", nargs="?", type=Path, default="results", help="default: results")
+    watch.add_argument("--once", action="store_true", help="show the table once and end")
+    watch.add_argument(
+        "--every", type=_seconds, default=2.0, metavar="S", help="seconds between looks; default: 2"
+    )
+
     describe = command("describe-config", _describe_config, "write the table of configuration keys")
     describe.add_argument("--output", type=Path, help="Markdown file; standard output by default")
     return parser
@@ -137,6 +144,13 @@ def _positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number >= 1")
     return int(text)
+
+
+def _seconds(text):
+    seconds = float(text)
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0.1 to 86400")
+    return seconds
 
 
 def _positive_or_null(text):
@@ -187,9 +201,11 @@ def _train(options):
     from msgd.data.dataset import SPLITS, load_dataset
     from msgd.training.run import run_training
 
-    check_images(load_dataset(options.data), SPLITS)
+    dataset = load_dataset(options.data)
+    check_images(dataset, SPLITS)
     settings = complete_experiment(parse_hyperparameter_words(options.hyperparameters))
     check_arithmetic({"": settings}, options.backend, options.float_x)
+    _log_start(settings, options.float_x, dataset)
     run_training(
         options.data,
         options.run,
@@ -201,6 +217,18 @@ def _train(options):
         options.states,
         options.seconds_between_states,
     )
+
+
+def _log_start(settings, float_x, dataset):
+    """Let the log begin with what is trained, by which it can be followed (msgd watch)."""
+    from msgd.config import resolve_batch_size
+    from msgd.models.interface import n_evaluated
+    from msgd.training_log import describe_start
+
+    n_train, n_valid = len(dataset.train_x), len(dataset.valid_x)
+    n_counted = n_evaluated(n_valid, resolve_batch_size(settings, n_train)["batch_size"])
+    for line in describe_start(settings, float_x, n_train, n_valid, n_counted):
+        log.info("%s", line)
 
 
 def _clean_states(options):
@@ -235,6 +263,12 @@ def _select(options):
     write_best_model(options.runs, options.data, options.output)
 
 
+def _watch(options):
+    from msgd.evaluation.watch import watch
+
+    watch(options.results, options.every, options.once)
+
+
 def _describe_config(options):
     from msgd.config import describe_config
     from msgd.files import write_text
@@ -260,6 +294,12 @@ def _plot_learning_curve(options):
     from msgd.plots.learning_curve import plot_learning_curve
 
     plot_learning_curve(options.run, options.output, options.dpi)
+
+
+def _plot_learning_curve_so_far(options):
+    from msgd.plots.learning_curve import plot_learning_curve_so_far
+
+    plot_learning_curve_so_far(options.run, options.output, options.dpi)
 
 
 def _plot_weights(options):
@@ -302,6 +342,7 @@ def _plot_validation_error_over(options):
 # Each figure: the function that draws it, the options it cannot do without, the kind of file.
 FIGURES = {
     "learning_curve": (_plot_learning_curve, ["run"], ".png"),
+    "learning_curve_so_far": (_plot_learning_curve_so_far, ["run"], ".png"),
     "weights": (_plot_weights, ["run", "data"], ".png"),
     "weights_animation": (_animate_weights, ["run", "data"], ".gif"),
     "confusion": (_plot_confusion, ["run", "data"], ".png"),

@@ -1,8 +1,13 @@
 """Validation error, cost, and what the patience rule saw, over the iterations of one run."""
 
-import matplotlib.pyplot as plt
+from pathlib import Path
 
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from msgd.errors import UserError
 from msgd.evaluation.opened_run import open_run
+from msgd.evaluation.progress import history_so_far, read_run_log
 from msgd.plots.style import BLUE, GREY, INK, ORANGE, run_title, save_figure, set_title
 
 SMALLEST_P = 1e-6  # smaller ones are drawn there
@@ -18,7 +23,72 @@ STOPPED_BY = {
 def plot_learning_curve(run_folder, path, dpi):
     """Draw history.csv of the run in ``run_folder`` to the PNG file ``path``."""
     run = open_run(run_folder)
-    history, training = run.history(), run.training
+    training = run.training
+    title = f"{STOPPED_BY[training['stopped_by']]} in epoch {training['epochs_run']}"
+    figure = _figure(run.history(), training, run.settings)
+    set_title(figure, f"{run_title(run_folder)}: {title}")
+    save_figure(figure, path, dpi)
+
+
+def plot_learning_curve_so_far(run_folder, path, dpi):
+    """Draw what the log of the run in ``run_folder`` tells so far, and say that it is unfinished.
+
+    run_folder: ``<results>/runs/<experiment>/<run>``, whose log is in ``<results>/logs``. A run
+    that has finished is drawn as by plot_learning_curve. Raises UserError if there is no validation
+    yet, or no log.
+    """
+    results, name = _results_and_name(run_folder)
+    log = read_run_log(results, name)
+    if (Path(run_folder) / "training.json").is_file() and (log is None or log.end == "finished"):
+        plot_learning_curve(run_folder, path, dpi)
+        return
+    if log is None:
+        raise UserError(f"{results / 'logs'} has no log of a training of {name}")
+    so_far = history_so_far(results, log, with_state=True)
+    if not so_far.rows:
+        raise UserError(f"{name} has had no validation yet")
+    if not so_far.is_whole:
+        raise UserError(
+            f"{name} went on from a state after iteration {log.resumed_from} that is no longer in "
+            f"{results / 'states'}: what was before it is not known until the training ends"
+        )
+    history = pd.DataFrame(so_far.rows)
+    training = _training_so_far(so_far.rows[-1], log)
+    figure = _figure(history, training, log.settings or {})
+    cap = f" of at most {log.settings['n_epochs']}" if log.settings else ""
+    title = f"unfinished, drawn in epoch {training['epochs_run']}{cap}"
+    set_title(figure, f"{run_title(run_folder)}: {title}")
+    save_figure(figure, path, dpi)
+
+
+def _results_and_name(run_folder):
+    """Return the folder of results and the name experiment/run of the run in ``run_folder``."""
+    folder = Path(run_folder).absolute()
+    if len(folder.parts) < 4 or folder.parts[-3] != "runs":
+        raise UserError(f"{run_folder} is not the folder of a run, <results>/runs/EXPERIMENT/RUN")
+    return folder.parents[2], "/".join(folder.parts[-2:])
+
+
+def _training_so_far(last, log):
+    """Return of training.json what a figure needs, from the latest row of the history (dict)."""
+    n_train_batches = log.n_train_batches
+    return {
+        "n_train_batches": n_train_batches,
+        "epochs_run": last["epoch"],
+        "iterations_run": last["iteration"],
+        "validation_errors": last["best_validation_errors"],
+        "validation_examples": log.validation_examples,
+        "best_iteration": last["best_iteration"],
+        "best_epoch": (last["best_iteration"] - 1) // n_train_batches + 1,
+        "stopped_by": None,
+    }
+
+
+def _figure(history, training, settings):
+    """Return the figure of a ``history`` (DataFrame), without its title.
+
+    training: training.json, or what is known of it so far; settings: completed hyperparameters.
+    """
     panels = {"errors": 3, "cost": 2}  # name: relative height
     if history["patience"].notna().any():  # conjugate gradients have none
         panels["patience"] = 2.4
@@ -32,20 +102,15 @@ def plot_learning_curve(run_folder, path, dpi):
         height_ratios=[*panels.values()],
     )
     lowest, axes = axes[-1], dict(zip(panels, axes, strict=True))
-    set_title(
-        figure,
-        f"{run_title(run_folder)}: {STOPPED_BY[training['stopped_by']]} "
-        f"in epoch {training['epochs_run']}",
-    )
     _draw_errors(axes["errors"], history, training)
     axes["cost"].plot(history["iteration"], history["cost"], color=BLUE, **_markers(history))
     axes["cost"].set_ylabel("mean training cost\nsince the last validation")
     if "patience" in axes:
         _draw_patience(axes["patience"], history, training)
     if "improvement_p" in axes:
-        _draw_improvement_p(axes["improvement_p"], history, run.settings["improvement_alpha"])
+        _draw_improvement_p(axes["improvement_p"], history, settings["improvement_alpha"])
     lowest.set_xlabel("iteration (minibatches trained)")
-    save_figure(figure, path, dpi)
+    return figure
 
 
 def _markers(history):

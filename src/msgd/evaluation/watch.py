@@ -1,0 +1,189 @@
+"""The table of all runs, training and finished, on a terminal: ``msgd watch``."""
+
+import io
+import math
+import os
+import sys
+import time
+
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from msgd.evaluation.progress import Watcher
+
+WIDE = 1000  # columns of what is no terminal: nothing is cut
+SHORTEST_NAME, LONG_NAME = 12, 40
+# The columns, and which go first where the terminal is narrow.
+COLUMNS = (
+    *("run", "state", "epoch", "error", "best"),
+    *("patience left", "elapsed", "time left", "stopped by"),
+)
+LEFT_OUT_FIRST = (
+    *("elapsed", "stopped by", "patience left", "error"),
+    *("epoch", "time left", "state"),
+)
+ORDER = ("running", "starting", "stalled?", "failed", "interrupted", "finished")
+STYLES = {"running": "green", "stalled?": "yellow", "failed": "red", "interrupted": "yellow"}
+CAPTION = "error, best: on the validation set; time left: by patience, and at most by n_epochs"
+
+
+def watch(results, seconds_between, once=False):
+    """Show the runs in the folder ``results`` on standard output until Ctrl-C.
+
+    seconds_between: how often it is looked at; once: show the table once; so it is too where
+    standard output is no terminal. Raises UserError if there is no such folder.
+    """
+    watcher = Watcher(results)
+    console = Console(highlight=False)
+    if once or not console.is_terminal:
+        if console.is_terminal:
+            console.print(describe(watcher, console.width))
+        else:
+            _print(as_text(watcher))
+        return
+    try:
+        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+            while True:
+                live.update(describe(watcher, console.width, console.height), refresh=True)
+                time.sleep(seconds_between)
+    except KeyboardInterrupt:  # the way to leave
+        return
+
+
+def _print(text):
+    """Write ``text`` to standard output, to whose end nobody needs to read, as before ``| head``."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # nor what Python writes at its end
+
+
+def as_text(watcher):
+    """Return the table of a Watcher's runs as plain text, however wide."""
+    console = Console(highlight=False, width=WIDE, color_system=None, file=io.StringIO())
+    console.print(describe(watcher, console.width))
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def describe(watcher, width, height=None):
+    """Return the table of a Watcher's runs, as rich shows it, with what it leaves out in words.
+
+    width, height: of the terminal, in characters and lines; None: as many lines as there are runs.
+    """
+    runs = watcher.look()
+    if not runs:
+        return Text(f"no runs yet in {watcher.results}; they appear when their training starts")
+    silent = {run.name: watcher.seconds_silent(run) for run in runs}
+    rows = sorted((_row(run, silent[run.name]) for run in runs), key=lambda row: row["order"])
+    states = [row["kind"] for row in rows]
+    counts = [f"{states.count(kind)} {kind}" for kind in ORDER if kind in states]
+    room = len(rows) if height is None else max(1, height - 6)
+    hidden = len(rows) - len(rows[:room])
+    notes = [Text(", ".join(counts) + (f"; {hidden} more are not shown" if hidden else ""))]
+    failures = [run for run in runs if run.state == "failed"]
+    notes += [Text(f"{run.name}: {run.detail}", style="red") for run in failures[:1]]
+    notes += [Text(CAPTION, style="dim")]
+    for note in notes:
+        note.truncate(width, overflow="crop")
+    return Group(_table(rows[:room], width), *notes)
+
+
+def _row(run, silent):
+    """Return what a run shows: a dict of column -> text, its kind and its place in the order."""
+    kind = run.state
+    if run.is_under_way and silent > run.silent_after:
+        kind = "stalled?"
+    best = math.inf if run.best_percent is None else run.best_percent
+    left = run.seconds_left() if kind != "stalled?" else None
+    return {
+        "kind": kind,
+        "order": (ORDER.index(kind), best, run.name),
+        "run": run.name,
+        "state": f"{kind} {duration(silent)}" if kind == "stalled?" else kind,
+        "epoch": _epoch(run),
+        "error": _percent(run.error_percent, run.errors),
+        "best": _best(run),
+        "patience left": _patience(run),
+        "elapsed": "" if run.seconds is None else duration(run.seconds),
+        "time left": "" if left is None else _span(*left),
+        "stopped by": run.detail if kind == "finished" else "",
+    }
+
+
+def _epoch(run):
+    if run.epoch is None:
+        return "" if run.cap is None else f"0 of {run.cap:,}"
+    return f"{run.epoch:,}" + (f" of {run.cap:,}" if run.cap is not None else "")
+
+
+def _percent(percent, errors):
+    if percent is None:
+        return "" if errors is None else f"{errors} wrong"
+    return f"{percent:.2f} %"
+
+
+def _best(run):
+    if run.best_errors is None:
+        return ""
+    return f"{_percent(run.best_percent, run.best_errors)} in {run.best_epoch:,}"
+
+
+def _patience(run):
+    left = run.patience_left
+    return "" if left is None else f"{left:,} = {left / run.n_train_batches:.1f} epochs"
+
+
+def _span(soonest, latest):
+    if duration(soonest) == duration(latest):
+        return duration(latest)
+    return f"{duration(soonest)} to {duration(latest)}"
+
+
+def duration(seconds):
+    """Return ``seconds`` as text: 45 s, 3:05 min, 2:03 h or 4 d 3 h."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60}:{seconds % 60:02d} min"
+    hours = seconds // 3600
+    if hours < 24:
+        return f"{hours}:{seconds % 3600 // 60:02d} h"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def _table(rows, width):
+    """Return the table of ``rows``, with as many columns and letters as ``width`` allows."""
+    columns = [*COLUMNS]
+    for column in LEFT_OUT_FIRST:
+        if _width(rows, columns) <= width:
+            break
+        columns.remove(column)
+    longest = max(cell_len(row["run"]) for row in rows)
+    for_names = min(longest, LONG_NAME) + width - _width(rows, columns)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True, overflow="crop")
+    for row in rows:
+        cells = [Text(row[column], style=_style(column, row["kind"])) for column in columns[1:]]
+        table.add_row(Text(_end_of(row["run"], max(SHORTEST_NAME, for_names))), *cells)
+    return table
+
+
+def _width(rows, columns):
+    """Return the characters of ``columns`` side by side, the longest names cut to LONG_NAME."""
+    longest = {c: max(len(c), *(cell_len(row[c]) for row in rows)) for c in columns}
+    longest["run"] = min(longest["run"], LONG_NAME)
+    return sum(longest.values()) + 2 * (len(columns) - 1)
+
+
+def _style(column, kind):
+    return STYLES.get(kind, "") if column == "state" else ""
+
+
+def _end_of(name, most):
+    """Return ``name`` in at most ``most`` characters, without its beginning: its end tells runs."""
+    return name if len(name) <= most else "..." + name[len(name) - most + 3 :]

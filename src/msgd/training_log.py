@@ -1,0 +1,141 @@
+"""The log of a training, ``results/logs/train/<experiment>/<run>.log``: its first lines, and read.
+
+It is all that ties a training under way to the name of its run, and grows with each validation. A
+training that went on from a state says from which one; what was before it stands in that state.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from msgd.config import (
+    complete_experiment,
+    hyperparameter_words,
+    parse_hyperparameter_words,
+    resolve_batch_size,
+)
+from msgd.errors import UserError
+from msgd.models import MODELS
+
+LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) (.*)")
+HYPERPARAMETERS = "hyperparameters: "
+SIZES = re.compile(
+    r"floatX (\S+), (\d+) training examples, (\d+) of \d+ validation examples are counted"
+)
+GOES_ON = re.compile(r"going on from the state after iteration (\d+)")
+# As msgd.training.loop and msgd.training.conjugate_gradient write them; tests read both back.
+VALIDATION = re.compile(
+    r"epoch \d+, minibatch \d+/(?P<n_train_batches>\d+), iteration (?P<iteration>\d+): "
+    r"cost (?P<cost>\S+), validation error \S+ % \((?P<errors>\d+)/(?P<examples>\d+)\), "
+    r"patience (?P<patience>\d+)(?P<best>, best so far)?"
+)
+FULL_ITERATION = re.compile(
+    r"iteration (?P<iteration>\d+): cost (?P<cost>\S+), validation errors (?P<errors>\d+)"
+)
+
+
+@dataclass
+class TrainingLog:
+    """What a log says.
+
+    settings: completed hyperparameters, None in a log that does not name them; float_x: "float32"
+    or "float64"; validation_examples: how many are counted; n_train_batches: iterations of an
+    epoch; resumed_from: the iteration of the state it went on from, or None; validations: a dict
+    each, of iteration, cost, errors, patience (None: there is none) and is_best (None: not said);
+    times: when each was written, in seconds by the clock of the machine that trained; began: the
+    same of the first line; end: None (under way, or killed), "finished", "failed" or
+    "interrupted"; message: what it was stopped by, or the error.
+    """
+
+    settings: dict | None = None
+    float_x: str | None = None
+    validation_examples: int | None = None
+    n_train_batches: int | None = None
+    resumed_from: int | None = None
+    validations: list[dict] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    began: float | None = None
+    end: str | None = None
+    message: str = ""
+
+
+def describe_start(settings, float_x, n_train, n_valid, n_counted):
+    """Return the lines (list) with which a log begins, for people and for read_log.
+
+    settings: completed hyperparameters; n_train, n_valid: examples; n_counted: those of n_valid
+    among which errors are counted.
+    """
+    return [
+        HYPERPARAMETERS + shlex.join(hyperparameter_words(settings)),
+        f"floatX {float_x}, {n_train} training examples, "
+        f"{n_counted} of {n_valid} validation examples are counted",
+    ]
+
+
+def read_log(text):
+    """Return the TrainingLog of the ``text`` of a log, which may end anywhere; None if it is none.
+
+    A last line without its end is left for the next time.
+    """
+    log = TrainingLog()
+    whole, _, _ = text.rpartition("\n")
+    for line in whole.split("\n"):
+        if parts := LINE.fullmatch(line):  # else a line of a traceback
+            written, level, message = parts.groups()
+            moment = datetime.fromisoformat(written).timestamp()
+            log.began = moment if log.began is None else log.began
+            _take(log, moment, level, message)
+    return None if log.began is None else log
+
+
+def _take(log, moment, level, message):
+    """Take one message into ``log``."""
+    if message.startswith(HYPERPARAMETERS):
+        log.settings = _settings(message.removeprefix(HYPERPARAMETERS))
+    elif sizes := SIZES.fullmatch(message):
+        log.float_x, log.validation_examples = sizes[1], int(sizes[3])
+        log.n_train_batches = log.settings and _batches_of_epoch(log.settings, int(sizes[2]))
+    elif goes_on := GOES_ON.fullmatch(message):
+        log.resumed_from = int(goes_on[1])
+    elif validation := VALIDATION.fullmatch(message):
+        log.n_train_batches = int(validation["n_train_batches"])
+        log.validation_examples = int(validation["examples"])
+        patience, is_best = int(validation["patience"]), validation["best"] is not None
+        _append(log, moment, validation, patience, is_best)
+    elif iteration := FULL_ITERATION.fullmatch(message):
+        log.n_train_batches = 1  # an iteration sees all minibatches
+        _append(log, moment, iteration, None, None)
+    elif level == "RESULT":
+        log.end, log.message = "finished", message.rpartition("stopped by ")[2]
+    elif level == "ERROR":
+        is_interrupted = message.endswith(": interrupted")
+        log.end = "interrupted" if is_interrupted else "failed"
+        log.message = message.removeprefix("msgd train: ")
+
+
+def _append(log, moment, validation, patience, is_best):
+    log.validations.append(
+        {
+            "iteration": int(validation["iteration"]),
+            "cost": float(validation["cost"]),
+            "errors": int(validation["errors"]),
+            "patience": patience,
+            "is_best": is_best,
+        }
+    )
+    log.times.append(moment)
+
+
+def _batches_of_epoch(settings, n_train):
+    if MODELS[settings["model"]] != "loop":  # an iteration sees all minibatches
+        return 1
+    return n_train // resolve_batch_size(settings, n_train)["batch_size"]
+
+
+def _settings(text):
+    """Return the hyperparameters in ``text``, None if they are not those of a model."""
+    try:
+        return complete_experiment(parse_hyperparameter_words(shlex.split(text)))
+    except (ValueError, UserError):  # cut, or edited by hand
+        return None
