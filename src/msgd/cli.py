@@ -106,6 +106,10 @@ def _parser():
             option, type=number, default=schema["default"], help=schema["description"]
         )
 
+    events = command("tensorboard", _tensorboard, "write a run as an event file for TensorBoard")
+    events.add_argument("--run", type=Path, required=True, help="folder of the run")
+    events.add_argument("--output", type=Path, required=True, help="folder of the event file")
+
     watch = command("watch", _watch, "show all runs, training and finished, in a live table")
     watch.add_argument("results", nargs="?", type=Path, default="results", help="default: results")
     watch.add_argument("--once", action="store_true", help="show the table once and end")
@@ -261,6 +265,12 @@ def _select(options):
     from msgd.evaluation.model_card import write_best_model
 
     write_best_model(options.runs, options.data, options.output)
+
+
+def _tensorboard(options):
+    from msgd.evaluation.tensorboard import write_event_file
+
+    log.info("wrote %s", write_event_file(options.run, options.output))
 
 
 def _watch(options):

@@ -393,6 +393,7 @@ def _allowed(schema):
         "string": "text",
         "object": "a mapping of keys to values",
         "null": "null",
+        "boolean": "true or false",
     }
     words = [names.get(name, name) for name in ([types] if isinstance(types, str) else types)]
     if "items" in schema:

@@ -20,6 +20,7 @@ from msgd.models import MODELS
 
 LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) (.*)")
 HYPERPARAMETERS = "hyperparameters: "
+FINDING = "- "  # how the further lines of an error of the user's begin
 SIZES = re.compile(
     r"floatX (\S+), (\d+) training examples, (\d+) of \d+ validation examples are counted"
 )
@@ -81,11 +82,13 @@ def read_log(text):
     log = TrainingLog()
     whole, _, _ = text.rpartition("\n")
     for line in whole.split("\n"):
-        if parts := LINE.fullmatch(line):  # else a line of a traceback
+        if parts := LINE.fullmatch(line):  # else the rest of a message, or of a traceback
             written, level, message = parts.groups()
             moment = datetime.fromisoformat(written).timestamp()
             log.began = moment if log.began is None else log.began
             _take(log, moment, level, message)
+        elif line.startswith(FINDING) and log.end == "failed":
+            log.message += f" {line}"
     return None if log.began is None else log
 
 

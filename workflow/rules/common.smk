@@ -4,6 +4,7 @@
 # where it is read: training.json has its hashes, and decides.
 
 import glob
+import importlib.util
 import os
 
 from snakemake.exceptions import WorkflowError
@@ -22,6 +23,8 @@ from msgd.data.sources import load_sources
 from msgd.data.unpickle import count_training_examples
 from msgd.errors import UserError
 from msgd.evaluation.outcome import describe_outcome
+from msgd.evaluation.tensorboard import FILE_NAME as EVENT_FILE
+from msgd.evaluation.tensorboard import INSTALL as INSTALL_TENSORBOARD
 from msgd.files import sha256_of_hashes
 from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 
@@ -58,6 +61,13 @@ COMPARISONS = [
     f"results/plots/{experiment}/validation_error_over_{key}.png"
     for experiment, keys in COMPARED.items()
     for key in keys
+]
+
+# Missing it is said now, not when the trainings are done.
+if config["tensorboard"] and importlib.util.find_spec("tensorboard") is None:
+    raise WorkflowError(INSTALL_TENSORBOARD)
+EVENT_FILES = [
+    f"results/tensorboard/{run}/{EVENT_FILE}" for run in RUNS if config["tensorboard"]
 ]
 
 IS_MNIST = config["dataset"] == "mnist"

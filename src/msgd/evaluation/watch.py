@@ -54,7 +54,7 @@ def watch(results, seconds_between, once=False):
 
 
 def _print(text):
-    """Write ``text`` to standard output, to whose end nobody needs to read, as before ``| head``."""
+    """Write ``text`` to standard output; nobody needs to read to its end (``| head``)."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -1,0 +1,105 @@
+"""A finished run as an event file for TensorBoard: ``msgd tensorboard``, extra ``tensorboard``.
+
+The file follows from the run's files alone: equal runs with equal timings give equal bytes. So its
+name is always the same, and its times are seconds since the run began to train, not dates.
+"""
+
+import math
+from pathlib import Path
+
+from msgd.errors import UserError
+from msgd.evaluation.opened_run import open_run
+from msgd.files import atomic_path, readable
+
+# TensorBoard reads files with "tfevents" in their names.
+FILE_NAME = "events.out.tfevents.0.msgd"
+VERSION = "brain.Event:2"  # of the format, which a file names in its first record
+INSTALL = (
+    "TensorBoard is not installed: pip install -c constraints.txt -e '.[tensorboard]', or set "
+    "tensorboard: false in the configuration"
+)
+# Columns of history.csv, and what TensorBoard shows them as.
+SCALARS = {
+    "cost": ("training/cost", "mean over the minibatches since the last validation"),
+    "epoch": ("training/epoch", "the epoch in which the validation falls"),
+    "patience": ("training/patience", "minibatches trained at least"),
+    "validation_error_percent": ("validation/error_percent", "zero-one errors"),
+    "best_error_percent": ("validation/best_error_percent", "the lowest so far"),
+    "improvement_p": ("validation/improvement_p", "of McNemar's exact one-sided test"),
+}
+TEST_ERROR = ("test/error_percent", "of the parameters of the fewest validation errors")
+
+
+def write_event_file(run_folder, output):
+    """Write the run in ``run_folder`` to a file in the folder ``output``; return its path.
+
+    A step of TensorBoard's is a minibatch. The test error, if the run is scored, stands at the
+    iteration of the best parameters. Raises UserError if TensorBoard is not installed, or the run
+    is not whole.
+    """
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+        from tensorboard.summary.writer.record_writer import RecordWriter
+    except ModuleNotFoundError as error:
+        raise UserError(INSTALL) from error
+
+    folder = Path(run_folder).absolute()
+    run = open_run(folder)
+    history = _timed_history(run)
+    name = readable(f"{folder.parent.name}/{folder.name}")
+    summary = hparams_pb(_hyperparameters(run.settings), trial_id=name, start_time_secs=0.0)
+    events = [Event(wall_time=0.0, file_version=VERSION), Event(wall_time=0.0, summary=summary)]
+    for row in history.to_dict("records"):
+        events += _events_of(row)
+    if (folder / "score.json").is_file():
+        score = run.score()
+        percent = 100 * score["test_errors"] / score["test_examples"]
+        step, end = run.training["best_iteration"], history["seconds"].iloc[-1]
+        events.append(_event(end, step, TEST_ERROR, percent))
+    path = Path(output) / FILE_NAME
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        writer = RecordWriter(stream)
+        for event in events:
+            writer.write(event.SerializeToString(deterministic=True))
+    return path
+
+
+def _timed_history(run):
+    """Return history.csv of an OpenedRun with the seconds of timings.csv (DataFrame)."""
+    import pandas as pd
+
+    history, path = run.history(), run.folder / "timings.csv"
+    try:
+        timings = pd.read_csv(path)
+    except ValueError as error:
+        raise UserError(f"{path} is not one of msgd's ({error})") from error
+    if "seconds" not in timings or [*timings.get("iteration", ())] != [*history["iteration"]]:
+        raise UserError(f"{path} is not of the validations in history.csv: are both of one run?")
+    best = history["best_validation_errors"] / run.training["validation_examples"]
+    return history.assign(seconds=timings["seconds"], best_error_percent=100 * best)
+
+
+def _hyperparameters(settings):
+    """Return ``settings`` as the HParams page takes them: numbers, truth values and text."""
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in settings.items()
+    }
+
+
+def _events_of(row):
+    """Return the events of a validation, a row of the timed history; NaN: there is no value."""
+    return [
+        _event(row["seconds"], row["iteration"], scalar, row[column])
+        for column, scalar in SCALARS.items()
+        if not math.isnan(row.get(column, math.nan))
+    ]
+
+
+def _event(seconds, step, scalar, value):
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+
+    tag, description = scalar
+    return Event(wall_time=seconds, step=int(step), summary=scalar_pb(tag, value, description))

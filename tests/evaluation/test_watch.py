@@ -1,0 +1,171 @@
+"""The table on terminals of any size, and the program on a terminal that it redraws."""
+
+import os
+import pty
+import select
+import time
+
+import pytest
+from conftest import command, environment, msgd
+from rich.console import Console
+
+from msgd.evaluation.progress import Progress
+from msgd.evaluation.watch import describe, duration
+
+BEFORE = "2026-11-26 18:02:{:02d},{:03d} INFO "
+
+
+class Shown:
+    """Stands for a Watcher of these runs, the last of them silent for an hour."""
+
+    results = "results"
+
+    def __init__(self, *runs):
+        self.runs = runs
+
+    def look(self):
+        return self.runs
+
+    def seconds_silent(self, run):
+        return 3600 if run is self.runs[-1] else 1
+
+
+def running(name, errors=60, iteration=200, **changes):
+    values = {"epoch": iteration // 100, "cap": 10, "n_train_batches": 100, "examples": 1000}
+    values |= {"best_errors": errors - 1, "best_epoch": 1, "patience": 449, "seconds": 3725.0}
+    values |= {"seconds_per_iteration": 0.5, "silent_after": 60}
+    return Progress(name, "running", errors=errors, iteration=iteration, **{**values, **changes})
+
+
+def lines_of(watcher, width=200, height=None):
+    console = Console(width=width, height=50, color_system=None, highlight=False)
+    with console.capture() as captured:
+        console.print(describe(watcher, width, height))
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+RUNS = [
+    Progress("b/late", "finished", "patience", 600, 6, 10, 100, 51, 1000, 50, 5, seconds=90061.0),
+    Progress("a/failed", "failed", "error: diverged"),
+    running("b/good", 60),
+    running("b/better", 40),
+    Progress("c/new", "starting", cap=10, silent_after=300),
+    Progress("b/best", "finished", "n_epochs", 1000, 10, 10, 100, 31, 1000, 30, 9, seconds=5.0),
+    running("z/dead", 1),
+]
+
+
+def test_what_the_table_says():
+    header, *rows, counts, failure, _ = lines_of(Shown(*RUNS))
+    assert header.split("  ")[0] == "run"
+    names = [row.split()[0] for row in rows]
+    assert names == ["b/better", "b/good", "c/new", "z/dead", "a/failed", "b/best", "b/late"]
+    assert counts == "2 running, 1 starting, 1 stalled?, 1 failed, 2 finished"
+    assert failure == "a/failed: error: diverged"
+    cells = [" ".join(row.split()) for row in rows]
+    # 450 - 200 minibatches of patience left, 800 to the cap, half a second each.
+    assert cells[0] == (
+        "b/better running 2 of 10 4.00 % 3.90 % in 1 250 = 2.5 epochs 1:02 h 2:05 min to 6:40 min"
+    )
+    assert cells[2] == "c/new starting 0 of 10"
+    assert cells[3].startswith("z/dead stalled? 1:00 h 2 of 10 0.10 %")
+    assert "min" not in cells[3]  # nobody knows whether it goes on
+    assert cells[5] == "b/best finished 10 of 10 3.10 % 3.00 % in 9 5 s n_epochs"
+    assert cells[6] == "b/late finished 6 of 10 5.10 % 5.00 % in 5 1 d 1 h patience"
+
+
+@pytest.mark.parametrize("width", range(20, 140, 7))
+def test_a_narrow_terminal_gets_fewer_columns_and_no_line_is_cut(width):
+    runs = [*RUNS, running("grid/learning_rate=0.01+seed=1+n_hidden=500-500-500+l2=0.0001")]
+    lines = lines_of(Shown(*runs), width)
+    assert max(map(len, lines)) <= width
+    assert len(lines) == len(runs) + 4
+    assert any(line.startswith("b/better") for line in lines)
+    if width >= 34:
+        assert "3.90 % in 1" in "\n".join(lines)
+    assert width < 70 or any("l2=0.0001 " in line and "..." in line for line in lines)
+
+
+def test_hundreds_of_runs_are_cut_to_the_height_and_counted():
+    runs = [running(f"grid/seed={seed}", 900 - seed) for seed in range(500)]
+    for height in (8, 24, 50):
+        lines = lines_of(Shown(*runs), 100, height)
+        assert len(lines) < height
+        assert lines[1].split()[0] == "grid/seed=498"  # the last one is silent
+        shown = sum(line.startswith("grid/") for line in lines)
+        assert f"{500 - shown} more are not shown" in "\n".join(lines)
+
+
+def test_a_folder_without_runs_says_so():
+    assert lines_of(Shown())[0].startswith("no runs yet in results")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *[(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (3599.4, "59:59 min")],
+        *[(3599.6, "1:00 h"), (86399.6, "1 d 0 h"), (400000, "4 d 15 h")],
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def write_log(path, n_validations):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        BEFORE.format(n, 0) + f"epoch {n}, minibatch 5/5, iteration {5 * n}: cost 0.500000, "
+        f"validation error 50.0000 % (50/100), patience 100, best so far\n"
+        for n in range(1, n_validations + 1)
+    ]
+    path.write_text("".join(lines))
+
+
+def test_without_a_terminal_the_table_is_shown_once_as_plain_text(tmp_path):
+    write_log(tmp_path / "logs/train/a/default.log", 2)
+    for options in ([], ["--once"]):
+        done = msgd("watch", tmp_path, *options, FORCE_COLOR="", COLUMNS="30")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\x1b" not in done.stdout
+        row = next(line for line in done.stdout.splitlines() if line.startswith("a/default"))
+        assert " ".join(row.split()[:4]) in ("a/default running 2 50.00", "a/default stalled? 0 s")
+        assert "patience left" in done.stdout  # whatever COLUMNS says
+
+
+def test_errors_are_one_line(tmp_path):
+    done = msgd("watch", tmp_path / "nowhere")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("msgd watch: error: ")
+    assert "nowhere is not a folder" in line
+    assert msgd("watch", tmp_path, "--every", "0").returncode == 2
+
+
+def test_a_terminal_is_redrawn_until_ctrl_c(tmp_path, monkeypatch):
+    log = tmp_path / "logs/train/a/default.log"
+    write_log(log, 2)
+    words = command("msgd.cli", "watch", tmp_path, "--every", "0.1")
+    child, terminal = pty.fork()
+    if child == 0:
+        changes = {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "100", "LINES": "20"}
+        os.execve(words[0], words, environment(**changes))
+    output, is_left = b"", False
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                output += os.read(terminal, 65536)
+            except OSError:  # it has ended
+                break
+        if b"10     50" in output and not is_left:
+            os.write(terminal, b"\x03")
+            is_left = True
+        elif b"2      50" in output:
+            write_log(log, 10)
+    _, status = os.waitpid(child, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0, output
+    assert is_left
+    assert b"Traceback" not in output
+    assert b"\x1b[3" not in output.replace(b"\x1b[?25", b"")  # no colours
+    assert output.rstrip().endswith(b"\x1b[?25h")  # the cursor is back
