@@ -7,6 +7,7 @@ name is always the same, and its times are seconds since the run began to train,
 import math
 from pathlib import Path
 
+from msgd.config import yaml_scalar
 from msgd.errors import UserError
 from msgd.evaluation.opened_run import open_run
 from msgd.files import atomic_path, readable
@@ -39,7 +40,6 @@ def write_event_file(run_folder, output):
     """
     try:
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
         from tensorboard.summary.writer.record_writer import RecordWriter
     except ModuleNotFoundError as error:
         raise UserError(INSTALL) from error
@@ -48,7 +48,7 @@ def write_event_file(run_folder, output):
     run = open_run(folder)
     history = _timed_history(run)
     name = readable(f"{folder.parent.name}/{folder.name}")
-    summary = hparams_pb(_hyperparameters(run.settings), trial_id=name, start_time_secs=0.0)
+    summary = _summary_of_hyperparameters(run.settings, name)
     events = [Event(wall_time=0.0, file_version=VERSION), Event(wall_time=0.0, summary=summary)]
     for row in history.to_dict("records"):
         events += _events_of(row)
@@ -80,12 +80,20 @@ def _timed_history(run):
     return history.assign(seconds=timings["seconds"], best_error_percent=100 * best)
 
 
-def _hyperparameters(settings):
-    """Return ``settings`` as the HParams page takes them: numbers, truth values and text."""
-    return {
-        key: value if isinstance(value, bool | int | float | str) else str(value)
+def _summary_of_hyperparameters(settings, name):
+    """Return the summary for the HParams page, which takes numbers, truth values and text."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+    shown = {
+        key: value if isinstance(value, bool | int | float | str) else yaml_scalar(value)
         for key, value in settings.items()
     }
+    summary = hparams_pb(shown, trial_id=name, start_time_secs=0.0)
+    data = summary.value[0].metadata.plugin_data  # serialised in another order by every process
+    message = HParamsPluginData.FromString(data.content)
+    data.content = message.SerializeToString(deterministic=True)
+    return summary
 
 
 def _events_of(row):
