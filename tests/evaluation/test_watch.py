@@ -6,7 +6,7 @@ import select
 import time
 
 import pytest
-from conftest import command, environment, msgd
+from conftest import ROOT, command, environment, msgd
 from rich.console import Console
 
 from msgd.evaluation.progress import Progress
@@ -72,6 +72,24 @@ def test_what_the_table_says():
     assert "min" not in cells[3]  # nobody knows whether it goes on
     assert cells[5] == "b/best finished 10 of 10 3.10 % 3.00 % in 9 5 s n_epochs"
     assert cells[6] == "b/late finished 6 of 10 5.10 % 5.00 % in 5 1 d 1 h patience"
+
+
+def test_the_page_shows_the_table():
+    """docs/watching.md: the runs of a sweep under way, as msgd watch shows them."""
+    whole = {"cap": 200, "n_train_batches": 2500, "examples": 10000}
+    whole["seconds_per_iteration"] = 0.0001
+    one = {"errors": 203, "best_errors": 198, "best_epoch": 31, "patience": 154998}
+    two = {"errors": 251, "best_errors": 250, "best_epoch": 11, "patience": 54998}
+    runs = [
+        running("mlp/seed=1", iteration=85000, **whole, **one, seconds=9.0, epoch=34),
+        running("mlp/seed=2", iteration=30000, **whole, **two, seconds=4.0, epoch=12),
+        Progress("mlp/seed=3", "finished", "patience", 1, 41, errors=196, **whole, seconds=11.0),
+        Progress("mlp/seed=4", "starting", cap=200, silent_after=300),
+        running("mlp/seed=5", iteration=55000, **whole, **one, seconds=6.0, epoch=22),
+    ]
+    runs[2].best_errors, runs[2].best_epoch = 189, 37
+    shown = "\n".join(f"    {line}" for line in lines_of(Shown(*runs)))
+    assert shown in (ROOT / "docs" / "watching.md").read_text(), shown
 
 
 @pytest.mark.parametrize("width", range(20, 140, 7))

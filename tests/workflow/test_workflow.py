@@ -235,6 +235,17 @@ def test_a_plot_setting_reruns_plots_only(folder):
     )
 
 
+def test_event_files_are_written_on_request_and_nothing_else(folder):
+    pytest.importorskip("tensorboard", reason="extra tensorboard is not installed: no event files")
+    write_config(folder, {**TOY, "tensorboard": True})
+    assert would_run(folder) == {"tensorboard": 2}
+    done = snakemake(folder, "--cores", "2")
+    assert done.returncode == 0, done.stderr
+    files = [path for path in folder.glob("results/tensorboard/**/*") if path.is_file()]
+    assert {path.parent.parent.name for path in files} == {*TOY["experiments"]}
+    assert would_run(folder) == {}
+
+
 def test_a_new_experiment_runs_alone(folder):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["experiments"]["third"] = {**config["experiments"]["slow"], "l2": 0.1}
