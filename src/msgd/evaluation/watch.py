@@ -115,7 +115,7 @@ def _row(run, silent):
 
 def _epoch(run):
     if run.epoch is None:
-        return "" if run.cap is None else f"0 of {run.cap:,}"
+        return f"0 of {run.cap:,}" if run.cap and run.state == "starting" else ""
     return f"{run.epoch:,}" + (f" of {run.cap:,}" if run.cap is not None else "")
 
 
