@@ -262,3 +262,17 @@ def test_silence_is_judged_whatever_the_clocks_say(data, tmp_path):
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(UserError, match="nowhere is not a folder"):
         Watcher(tmp_path / "nowhere")
+
+
+def test_the_best_of_conjugate_gradients_is_the_first_of_the_fewest_errors(tmp_path):
+    """Their log does not say which is best; without what was before, nothing does."""
+    errors = [5, 3, 3, 4]
+    written = [f"iteration {n}: cost 0.500000, validation errors {e}" for n, e in enumerate(errors)]
+    for first, best in (
+        (None, (3, 1)),
+        ("going on from the state after iteration 0", (None, None)),
+    ):
+        lines = [first] * (first is not None) + written
+        log = read_log("".join(f"2026-11-26 18:02:37,034 INFO {line}\n" for line in lines))
+        last = history_so_far(tmp_path, log).rows[-1]
+        assert (last["best_validation_errors"], last["best_iteration"]) == best
