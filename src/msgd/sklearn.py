@@ -52,6 +52,7 @@ HYPERPARAMETERS = (
 RUN_OPTIONS = ("backend", "threads", "floatX")
 
 MOST_UNUSED = 0.1  # the share of the training rows above which leaving them out is worth a warning
+NO_LABELS = "no_validation"  # in the place of y; the word is scikit-learn's
 PREDICTED_ROWS = 256  # at a time: a LeNet's convolution of so many images takes some 60 MB
 
 
@@ -215,7 +216,8 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
             dataset = _dataset(train, train, len(known), image_shape)
             settings = self._fitting(settings, len(x))
             start = None if is_first else self.parameters_
-            with _backend(dataset, settings, options, start) as (kernels, device):
+            backend = _backend(dataset, settings, options, start)
+            with _terminal(self.verbose), backend as (kernels, device):
                 n_batches = len(x) // settings["batch_size"]
                 cost = float(np.mean(kernels.train(0, n_batches), dtype=np.float64))
                 parameters = kernels.get_parameters()
@@ -231,14 +233,13 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         """Return the probability of each class for each row of X, (N, C) float64, as classes_."""
         check_is_fitted(self, "parameters_")
         float_x = next(iter(self.parameters_.values())).dtype
-        x, _, image_shape = self._checked(
-            X, "no_validation", float_x, image_shape=self.image_shape_
-        )
+        with _value_errors():
+            x, _, shape = self._checked(X, NO_LABELS, float_x, image_shape=self.image_shape_)
         model = load_model(self.settings_["model"])
         scale = 1 / BYTE_SCALE if x.dtype == np.uint8 else 1.0
         found = [
             model.probabilities(
-                self.parameters_, x[rows].astype(np.float64) * scale, self.settings_, image_shape
+                self.parameters_, x[rows].astype(np.float64) * scale, self.settings_, shape
             )
             for rows in gen_batches(len(x), PREDICTED_ROWS)
         ]
@@ -252,20 +253,21 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
     def _checked(self, X, y, float_x, *, image_shape=None, min_samples=1):
         """Return (x, y, image_shape): pixels (N, D), uint8 or float_x, labels (N,), their shape.
 
-        image_shape: that of the images fitted to, None for those that X and the parameters say.
-        Raises ValueError if X or y cannot be used.
+        y: labels, or NO_LABELS; image_shape: that of the images fitted to, None where X and the
+        parameter image_shape say it. Raises ValueError or UserError if X or y cannot be used.
         """
         shape = None
         if getattr(X, "ndim", None) == 3:
             X = np.asarray(X)
-            shape, X = X.shape[1:], X.reshape(len(X), -1)
+            shape = X.shape[1:]
+            X = X.reshape(len(X), math.prod(shape))
         options = {
             "dtype": [np.dtype(float_x), np.dtype(np.uint8)],  # all but bytes become the first
             "order": "C",
             "reset": image_shape is None,
             "ensure_min_samples": min_samples,
         }
-        if isinstance(y, str):
+        if y is NO_LABELS:
             x = validate_data(self, X, **options)
         else:
             x, y = validate_data(self, X, y, **options)
@@ -281,18 +283,19 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         fraction, n = self.validation_fraction, len(x)
         if not isinstance(fraction, Real) or not 0 < fraction < 1:
             raise UserError(f"validation_fraction is {fraction!r}; allowed: a number > 0 and < 1")
-        n_valid = min(max(1, round(fraction * n)), n - 1)
-        counts = np.bincount(labels)
-        can_stratify = counts.min() >= 2 and len(counts) <= min(n_valid, n - n_valid)
-        rows = train_test_split(
-            np.arange(n),
-            test_size=n_valid,
-            shuffle=bool(self.shuffle),
-            random_state=seed,
-            stratify=labels if self.shuffle and can_stratify else None,
-        )
-        if not self.shuffle:  # two slices, which copy no pixels
+        whole = math.floor(round(fraction * n, 6))  # a sixth of 18 is 3, however 1/6 is rounded
+        n_valid = min(max(1, whole), n - 1)
+        if not self.shuffle:
             rows = [slice(0, n - n_valid), slice(n - n_valid, n)]
+        else:
+            counts = np.bincount(labels)
+            can_stratify = counts.min() >= 2 and len(counts) <= min(n_valid, n - n_valid)
+            rows = train_test_split(
+                np.arange(n),
+                test_size=n_valid,
+                random_state=seed,
+                stratify=labels if can_stratify else None,
+            )
         return [(x[part], labels[part]) for part in rows]
 
     def _shuffled(self, x, labels, seed):
