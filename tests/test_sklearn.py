@@ -3,6 +3,7 @@
 import inspect
 import io
 import pickle
+import re
 import sys
 import tempfile
 
@@ -26,7 +27,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from msgd.cli import main
 from msgd.config import complete_experiment, experiment_schema
 from msgd.files import read_json
-from msgd.models import MODELS, load_model
+from msgd.models import MODELS, cpu_backend, load_model
 from msgd.sklearn import HYPERPARAMETERS, MSGDClassifier
 from msgd.training.snapshots import load_parameters
 
@@ -457,6 +458,19 @@ def test_a_fit_writes_no_file_and_leaves_numba_its_threads(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_larger_than_a_piece_give_the_same_bits(monkeypatch, name):
+    """MNIST as float32 is: its lists of nonzero pixels go through files that have no name."""
+    x, y = conftest.make_dataset(48, shape=toy.SHAPE).split("train")
+    estimator = MSGDClassifier(name, **toy.LAYERS.get(name, {}), batch_size=4, n_epochs=3)
+    expected = estimator.fit(x, y).parameters_
+    monkeypatch.setattr(cpu_backend, "PIECE_BYTES", 500)
+    found = estimator.fit(x, y).parameters_
+    assert {k: a.tobytes() for k, a in found.items()} == {
+        k: a.tobytes() for k, a in expected.items()
+    }
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -470,3 +484,16 @@ def test_a_terminal_shows_a_bar_only_if_asked(monkeypatch, verbose):
     MSGDClassifier(n_epochs=2, verbose=verbose).fit(x, y)
     assert sys.stderr is terminal
     assert ("MSGDClassifier" in terminal.getvalue()) == verbose
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs_as_it_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (conftest.ROOT / "docs" / "scikit-learn.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(compile(block, "docs/scikit-learn.md", "exec"), names)
+    assert len(blocks) == 4
+    assert names["classifier"].score(names["X_test"], names["y_test"]) > 0.9
+    assert names["search"].score(names["X_test"], names["y_test"]) > 0.9
