@@ -438,6 +438,17 @@ def test_sorted_rows_validate_in_the_proportions_of_the_classes():
     assert len(estimator._split(x, rare, 0)[1][1]) == 25
 
 
+@pytest.mark.parametrize("backend", ["reference", "cuda"])
+def test_every_backend_follows_the_one_of_the_cpu(backend):
+    dataset = conftest.make_dataset(24, shape=(2, 3))
+    settings = {"batch_size": 5, "n_epochs": 2, "shuffle": False}
+    expected = MSGDClassifier(**settings).fit(*dataset.split("train"))
+    found = MSGDClassifier(**settings, backend=backend).fit(*dataset.split("train"))
+    assert (expected.device_, found.device_) == ("cpu", backend)
+    for name, array in found.parameters_.items():
+        np.testing.assert_allclose(array, expected.parameters_[name], rtol=1e-4, atol=1e-6)
+
+
 # What a fit leaves alone.
 
 
