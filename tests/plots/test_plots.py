@@ -1,5 +1,7 @@
 """Figures from saved files: of the right size and frames, and true where numbers are shown."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,14 +103,44 @@ def test_the_sheet_of_weights_shows_every_snapshot(folders, tmp_path, drawn):
     data, run = folders
     plot_weights(data, run, tmp_path / "weights.png", 50, "RdBu_r")
     assert has_picture(tmp_path / "weights.png")
-    pictures = [axes.images[0] for axes in drawn[0].axes if axes.images]
+    sheet = drawn[0].axes[0]
     snapshots = [load_parameters(path) for path in sorted((run / "snapshots").iterdir())]
-    expected = [image for p in snapshots for image in p["weights"].T.reshape(-1, 4, 4)]
-    assert len(expected) == 6 * 3
+    expected = [p["weights"].T.reshape(-1, 4, 4) for p in snapshots]
+    assert len(expected) == 6
     largest = np.abs(expected).max()
-    for shown, image in zip(pictures, expected, strict=True):
-        np.testing.assert_array_equal(shown.get_array(), image)
+    for top, (shown, images) in enumerate(zip(sheet.images, expected, strict=True)):
+        np.testing.assert_array_equal(cut(shown, 3, 4), images)
+        left, right, low, high = shown.get_extent()
+        assert (left, right, high) == (0, pytest.approx(3 - weights.GAP), top)
+        assert low == pytest.approx(top + 1 - weights.GAP)
         assert shown.get_clim() == pytest.approx((-largest, largest))
+    assert [label.get_text() for label in sheet.get_xticklabels()] == ["0", "1", "2"]
+    titles = [label.get_text() for label in sheet.get_yticklabels()]
+    assert titles == [f"epoch {k}" for k in range(6)]
+
+
+def cut(picture, n, width):
+    """Return the ``n`` images (n, height, width) that a row holds side by side, gaps between."""
+    array = picture.get_array().filled(np.nan)
+    bounds = np.flatnonzero(np.diff(np.isnan(array).all(axis=0), prepend=True, append=True))
+    assert len(bounds) == 2 * n
+    found = [array[:, a:b] for a, b in bounds.reshape(n, 2)]
+    assert len({image.shape for image in found}) == 1
+    times = found[0].shape[1] // width
+    for image in found:
+        np.testing.assert_array_equal(image, np.repeat(image[:, ::times], times, axis=1))
+    return np.stack([image[:, ::times] for image in found])
+
+
+@pytest.mark.parametrize(("n", "shape"), [(1, (4, 4)), (3, (28, 28)), (10, (5, 5)), (2, (1, 784))])
+def test_images_side_by_side_have_a_gap_between_them_of_one_share(n, shape):
+    images = np.random.RandomState(0).normal(size=(n, *shape)).astype(np.float32)
+    row = weights.side_by_side(images)
+    assert row.dtype == np.float32
+    picture = type("Picture", (), {"get_array": lambda self: np.ma.masked_array(row)})()
+    np.testing.assert_array_equal(cut(picture, n, shape[1]), images)
+    gap = np.count_nonzero(np.isnan(row).all(axis=0)) / max(n - 1, 1)
+    assert n == 1 or gap / ((row.shape[1] + gap) / n) == pytest.approx(weights.GAP, abs=0.01)
 
 
 def test_the_confusion_matrix_shows_the_counts(folders, tmp_path, drawn):
@@ -183,3 +215,30 @@ def test_the_animation_has_a_frame_per_snapshot(folders, tmp_path):
     animate_weights(data, run, tmp_path / "weights.gif", 50, "RdBu_r", 3)
     with Image.open(tmp_path / "weights.gif") as image:
         assert image.n_frames == len(list((run / "snapshots").glob("*.npz"))) == 6
+        frames = []
+        for number in range(6):
+            image.seek(number)
+            frames.append(np.asarray(image.convert("RGB")))
+    below_the_title = frames[0].shape[0] // 3
+    for one, next_one in pairwise(frame[below_the_title:] for frame in frames):
+        assert (one != next_one).any()
+
+
+def test_a_last_row_of_the_animation_may_not_be_full(monkeypatch, tmp_path):
+    images = np.ones((2, 7, 3, 3), np.float32)
+    found = weights.WeightImages(["epoch 0", "epoch 1"], images, 7)
+    monkeypatch.setattr(weights, "load_weight_images", lambda *_: found)
+    rows = []
+    monkeypatch.setattr(weights, "_draw_rows", keep_rows(weights._draw_rows, rows))
+    animate_weights("data", "run", tmp_path / "weights.gif", 50, "RdBu_r", 3)
+    (drawn,) = rows
+    assert drawn.shape == (2, 5, 3, 3)
+    assert np.isfinite(drawn.reshape(10, 9)).all(axis=1).tolist() == [True] * 7 + [False] * 3
+
+
+def keep_rows(function, rows):
+    def keep(axes, images, **options):
+        rows.append(images)
+        return function(axes, images, **options)
+
+    return keep

@@ -154,12 +154,15 @@ def test_an_image_of_equal_pixels_is_as_dark_as_they_are(tmp_path, monkeypatch, 
 def test_the_epochs_of_the_weight_images_are_not_cut(monkeypatch, kept, n):
     images = np.random.RandomState(0).normal(size=(6, n, 5, 5))
     titles = [f"epoch {k}.25" for k in range(995, 1001)]
-    monkeypatch.setattr(weights, "load_weight_images", lambda *_: (titles, images))
+    found = weights.WeightImages(titles, images, 500)
+    monkeypatch.setattr(weights, "load_weight_images", lambda *_: found)
     plot_weights("data", "run", "x.png", DPI, "RdBu_r")
     figure = kept[-1]
     figure.canvas.draw()
-    for axes in figure.axes:
-        box = axes.yaxis.label.get_window_extent()
+    sheet = figure.axes[0]
+    assert [label.get_text() for label in sheet.get_yticklabels()] == titles
+    for text in (*sheet.get_yticklabels(), figure._suptitle, figure.axes[1].yaxis.label):
+        box = text.get_window_extent()
         assert figure.bbox.x0 <= box.x0 + 1
         assert box.x1 <= figure.bbox.x1
 

@@ -78,17 +78,27 @@ def letters_without_a_picture():
         yield
 
 
-def picture(axes, image, **options):
-    """Draw a (height, width) ``image`` on ``axes`` without ticks or frame.
+def height_over_width(height, width):
+    """Return how high an image of so many pixels is drawn, divided by how wide.
 
     Its pixels are squares unless it is much wider than high or higher than wide: a row of 784
     pixels would be thinner than a hair.
     """
+    return min(max(height / width, 1 / LONGEST_PICTURE), LONGEST_PICTURE)
+
+
+def picture(axes, image, **options):
+    """Draw a (height, width) ``image`` on ``axes`` without ticks or frame."""
     height, width = image.shape
-    ratio = min(max(height / width, 1 / LONGEST_PICTURE), LONGEST_PICTURE)
-    axes.imshow(image, interpolation="nearest", aspect=ratio * width / height, **options)
+    aspect = height_over_width(height, width) * width / height
+    axes.imshow(image, interpolation="nearest", aspect=aspect, **options)
     axes.set_xticks([])
     axes.set_yticks([])
+    without_frame(axes)
+
+
+def without_frame(axes):
+    """Take away the lines around and across ``axes``."""
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -1,4 +1,10 @@
-"""The weight images of a run: a sheet of snapshots, and an animation of them growing."""
+"""The weight images of a run: a sheet of snapshots, and an animation of them growing.
+
+A row of images is one array, with a gap between two images, and one picture on the figure's one
+pair of axes: a hundred pairs take seconds to be laid out.
+"""
+
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,70 +13,115 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from msgd.evaluation.opened_run import open_run
 from msgd.files import atomic_path
 from msgd.models import load_model
-from msgd.plots.style import letters_without_a_picture, picture, save_figure
+from msgd.plots.style import (
+    height_over_width,
+    letters_without_a_picture,
+    run_title,
+    save_figure,
+    set_title,
+    without_frame,
+)
 
 MAX_ROWS = 10  # snapshots shown on the sheet
 MAX_COLUMNS = 10  # weight images shown of each
+CELL = 0.87  # inches, of an image on the sheet and the gap after it
+GAP = 0.07  # between two images, as a share of one
+FINENESS = 40  # columns of an image at least, so that a gap of a share of it is a whole column
+
+
+class WeightImages(NamedTuple):
+    """What both figures show of a run.
+
+    titles: the epoch of each snapshot, in words; images: (snapshots, n, height, width) floatX, of
+    the first n units, filters or classes; n_all: how many there are of these.
+    """
+
+    titles: list[str]
+    images: np.ndarray
+    n_all: int
 
 
 def load_weight_images(data_folder, run_folder):
-    """Return (titles, images) of a run's snapshots; images: (snapshots, n, height, width)."""
+    """Return the WeightImages of a run's snapshots."""
     run = open_run(run_folder, data_folder)
     model = load_model(run.settings["model"])
     titles, images = [], []
     for iteration, parameters in run.snapshots():
         epoch = iteration / run.training["n_train_batches"]
         titles.append(f"epoch {epoch:.0f}" if epoch.is_integer() else f"epoch {epoch:.2f}")
-        images.append(model.weight_images(parameters, run.dataset.image_shape)[:MAX_COLUMNS])
-    return titles, np.stack(images)
+        found = model.weight_images(parameters, run.dataset.image_shape)
+        images.append(found[:MAX_COLUMNS])
+    return WeightImages(titles, np.stack(images), len(found))
 
 
 def plot_weights(data_folder, run_folder, path, dpi, colormap):
     """Draw a row of weight images per snapshot, all on one colour scale, to the PNG ``path``."""
-    titles, images = load_weight_images(data_folder, run_folder)
+    titles, images, n_all = load_weight_images(data_folder, run_folder)
     rows = np.unique(np.linspace(0, len(images) - 1, MAX_ROWS).round().astype(int))
     n_columns = images.shape[1]
-    figure, grid = plt.subplots(
-        len(rows),
-        n_columns,
-        figsize=(max(n_columns * 0.95 + 1.3, 4.2), len(rows) * 0.95 + 0.3),
-        squeeze=False,
-    )
-    scale = _scale(images, colormap)
-    for row, snapshot in zip(grid, rows, strict=True):
-        for column, (axes, image) in enumerate(zip(row, images[snapshot], strict=True)):
-            picture(axes, image, **scale)
-            if snapshot == rows[0]:
-                axes.set_title(str(column), loc="center")
-        row[0].set_ylabel(titles[snapshot], rotation=0, ha="right", va="center")
-    figure.colorbar(grid[0, 0].images[0], ax=grid, shrink=0.5, aspect=30, label="weight")
+    size = max(n_columns * CELL + 2.2, 4.2), len(rows) * CELL + 0.75
+    figure, axes = plt.subplots(figsize=size)
+    selection = f", the first {n_columns} of {n_all:,}" if n_all > n_columns else ""
+    set_title(figure, f"{run_title(run_folder)}: weights of the first layer{selection}")
+    pictures = _draw_rows(axes, images[rows], **_scale(images, colormap))
+    middle = (1 - GAP) / 2
+    axes.set_xticks(np.arange(n_columns) + middle, range(n_columns))
+    axes.set_yticks(np.arange(len(rows)) + middle, [titles[row] for row in rows])
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    figure.colorbar(pictures[0], ax=axes, shrink=0.5, aspect=30, label="weight")
     save_figure(figure, path, dpi)
 
 
 def animate_weights(data_folder, run_folder, path, dpi, colormap, frames_per_second):
     """Animate the snapshots' weight images, one frame each, to the GIF file ``path``."""
-    titles, images = load_weight_images(data_folder, run_folder)
+    titles, images, _ = load_weight_images(data_folder, run_folder)
     n_columns = min(5, images.shape[1])
     n_rows = -(-images.shape[1] // n_columns)
-    figure, grid = plt.subplots(
-        n_rows, n_columns, figsize=(n_columns * 1.2, n_rows * 1.2 + 0.45), squeeze=False
-    )
-    scale = _scale(images, colormap)
-    cells = list(grid.flat)
-    for axes, image in zip(cells, images[0], strict=False):
-        picture(axes, image, **scale)
-    for axes in cells[images.shape[1] :]:
-        axes.set_visible(False)
+    room = np.full((len(images), n_rows * n_columns, *images.shape[2:]), np.nan, images.dtype)
+    room[:, : images.shape[1]] = images  # the last row may not be full
+    frames = room.reshape(len(images), n_rows, n_columns, *images.shape[2:])
+    figure, axes = plt.subplots(figsize=(n_columns * 1.2, n_rows * 1.2 + 0.45))
+    pictures = _draw_rows(axes, frames[0], **_scale(images, colormap))
+    axes.set(xticks=[], yticks=[])
 
     def draw(frame):
         figure.suptitle(titles[frame])
-        for axes, image in zip(cells, images[frame], strict=False):
-            axes.images[0].set_data(image)
+        for picture, row in zip(pictures, frames[frame], strict=True):
+            picture.set_data(side_by_side(row))
 
     animation = FuncAnimation(figure, draw, frames=len(images))
     with atomic_path(path) as temporary, letters_without_a_picture():
         animation.save(temporary, writer=PillowWriter(fps=frames_per_second), dpi=dpi)
     plt.close(figure)
+
+
+def _draw_rows(axes, rows, **options):
+    """Draw ``rows`` (rows, n, height, width) of images on ``axes``; return a picture of each row.
+
+    On the axes an image and the gap after it are 1 wide and 1 high, the first at (0, 0).
+    """
+    n_rows, n, height, width = rows.shape
+    look = {"interpolation": "nearest", "aspect": height_over_width(height, width), **options}
+    pictures = [
+        axes.imshow(side_by_side(row), extent=(0, n - GAP, top + 1 - GAP, top), **look)
+        for top, row in enumerate(rows)
+    ]
+    axes.set(xlim=(0, n - GAP), ylim=(n_rows - GAP, 0))
+    without_frame(axes)
+    return pictures
+
+
+def side_by_side(images):
+    """Return ``images`` (n, height, width) in a row, NaN in the gaps: (height, columns).
+
+    Every column of an image is repeated, and a gap is GAP of an image and its gap together.
+    """
+    n, height, width = images.shape
+    times = -(-FINENESS // width)
+    gap = max(1, round(GAP / (1 - GAP) * times * width))
+    row = np.full((height, n, times * width + gap), np.nan, images.dtype)
+    row[:, :, : times * width] = np.repeat(images, times, axis=2).transpose(1, 0, 2)
+    return row.reshape(height, -1)[:, :-gap]
 
 
 def _scale(images, colormap):
