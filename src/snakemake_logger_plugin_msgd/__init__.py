@@ -139,7 +139,7 @@ def _what_changed(reason):
     """Return Snakemake's ``reason`` for a job; of changed parameters only what differs."""
     lists = re.fullmatch(r"Params have changed .*? before: (.*?) now: (.*)", reason, re.DOTALL)
     if not lists:
-        return reason
+        return re.sub(r"(?<=: )[^\s,;]+(?:, [^\s,;]+)+", _first_files, reason)
     before, now = (re.findall(r"'([^']*)'", text) for text in lists.groups())
     gone, new = ([w for w in a if w not in b] for a, b in ((before, now), (now, before)))
     words = [", ".join(w for w in side if not SHA256.fullmatch(w)) for side in (gone, new)]
@@ -150,6 +150,14 @@ def _what_changed(reason):
 
 
 SHA256 = re.compile("[0-9a-f]{64}")
+FILES_NAMED = 3  # of those that are a reason: a grid has hundreds
+
+
+def _first_files(match):
+    """Return the first of the files of a ``match``, listed with commas, and how many more."""
+    files = sorted(match[0].split(", "))
+    more = len(files) - FILES_NAMED
+    return ", ".join(files[:FILES_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _title(message):

@@ -9,6 +9,7 @@ from conftest import as_triple, make_dataset, save_npz, snakemake
 from test_workflow import TOY, make_folder, write_config
 
 from msgd.evaluation.outcome import MAX_ROWS, describe_outcome
+from snakemake_logger_plugin_msgd import _what_changed
 
 TARGET = "results/test_scores.csv"
 
@@ -85,6 +86,20 @@ def test_a_plan_says_what_differs_and_nothing_else(finished, folder, tmp_path):
     assert "the source or the data set behind it has changed" in output
     assert output.count("Job stats:") == 1
     assert max(map(len, output.splitlines())) < 1000
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("Missing output files: b/x.csv, a/y.csv", "Missing output files: a/y.csv, b/x.csv"),
+        (
+            "Missing output files: a; Input files updated by another job: e, d, c, b",
+            "Missing output files: a; Input files updated by another job: b, c, d and 1 more",
+        ),
+    ],
+)
+def test_of_many_files_that_are_a_reason_the_first_are_named(reason, said):
+    assert _what_changed(reason) == said
 
 
 def test_a_single_target_ends_without_the_table_of_all(finished, folder):
