@@ -54,7 +54,7 @@ def closure(*rooms, leaves=()):
 def _imported_files(file):
     """Return the files of the package (set) that importing ``file`` reads, its packages' first."""
     names = {file.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")}
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -63,6 +63,17 @@ def _imported_files(file):
     parts = [name.split(".") for name in names if name.split(".")[0] == PACKAGE.name]
     prefixes = {tuple(part[1:end]) for part in parts for end in range(1, len(part) + 1)}
     return {path for prefix in prefixes if (path := _module_file(prefix))} - {file}
+
+
+def _statements(tree):
+    """Yield the statements in ``tree``, those within others too.
+
+    An import is one. Expressions, which hold none, are most of a file: every training reads it.
+    """
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.expr | ast.expr_context):
+            yield node
+            yield from _statements(node)
 
 
 def _module_file(prefix):
