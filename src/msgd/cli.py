@@ -4,6 +4,7 @@ Errors meant for the user go to standard error and to the log file, and the exit
 """
 
 import argparse
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -14,11 +15,16 @@ from msgd.models import DEVICES
 
 log = logging.getLogger("msgd")
 
+# Objects between two searches for garbage. Imports make a million that stay, and Python's 700 would
+# have them gone through again and again: a twentieth of the start.
+GARBAGE_IS_RARE = 50_000
+
 DESCRIPTION = "The msgd program: one subcommand per step of the workflow."
 
 
 def main(arguments=None):
     """Run the program with ``arguments`` (sys.argv's by default); return its exit code."""
+    gc.set_threshold(GARBAGE_IS_RARE)
     options = _parser().parse_args(arguments)
     try:
         _set_up_logging(options.log)
@@ -78,8 +84,8 @@ def _parser():
         help="keep younger ones; default: 0",
     )
 
-    score = command("score", _score, "apply a run's best parameters to the test set, once")
-    _add_run_options(score)
+    score = command("score", _score, "apply each run's best parameters to the test set, once")
+    _add_run_options(score, several=True)
 
     tabulate = command("tabulate", _tabulate, "write the score table of all runs")
     compare = command("compare-published", _compare, "hold the runs against the published rows")
@@ -94,7 +100,15 @@ def _parser():
 
     plot = command("plot", _plot, "draw a figure from saved files")
     plot.add_argument("figure", choices=sorted(FIGURES))
-    plot.add_argument("--run", type=Path, help="folder of the run")
+    drawn = plot.add_mutually_exclusive_group()
+    drawn.add_argument("--run", type=Path, help="folder of the run")
+    drawn.add_argument(
+        "--best-of",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="in place of --run: folders of runs, that of the lowest validation error is drawn",
+    )
     plot.add_argument("--data", type=Path, help="folder of the six arrays")
     plot.add_argument("--runs", type=Path, nargs="+", help="folders of the runs to be compared")
     plot.add_argument("--over", metavar="KEY", help="the hyperparameter they are compared over")
@@ -123,16 +137,20 @@ def _parser():
 
 
 def _plot_settings():
-    """Return the schema of each key of ``plots`` in the configuration."""
-    return load_schema()["properties"]["plots"]["properties"]
+    """Return the schema of each key of ``plots`` in the configuration that shapes a figure."""
+    keys = load_schema()["properties"]["plots"]["properties"]
+    return {key: schema for key, schema in keys.items() if schema["type"] != "boolean"}
 
 
 FLOATS = ("float32", "float64")
 
 
-def _add_run_options(parser):
+def _add_run_options(parser, several=False):
+    runs = (
+        {"nargs": "+", "help": "folders of the runs"} if several else {"help": "folder of the run"}
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--run", type=Path, required=True, **runs)
     parser.add_argument("--backend", default="auto", choices=("auto", *DEVICES))
     parser.add_argument("--threads", type=_positive, default=1, help="of the CPU backend")
     parser.add_argument(
@@ -246,7 +264,8 @@ def _score(options):
     import msgd.kernels.options  # noqa: F401  # before Numba, whose settings it checks
     from msgd.evaluation.score import score_run
 
-    score_run(options.data, options.run, options.backend, options.threads, options.chunk_batches)
+    for run in options.run:
+        score_run(options.data, run, options.backend, options.threads, options.chunk_batches)
 
 
 def _tabulate(options):
@@ -294,6 +313,11 @@ def _plot(options):
     if options.output.suffix.lower() != suffix:
         raise UserError(f"--output is {options.output}; the figure {options.figure} is a {suffix}")
     check_plot_settings({key: getattr(options, key) for key in _plot_settings()})
+    if options.best_of:
+        from msgd.evaluation.selection import best_run
+
+        options.run = best_run(options.best_of)
+        log.info("the best of %d runs: %s", len(options.best_of), options.run)
     missing = [f"--{name}" for name in needed if getattr(options, name) is None]
     if missing:
         raise UserError(f"the figure {options.figure} needs {' and '.join(missing)}")

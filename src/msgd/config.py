@@ -392,6 +392,7 @@ def _allowed(schema):
         "number": "a number",
         "string": "text",
         "object": "a mapping of keys to values",
+        "boolean": "true or false",
         "null": "null",
         "boolean": "true or false",
     }

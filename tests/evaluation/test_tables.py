@@ -7,6 +7,7 @@ import pytest
 
 from msgd.config import complete_experiment
 from msgd.evaluation import tables
+from msgd.evaluation.selection import best_run
 from msgd.files import write_json
 from msgd.models import MODELS
 
@@ -100,6 +101,16 @@ def test_the_page_can_fold_a_long_name_between_its_values(tmp_path):
     tables.write_score_table([named], tmp_path)
     page = (tmp_path / "test_scores.html").read_text()
     assert "<td>learning_rate=0.1, l2=1e+20, seed=1</td>" in page
+
+
+def test_the_best_run_is_the_one_that_is_selected(tmp_path):
+    errors = {"a": 720, "b": 700, "c": 700, "d": 800}
+    folders = [make_run(tmp_path, name, validation_errors=n) for name, n in errors.items()]
+    for folder in folders:
+        (folder / "score.json").unlink()  # which has no part in it
+    assert best_run(folders) == folders[1]
+    assert best_run(folders[2:]) == folders[2]
+    assert best_run(folders[3:]) == folders[3]
 
 
 def selected(tmp_path, *runs):

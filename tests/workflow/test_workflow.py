@@ -40,6 +40,7 @@ PER_RUN = {"train", "score", "animate_weights", "plot_confusion", "plot_learning
     "plot_mistakes",
     "plot_weights",
 }
+FIGURES = ["weights", "mistakes"]
 AFTER = {"tabulate", "compare_published", "select"}  # once, of all runs
 FILES = [
     *("history.csv", "timings.csv", "training.json", "provenance.json", "score.json"),
@@ -259,9 +260,10 @@ def test_a_grid_computes_what_is_new_and_deletes_nothing(folder):
         config["experiments"]["fast"]["learning_rate"] = rates
         write_config(folder, config)
 
-    after = dict.fromkeys([*AFTER, "plot_validation_error_over"], 1)
+    once = {*AFTER, "plot_validation_error_over", "score_fast_1"}
+    once |= PER_RUN - {"train", "score"}  # of the better run only
     ask_for([0.5, 0.25])
-    assert would_run(folder) == {**dict.fromkeys(PER_RUN, 2), **after}
+    assert would_run(folder) == {"train": 2, **dict.fromkeys(once, 1)}
     done = snakemake(folder, "--cores", "2", "results/test_scores.csv")
     assert done.returncode == 0, done.stderr
     # The run of before has another name now; its state was there, so nothing was trained again.
@@ -275,9 +277,11 @@ def test_a_grid_computes_what_is_new_and_deletes_nothing(folder):
         assert renamed.read_bytes() == before.read_bytes()
 
     ask_for([0.5, 0.25, 0.1])
-    assert would_run(folder, "results/test_scores.csv") == {"train": 1, "score": 1, "tabulate": 1}
+    assert would_run(folder, "results/test_scores.csv") == {
+        **dict.fromkeys(["train", "score_fast_1", "tabulate"], 1)
+    }
     ask_for([0.25])
-    assert would_run(folder, "results/test_scores.csv") == {"tabulate": 1}
+    assert would_run(folder, "results/test_scores.csv") == {"score": 1, "tabulate": 1}
     done = snakemake(folder, "--cores", "2", "results/test_scores.csv")
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv(folder / "results" / "test_scores.csv")
@@ -322,7 +326,7 @@ def test_the_selected_model_follows_the_grid(tmp_path):
     grid = {"model": "logistic_regression", "batch_size": 20, "n_epochs": 2}
     figure = "results/plots/grid/validation_error_over_learning_rate.png"
     targets = ["results/best_model.npz", "results/test_scores.csv", figure]
-    after = {"select": 1, "tabulate": 1, "plot_validation_error_over": 1}
+    after = dict.fromkeys(["score_grid_1", "select", "tabulate", "plot_validation_error_over"], 1)
 
     def ask_for(rates):
         write_config(folder, {**TOY, "experiments": {"grid": {**grid, "learning_rate": rates}}})
@@ -354,7 +358,83 @@ def test_the_selected_model_follows_the_grid(tmp_path):
 
     # A value on top: its run alone is trained.
     ask_for([*rates, 0.7])
-    assert would_run(folder, *targets) == {"train": 1, "score": 1, **after}
+    assert would_run(folder, *targets) == {"train": 1, **after}
+
+
+def test_figures_of_a_grid_are_of_its_best_run_and_of_others_on_request(tmp_path):
+    folder = make_folder(tmp_path / "grid")
+    grid = {"model": "logistic_regression", "batch_size": 20, "n_epochs": 2}
+    plots = folder / "results" / "plots" / "grid"
+
+    def ask_for(rates, **plots):
+        experiments = {"grid": {**grid, "learning_rate": rates}}
+        write_config(folder, {**TOY, "experiments": experiments, "plots": plots})
+
+    def run(*targets):
+        done = snakemake(folder, "--cores", "2", *targets)
+        assert done.returncode == 0, done.stderr
+
+    ask_for([1e-9, 0.1, 1.5])
+    drawn = PER_RUN - {"train", "score"}
+    run("results/test_scores.csv", "results/best_model.npz")
+    best = the_selected_is_kept(folder)["run"]
+    others = {"plot_validation_error_over": 1, "compare_published": 1}
+    assert would_run(folder) == {**dict.fromkeys(drawn, 1), **others}
+    run()
+    assert {path.name for path in plots.iterdir()} == {
+        "best",
+        "validation_error_over_learning_rate.png",
+    }
+    assert len(list((plots / "best").iterdir())) == 5
+    assert would_run(folder) == {}
+    for rule in ("plot_weights", "plot_mistakes"):
+        log = (folder / "results" / "logs" / rule / "grid" / "best.log").read_text()
+        assert f"the best of 3 runs: results/runs/grid/{best}\n" in log
+
+    names = [f"learning_rate={rate:g}" for rate in (1e-9, 0.1, 1.5)]
+    other = next(name for name in names if name != best)
+    asked = [f"{name}/{figure}.png" for name in (best, other) for figure in FIGURES]
+    run(*(f"results/plots/grid/{path}" for path in asked))
+    of_the_best = {f: (plots / "best" / f"{f}.png").read_bytes() for f in FIGURES}
+    for figure, content in of_the_best.items():
+        assert (plots / best / f"{figure}.png").read_bytes() == content
+        assert (plots / other / f"{figure}.png").read_bytes() != content
+    assert would_run(folder) == {}
+
+    (plots / "best" / "weights.png").unlink()
+    assert would_run(folder) == {"plot_weights": 1}
+    run()
+    ask_for([1e-9, 0.1, 1.5], all_runs=True)
+    # Of three runs two have the figures that were asked for.
+    assert would_run(folder) == {
+        rule: 1 if rule in ("plot_weights", "plot_mistakes") else 3 for rule in drawn
+    }
+    # Without the best run another one is drawn in its place.
+    ask_for([rate for rate in (1e-9, 0.1, 1.5) if f"learning_rate={rate:g}" != best])
+    assert drawn <= would_run(folder).keys()
+    run("results/plots/grid/best/weights.png")
+    assert (plots / "best" / "weights.png").read_bytes() != of_the_best["weights"]
+
+
+def test_a_large_grid_is_scored_in_batches(tmp_path):
+    folder = make_folder(tmp_path / "large")
+    grid = {"model": "logistic_regression", "batch_size": 20, "n_epochs": 1, "seed": [*range(60)]}
+    write_config(folder, {**TOY, "experiments": {"a-b.c": grid}})
+    output = snakemake(folder, "-n", "results/test_scores.csv").stdout
+    scored = re.findall(r"^score_a-b\.c_(\d) +1$", output, re.MULTILINE)
+    assert scored == ["1", "2", "3"]
+    assert "score 10 runs of a-b.c_3 on the test set\n" in output
+    done = snakemake(folder, "-n", "-p", "results/runs/a-b.c/seed=59/score.json")
+    assert re.search(r"^train +10$", done.stdout, re.MULTILINE)
+    assert max(map(len, output.splitlines())) < 1000
+
+
+def test_the_best_of_an_experiment_without_a_grid_is_its_run(folder):
+    done = snakemake(folder, "-n", "results/plots/fast/best/weights.png")
+    assert done.returncode != 0
+    assert (
+        "the configuration has no run fast/best; it has: slow/default" in done.stdout + done.stderr
+    )
 
 
 def test_figures_of_a_grid_that_is_not_there_are_reported(folder):

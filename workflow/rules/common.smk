@@ -6,6 +6,8 @@
 import glob
 import importlib.util
 import os
+import re
+from functools import cache
 
 from snakemake.exceptions import WorkflowError
 
@@ -45,6 +47,26 @@ RUNS = {
     for experiment, grid in EXPERIMENTS.items()
     for run, settings in expand_grid(grid).items()
 }
+RUNS_OF = {
+    experiment: [run for run in RUNS if run.startswith(f"{experiment}/")]
+    for experiment in EXPERIMENTS
+}
+GRIDS = {experiment: runs for experiment, runs in RUNS_OF.items() if len(runs) > 1}
+# Snakemake keeps all inputs of a job for each of its outputs, so a job of all runs of a grid would cost
+# the square of their number.
+BATCH = 25
+SCORED_TOGETHER = {
+    f"{experiment}_{first // BATCH + 1}": runs[first : first + BATCH]
+    for experiment, runs in GRIDS.items()
+    for first in range(0, len(runs), BATCH)
+}
+# What figures are drawn of: each experiment's run; of a grid the best one, whose name is known only
+# after training. Of any other run they are drawn when they are asked for.
+BEST = "best"  # in the place of a run's name: the run of the lowest validation error
+DRAWN = [run for runs in RUNS_OF.values() if len(runs) == 1 for run in runs]
+DRAWN += [f"{experiment}/{BEST}" for experiment in GRIDS]
+if config["plots"]["all_runs"]:
+    DRAWN += [run for runs in GRIDS.values() for run in runs]
 FIGURES = [
     "learning_curve.png",
     "weights.png",
@@ -112,27 +134,69 @@ def compared_runs(wildcards):
         raise WorkflowError(
             f"the configuration has no experiment {experiment} with a grid over {key}"
         )
-    return [run for run in RUNS if run.startswith(f"{experiment}/")]
+    return RUNS_OF[experiment]
 
 
+def is_of_the_best(wildcards):
+    """Whether a figure is of the best run of a grid, and not of a run by its name."""
+    return wildcards.run == BEST and wildcards.experiment in GRIDS
+
+
+def drawn_runs(wildcards):
+    """The run that a figure is of; all those of a grid where it is of the best one."""
+    if is_of_the_best(wildcards):
+        return GRIDS[wildcards.experiment]
+    settings_of(wildcards)  # says which runs there are
+    return [f"{wildcards.experiment}/{wildcards.run}"]
+
+
+def of_drawn(name):
+    """A function that gives the file ``name`` of each run of which one is drawn."""
+
+    def files_for(wildcards):
+        return [f"results/runs/{run}/{name}" for run in drawn_runs(wildcards)]
+
+    return files_for
+
+
+def drawn(wildcards):
+    """The option of msgd plot before the folders of the runs of which one is drawn."""
+    return "best-of" if is_of_the_best(wildcards) else "run"
+
+
+@cache
 def code_of(*rooms):
     """The hash of the files or folders ``rooms`` of the package and of all they import."""
     return sha256_of_source(closure(*rooms, leaves=SHAPES_NO_NUMBER))
 
 
-def drawing_code(figure):
-    """A function that gives the hash of the source ``figure`` and of the model it asks."""
+def drawing_code(figure, asks_model=False):
+    """A function that gives the hash of the source ``figure``, and of the model if it asks one.
+
+    Which run is the best is decided by source, too.
+    """
 
     def code_for(wildcards):
-        model = settings_of(wildcards)["model"]
-        return code_of(figure, f"models/{model}/model.py")
+        rooms = [figure]
+        if asks_model:
+            model = EXPERIMENTS[wildcards.experiment]["model"]
+            rooms.append(f"models/{model}/model.py")
+        if is_of_the_best(wildcards):
+            rooms.append("evaluation/selection.py")
+        return code_of(*rooms)
 
     return code_for
 
 
+@cache
+def code_of_training(model):
+    """The hash of the source that a training of ``model`` imports."""
+    return sha256_of_source(run_source(model))
+
+
 def training_code(wildcards):
     """The hash of the source that a training of this run's model imports."""
-    return sha256_of_source(run_source(settings_of(wildcards)["model"]))
+    return code_of_training(settings_of(wildcards)["model"])
 
 
 def dataset_content(wildcards):
@@ -142,9 +206,19 @@ def dataset_content(wildcards):
     return sha256_of_files(DATASET_FILES, CONTENTS)
 
 
+def gpus_of(model):
+    """How many GPUs a run of ``model`` asks for: out of the profile's limit, or of Slurm as --gpus."""
+    return int(asks_for_gpu(config["backend"], model))
+
+
 def gpus(wildcards):
-    """How many GPUs this run asks for: out of the profile's limit, or of Slurm as --gpus."""
-    return int(asks_for_gpu(config["backend"], settings_of(wildcards)["model"]))
+    """How many GPUs this run asks for."""
+    return gpus_of(settings_of(wildcards)["model"])
+
+
+def one_of(names):
+    """The wildcard constraint to be one of ``names``; nothing fits where there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def dataset_source(wildcards):
@@ -154,11 +228,12 @@ def dataset_source(wildcards):
 
 def folders_of_runs(wildcards, input):
     """The folders of all runs whose training.json is read."""
-    return [os.path.dirname(path) for path in input.training]
+    paths = [input.training] if isinstance(input.training, str) else input.training
+    return [os.path.dirname(path) for path in paths]
 
 
 def run_figure(name, category, figure):
-    """A figure of one run, with its caption (workflow/report/) and where the report shows it."""
+    """A figure of one run, or of the best one, with its caption (workflow/report/) and where the report shows it."""
     return report(
         f"results/plots/{{experiment}}/{{run}}/{name}",
         caption=f"../report/{os.path.splitext(name)[0]}.rst",

@@ -5,6 +5,9 @@
 #   confusion.png, mistakes.png
 #   of an experiment with a grid: results/plots/<experiment>/validation_error_over_<hyperparameter>.png
 #
+# <run> is a run's name, or `best`: then all runs of a grid are inputs, and the command picks the one
+# of the lowest validation error, which nobody knows before they are trained.
+#
 # The first rule is whole. The others say what differs, and keep the params that they do not name;
 # `localrule` is not passed on.
 
@@ -12,9 +15,9 @@
 rule plot_learning_curve:
     """Draw a run's validation errors, cost and patience over its training."""
     input:
-        history="results/runs/{experiment}/{run}/history.csv",
-        training="results/runs/{experiment}/{run}/training.json",
-        provenance="results/runs/{experiment}/{run}/provenance.json",
+        history=of_drawn("history.csv"),
+        training=of_drawn("training.json"),
+        provenance=of_drawn("provenance.json"),
     output:
         run_figure("learning_curve.png", "Training", "learning curve"),
     log:
@@ -23,10 +26,10 @@ rule plot_learning_curve:
         "results/benchmarks/plot_learning_curve/{experiment}/{run}.tsv"
     localrule: True
     params:
-        code=code_of("plots/learning_curve.py"),
+        code=drawing_code("plots/learning_curve.py"),
         figure="learning_curve",
-        of="run",
-        folders=subpath(input.history, parent=True),
+        of=drawn,
+        folders=folders_of_runs,
         options=plot_options("dpi"),
     message:
         "learning curve of {wildcards.experiment}/{wildcards.run}"
@@ -38,8 +41,9 @@ rule plot_learning_curve:
 use rule plot_learning_curve as plot_weights with:
     """Draw the first layer's weights as images, before, during and after training."""
     input:
-        snapshots=ancient("results/runs/{experiment}/{run}/snapshots"),
-        training="results/runs/{experiment}/{run}/training.json",
+        snapshots=ancient(of_drawn("snapshots")),
+        training=of_drawn("training.json"),
+        provenance=of_drawn("provenance.json"),
         dataset=f"{DATA}/dataset.json",
     output:
         run_figure("weights.png", "Weights", "weight images"),
@@ -49,9 +53,8 @@ use rule plot_learning_curve as plot_weights with:
         "results/benchmarks/plot_weights/{experiment}/{run}.tsv"
     localrule: True
     params:
-        code=drawing_code("plots/weights.py"),
+        code=drawing_code("plots/weights.py", asks_model=True),
         figure="weights",
-        folders=subpath(input.training, parent=True),
         options=plot_options("dpi", "colormap", data=DATA),
     message:
         "weight images of {wildcards.experiment}/{wildcards.run}"
@@ -76,7 +79,9 @@ use rule plot_weights as animate_weights with:
 use rule plot_learning_curve as plot_confusion with:
     """Draw the labels of the test set against what the model says."""
     input:
-        predictions="results/runs/{experiment}/{run}/test_predictions.npz",
+        predictions=of_drawn("test_predictions.npz"),
+        training=of_drawn("training.json"),
+        provenance=of_drawn("provenance.json"),
         dataset=f"{DATA}/dataset.json",
     output:
         run_figure("confusion.png", "Mistakes", "confusion matrix"),
@@ -86,9 +91,8 @@ use rule plot_learning_curve as plot_confusion with:
         "results/benchmarks/plot_confusion/{experiment}/{run}.tsv"
     localrule: True
     params:
-        code=code_of("plots/mistakes.py"),
+        code=drawing_code("plots/mistakes.py"),
         figure="confusion",
-        folders=subpath(input.predictions, parent=True),
         options=plot_options("dpi", data=DATA),
     message:
         "confusion matrix of {wildcards.experiment}/{wildcards.run}"
@@ -97,10 +101,10 @@ use rule plot_learning_curve as plot_confusion with:
 use rule plot_confusion as plot_mistakes with:
     """Draw the test images on which the model is most wrong."""
     input:
-        predictions="results/runs/{experiment}/{run}/test_predictions.npz",
-        best=ancient("results/runs/{experiment}/{run}/best_parameters.npz"),
-        training="results/runs/{experiment}/{run}/training.json",
-        provenance="results/runs/{experiment}/{run}/provenance.json",
+        predictions=of_drawn("test_predictions.npz"),
+        best=ancient(of_drawn("best_parameters.npz")),
+        training=of_drawn("training.json"),
+        provenance=of_drawn("provenance.json"),
         dataset=f"{DATA}/dataset.json",
     output:
         run_figure("mistakes.png", "Mistakes", "worst mistakes"),
@@ -110,7 +114,7 @@ use rule plot_confusion as plot_mistakes with:
         "results/benchmarks/plot_mistakes/{experiment}/{run}.tsv"
     localrule: True
     params:
-        code=drawing_code("plots/mistakes.py"),
+        code=drawing_code("plots/mistakes.py", asks_model=True),
         figure="mistakes",
         options=plot_options("dpi", "n_mistakes", data=DATA),
     message:

@@ -5,6 +5,12 @@
 #   results/test_scores.{csv,md,html}, results/published.{csv,md,html}
 
 
+SCORE = (
+    "msgd score --log {log} --data {params.data:q} --run {params.folders:q} --threads {threads}"
+    " --backend {params.backend} --device-chunk-batches {params.chunk_batches}"
+)
+
+
 rule score:
     """Apply a run's best parameters to the test set, once."""
     input:
@@ -20,6 +26,8 @@ rule score:
         "results/logs/score/{experiment}/{run}.log",
     benchmark:
         "results/benchmarks/score/{experiment}/{run}.tsv"
+    wildcard_constraints:
+        experiment=one_of(name for name in EXPERIMENTS if name not in GRIDS),
     threads: THREADS
     resources:
         gpu=gpus,
@@ -27,14 +35,50 @@ rule score:
         code=training_code,
         scoring=code_of("evaluation/score.py"),
         data=subpath(input.dataset, parent=True),
-        folder=subpath(output.score, parent=True),
+        folders=folders_of_runs,
         backend=config["backend"],
         chunk_batches=yaml_scalar(config["device_chunk_batches"]),
     message:
         "score {wildcards.experiment}/{wildcards.run} on the test set"
     shell:
-        "msgd score --log {log} --data {params.data:q} --run {params.folder:q} --threads {threads}"
-        " --backend {params.backend} --device-chunk-batches {params.chunk_batches}"
+        SCORE
+
+
+for batch, runs in SCORED_TOGETHER.items():
+
+    # Many runs in a job: to start Python and load the kernels takes twenty times as long as to score
+    # logistic regression. Wildcards cannot list a grid's runs, so each batch has a rule of its own.
+    rule:
+        """Apply the best parameters of each of some runs of a grid to the test set, once."""
+        name:
+            f"score_{batch}"
+        input:
+            arrays=ancient(ARRAYS),
+            dataset=f"{DATA}/dataset.json",
+            best=ancient(expand("results/runs/{run}/best_parameters.npz", run=runs)),
+            training=expand("results/runs/{run}/training.json", run=runs),
+            provenance=expand("results/runs/{run}/provenance.json", run=runs),
+        output:
+            scores=expand("results/runs/{run}/score.json", run=runs),
+            predictions=expand("results/runs/{run}/test_predictions.npz", run=runs),
+        log:
+            f"results/logs/score/{batch}.log",
+        benchmark:
+            f"results/benchmarks/score/{batch}.tsv"
+        threads: THREADS
+        resources:
+            gpu=gpus_of(RUNS[runs[0]]["model"]),
+        params:
+            code=code_of_training(RUNS[runs[0]]["model"]),
+            scoring=code_of("evaluation/score.py"),
+            data=subpath(input.dataset, parent=True),
+            folders=folders_of_runs,
+            backend=config["backend"],
+            chunk_batches=yaml_scalar(config["device_chunk_batches"]),
+        message:
+            f"score {len(runs)} runs of {batch} on the test set"
+        shell:
+            SCORE
 
 
 rule tabulate:

@@ -10,7 +10,7 @@ from msgd.data.content import check_images
 from msgd.evaluation.opened_run import open_run
 from msgd.files import atomic_path, write_json
 from msgd.models.interface import count_mistakes, n_evaluated
-from msgd.training.run import build_backend
+from msgd.training.run import build_backend, run_name
 
 log = logging.getLogger(__name__)
 
@@ -45,4 +45,9 @@ def score_run(data_folder, run_folder, backend, threads, chunk_batches=None):
     with atomic_path(run_folder / "test_predictions.npz") as temporary:
         np.savez(temporary, predicted=predicted)
     write_json(run_folder / "score.json", score)
-    log.info("test errors: %(test_errors)d of %(test_examples)d", score)
+    log.info(
+        "%s: %d test errors of %d",
+        run_name(run_folder),
+        score["test_errors"],
+        score["test_examples"],
+    )

@@ -28,6 +28,15 @@ def score_rows(run_folders):
     return rows
 
 
+def best_run(run_folders):
+    """Return the folder (Path) of the run of lowest validation error, as ``select`` chooses it.
+
+    Raises UserError for runs of different data, whose errors do not compare.
+    """
+    runs = open_runs(run_folders)
+    return runs[select([run.training for run in runs])].folder
+
+
 def select(rows):
     """Return the index of the row of lowest validation error.
 
