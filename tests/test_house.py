@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "msgd"
 MOST_ARGUMENTS = 9
 MOST_LINES = 60
 # A table in the form of statements: each option of the program once, with its help.
-TABLES = {"cli.py:_parser"}
+TABLES = {"cli.py:_parser", "sklearn.py:MSGDClassifier.__init__"}
 # What the kernels may import of the package beside each other.
 BELOW_THE_KERNELS = {"msgd.errors", "msgd.source"}
 

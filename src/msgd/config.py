@@ -394,7 +394,6 @@ def _allowed(schema):
         "object": "a mapping of keys to values",
         "boolean": "true or false",
         "null": "null",
-        "boolean": "true or false",
     }
     words = [names.get(name, name) for name in ([types] if isinstance(types, str) else types)]
     if "items" in schema:

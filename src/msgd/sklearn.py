@@ -15,6 +15,7 @@ from numbers import Real
 import numpy as np
 
 from msgd.config import (
+    check_arithmetic,
     check_split_sizes,
     complete_config,
     complete_experiment,
@@ -47,6 +48,7 @@ HYPERPARAMETERS = (
     *("patience", "patience_increase"),
     *("improvement_threshold", "improvement_test", "improvement_alpha", "validation_frequency"),
     *("n_hidden", "activation", "nkerns", "filter_size", "pool_size", "maxpool_ties"),
+    "arithmetic",
 )
 # Those that say where and how precisely to compute, with the defaults of config.yaml.
 RUN_OPTIONS = ("backend", "threads", "floatX")
@@ -74,9 +76,9 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
     - ``learning_rate``, ``batch_size``, ``n_epochs``, ``l1``, ``l2``, ``lp``, ``p``, ``patience``,
       ``patience_increase``, ``improvement_threshold``, ``improvement_test``,
       ``improvement_alpha``, ``validation_frequency``; of networks ``n_hidden`` and ``activation``;
-      of LeNet ``nkerns``, ``filter_size``, ``pool_size`` and ``maxpool_ties``: hyperparameters,
-      described in config/README.md. Only those that the model has may be given. A ``batch_size``
-      above the number of training rows becomes that number.
+      of LeNet ``nkerns``, ``filter_size``, ``pool_size``, ``maxpool_ties`` and ``arithmetic``:
+      hyperparameters, described in config/README.md. Only those that the model has may be given. A
+      ``batch_size`` above the number of training rows becomes that number.
     - ``random_state``: the seed of the initial parameters and of ``shuffle``: a whole number, or a
       RandomState from which one is drawn. None is the model's own seed, so that runs repeat.
     - ``validation_fraction``: the share of the rows that is set aside for validation, unless fit is
@@ -120,6 +122,7 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         filter_size=None,
         pool_size=None,
         maxpool_ties=None,
+        arithmetic=None,
         random_state=None,
         validation_fraction=1 / 6,
         shuffle=True,
@@ -149,6 +152,7 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         self.filter_size = filter_size
         self.pool_size = pool_size
         self.maxpool_ties = maxpool_ties
+        self.arithmetic = arithmetic
         self.random_state = random_state
         self.validation_fraction = validation_fraction
         self.shuffle = shuffle
@@ -173,7 +177,7 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         fill no whole minibatch and are left out, if they are many (UserWarning).
         """
         with _value_errors():
-            settings, options = _settings_of(self), _run_options_of(self)
+            settings, options = _asked_of(self)
             x, y, image_shape = self._checked(X, y, options["floatX"], min_samples=2)
             classes, labels = np.unique(y, return_inverse=True)
             if len(classes) < 2:
@@ -207,7 +211,7 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         "logistic_cg", which has no minibatches.
         """
         with _value_errors():
-            settings, options = _settings_of(self), _run_options_of(self)
+            settings, options = _asked_of(self)
             is_first = not hasattr(self, "parameters_")
             known = self._known_classes(classes, is_first)
             shape = None if is_first else self.image_shape_
@@ -386,6 +390,13 @@ def _value_errors():
         yield
     except UserError as error:
         raise ValueError(str(error)) from error
+
+
+def _asked_of(estimator):
+    """Return the settings of a run and the options of where and how to compute it, both dicts."""
+    settings, options = _settings_of(estimator), _run_options_of(estimator)
+    check_arithmetic({"": settings}, options["backend"], options["floatX"])
+    return settings, options
 
 
 def _settings_of(estimator):

@@ -444,14 +444,19 @@ def _keep_rows(first, task, sizes, network, shared, sums):
                 beyond += float32(0) if g >= v else got
             m = tile * EIGHT + TWO * q + k % TWO
             is_lower = k // TWO
-            _keep(image, first, row, g, m, is_lower, inside, sizes, network.errors, shared.numbers)
-            x = g + EIGHT
-            _keep(image, first, row, x, m, is_lower, beyond, sizes, network.errors, shared.numbers)
+            of_pair, errors, numbers = (first, image), network.errors, shared.numbers
+            _keep(inside, of_pair, (row, g, m), is_lower, sizes, errors, numbers)
+            _keep(beyond, of_pair, (row, g + EIGHT, m), is_lower, sizes, errors, numbers)
 
 
 @cuda.jit(device=True, **INLINE)
-def _keep(image, first, row, x, m, is_lower, value, sizes, errors, numbers):
-    """Write one number of _keep_rows, if there is such a row, column and map."""
+def _keep(value, of_pair, place, is_lower, sizes, errors, numbers):
+    """Write one number of _keep_rows, if there is such a row, column and map, its ``place``.
+
+    of_pair: the first image of the pair, and which of them this is.
+    """
+    first, image = of_pair
+    row, x, m = place
     rows = sizes.squares2 // sizes.columns2 + N_ROWS
     if row < rows and x < sizes.columns1 and m < sizes.maps1:
         at = (row * sizes.columns1 + x) * sizes.maps1 + m
