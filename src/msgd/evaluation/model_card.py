@@ -4,20 +4,19 @@ import ast
 import html
 import inspect
 import logging
-import pprint
 import re
-import shutil
 from pathlib import Path
 
 import pandas as pd
 
-from msgd.config import experiment_schema, load_schema, yaml_scalar
+from msgd.config import yaml_scalar
+from msgd.data.content import check_images
 from msgd.evaluation.opened_run import open_runs
 from msgd.evaluation.selection import score_rows, validation_rate
 from msgd.evaluation.tables import PAGE, error_rate, html_table
-from msgd.files import atomic_path, read_json, sha256_of_file, write_text
+from msgd.files import read_json, sha256_of_file, write_text
+from msgd.inference.model_file import load_model_file, save_model
 from msgd.models import MODELS, load_model
-from msgd.training.snapshots import load_parameters
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +25,9 @@ def write_best_model(run_folders, data_folder, folder):
     """Select a run and write best_model.npz, model_card.md and model_card.html into ``folder``.
 
     run_folders: of scored runs, ``.../experiment/run``; data_folder: the six arrays they were
-    trained on. best_model.npz is the selected run's best_parameters.npz, byte for byte. Raises
-    UserError for a run of other data, for its validation error does not compare.
+    trained on. best_model.npz is a model file (msgd.inference.model_file): the selected run's best
+    parameters and what they are of. Raises UserError for a run of other data, for its validation
+    error does not compare.
     """
     folder, run_folders = Path(folder), [Path(path) for path in run_folders]
     runs = open_runs(run_folders, data_folder)
@@ -35,9 +35,9 @@ def write_best_model(run_folders, data_folder, folder):
     rows = score_rows(run_folders)
     (index,) = [i for i, row in enumerate(rows) if row["selected"]]
     row = rows[index]
-    runs[index].best_parameters()  # checked before anything is written
-    with atomic_path(folder / "best_model.npz") as temporary:
-        shutil.copyfile(run_folders[index] / "best_parameters.npz", temporary)
+    parameters = runs[index].best_parameters()  # checked before anything is written
+    check_images(runs[index].dataset, ["train"])  # of which the model file has ground and ink
+    save_model(folder / "best_model.npz", runs[index], parameters, _name(row))
     title = f"Model card: {_name(row)}"
     sections = card_sections(rows, runs[index].record, dataset, folder / "best_model.npz")
     write_text(folder / "model_card.md", _markdown_page(title, sections))
@@ -54,7 +54,7 @@ def card_sections(rows, record, dataset, path):
     facts, a DataFrame, or Code.
     """
     (row,) = (row for row in rows if row["selected"])
-    arrays = load_parameters(path)
+    arrays = load_model_file(path).parameters
     shapes = {
         "array": [*arrays],
         "shape": [" x ".join(map(str, array.shape)) for array in arrays.values()],
@@ -68,7 +68,7 @@ def card_sections(rows, record, dataset, path):
         ("Settings", {key: f"`{yaml_scalar(v)}`" for key, v in record["settings"].items()}),
         ("Data", _data(dataset)),
         ("Use and limits", _limits(dataset)),
-        ("Loading it", LOADING, pd.DataFrame(shapes), Code(_program(record["settings"], dataset))),
+        ("Loading it", LOADING, pd.DataFrame(shapes), Code(_program(dataset))),
         ("Provenance", _provenance(record, path)),
     ]
 
@@ -176,31 +176,31 @@ def _limits(dataset):
 
 
 LOADING = (
-    "`best_model.npz` is a NumPy archive of plain arrays, in the order of the layers. NumPy alone "
-    "opens it; the program below also asks the package for the class of an image."
+    "`best_model.npz` is a NumPy archive of plain arrays: the parameters, in the order of the "
+    "layers, and `description`, a text in JSON that says what they are of. `msgd predict` uses it "
+    "on pictures, `msgd export` turns it into ONNX. NumPy alone opens it; the program below also "
+    "asks the package for the class of an image."
 )
 
 
-def _program(settings, dataset):
+def _program(dataset):
     """Return a Python program that loads best_model.npz and applies it to an image."""
-    model = settings["model"]
-    shared = load_schema()["$defs"]["experiment"]["properties"]
-    keys = [key for key in experiment_schema(model)["properties"] if key not in shared]
-    own = {key: settings[key] for key in keys}
     height, width = dataset["image_shape"]
     is_bytes = dataset["pixels"].startswith("uint8")
     scale = "pixels 0, 1/256, ..., 255/256" if is_bytes else "pixels on the scale of the data above"
     return f"""\
+import json
+
 import numpy as np
 from msgd.models import load_model
 
 with np.load("best_model.npz") as file:
     parameters = {{name: file[name] for name in file.files}}
+about = json.loads(str(parameters.pop("description")))
 
-settings = {pprint.pformat(own, sort_dicts=False)}
 images = np.zeros((1, {height * width}))  # one per row, row by row: {scale}
-model = load_model("{model}")
-probabilities = model.probabilities(parameters, images, settings, ({height}, {width}))
+model = load_model(about["model"])
+probabilities = model.probabilities(parameters, images, about["settings"], about["image_shape"])
 print(probabilities.argmax(axis=1))
 """
 
