@@ -28,7 +28,7 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     try:
         _set_up_logging(options.log)
-        options.function(options)
+        return options.function(options) or 0
     except UserError as error:
         log.error("msgd %s: error: %s", options.command, error)
         return 1
@@ -42,7 +42,6 @@ def main(arguments=None):
     except Exception:
         log.exception("msgd %s: failed where it should not; please report this", options.command)
         return 1
-    return 0
 
 
 def _parser():
@@ -98,6 +97,18 @@ def _parser():
     select.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
     select.add_argument("--output", type=Path, required=True, help="folder of model and card")
 
+    predict = command("predict", _predict, "say which class pictures of digits are of")
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, ...")
+    predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    predict.add_argument("--show", type=Path, metavar="FILE.png", help="draw what the network saw")
+
+    export = command("export", _export, "write the model in a form that other programs run")
+    export.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="file to write")
+    for subparser in (predict, export):
+        subparser.add_argument(
+            "--model", type=Path, default=BEST_MODEL, help=f"model file; default: {BEST_MODEL}"
+        )
+
     plot = command("plot", _plot, "draw a figure from saved files")
     plot.add_argument("figure", choices=sorted(FIGURES))
     drawn = plot.add_mutually_exclusive_group()
@@ -143,6 +154,7 @@ def _plot_settings():
 
 
 FLOATS = ("float32", "float64")
+BEST_MODEL = Path("results") / "best_model.npz"
 
 
 def _add_run_options(parser, several=False):
@@ -298,14 +310,43 @@ def _watch(options):
     watch(options.results, options.every, options.once)
 
 
+def _predict(options):
+    from msgd.inference.model_file import load_model_file
+    from msgd.inference.predict import as_json, as_table, draw_seen, predict_pictures
+
+    if options.show and options.show.suffix.lower() != ".png":
+        raise UserError(f"--show is {options.show}; what the network saw is drawn as a .png")
+    model = load_model_file(options.model)
+    predictions, faults = predict_pictures(model, options.images)
+    if predictions and options.show:
+        draw_seen(model, predictions, options.show)
+    if predictions or options.json:
+        _print(as_json(predictions) if options.json else as_table(predictions))
+    for fault in faults:  # the others were used
+        log.error("msgd predict: error: %s", fault)
+    return 1 if faults else 0
+
+
+def _export(options):
+    from msgd.inference.export import write_onnx
+    from msgd.inference.model_file import load_model_file
+
+    write_onnx(load_model_file(options.model), options.onnx)
+
+
+def _print(text):
+    """Write a result to standard output: in UTF-8, as files are, whatever the locale."""
+    sys.stdout.buffer.write(text.encode())
+
+
 def _describe_config(options):
     from msgd.config import describe_config
     from msgd.files import write_text
 
     if options.output:
         write_text(options.output, describe_config())
-    else:  # UTF-8, as the file is, whatever the locale
-        sys.stdout.buffer.write(describe_config().encode())
+    else:
+        _print(describe_config())
 
 
 def _plot(options):

@@ -146,10 +146,11 @@ def load_model_file(path):
 
 def _described(description, parameters):
     """Return the ModelFile of a description (dict) and ``parameters`` (dict of arrays)."""
-    if description["format"] != FORMAT or description["format_version"] != VERSION:
-        raise UserError(
-            f"a model file of version {description['format_version']}; this msgd reads {VERSION}"
-        )
+    if description["format"] != FORMAT:
+        raise UserError("it is no model file of msgd")
+    version = description["format_version"]
+    if version != VERSION:
+        raise UserError(f"it is a model file of version {version}; this msgd reads {VERSION}")
     height, width = description["image_shape"]
     return ModelFile(
         parameters=parameters,

@@ -1,0 +1,288 @@
+"""A picture from elsewhere (photograph, scan, drawing) brought to the form of a model's images.
+
+MNIST's digits were made so: each was scaled, its proportions kept, until its larger side had the 20
+pixels of a box, with grey levels by antialiasing, and put into 28 x 28 pixels with its centre of
+mass in the middle. Here the same is done to the digit of a picture, which must be found first:
+
+1. ``read_grey``: brightness, upright, at most WORKING_SIDE pixels a side
+2. ``ink_of``: what stands out from the ground (paper under uneven light), darker or lighter
+3. ``digit_of``: the ink that hangs together, without specks and what comes in from the edge
+4. ``placed``: that scaled into the box and centred
+
+A picture that has the model's own size already may need none of it: ``stored_image`` decides.
+"""
+
+import warnings
+
+import numpy as np
+from scipy import ndimage
+
+from msgd.errors import UserError
+
+WORKING_SIDE = 800  # pixels; a larger picture is reduced: noise is averaged, and time saved
+# MNIST's box and image; other sizes have a box in proportion.
+BOX, SIDE = 20, 28
+SMALLEST_SIDE = 4  # a model's image with fewer pixels a side is no picture
+
+
+def read_grey(path):
+    """Return the brightness of the picture ``path``, (height, width) float64, 0 black to 1 white.
+
+    It stands as its EXIF orientation says. What is transparent gets the ground, white or black,
+    that differs more from what is not. Raises UserError if there is no picture.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():  # of odd but readable files nothing is said
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.draft("L", (2 * WORKING_SIDE, 2 * WORKING_SIDE))  # of JPEG: much faster
+                grey = _brightness(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise UserError("it is no image of a kind that is read (PNG, JPEG, ...)") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError("it has too many pixels; make it smaller") from error
+    except OSError as error:
+        raise UserError(f"it cannot be read: {error.strerror or error}") from error
+    except (ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
+        raise UserError(f"it is damaged: {error}") from error
+    factor = -(-max(grey.shape) // WORKING_SIDE)
+    if factor == 1:
+        return grey
+    return np.asarray(Image.fromarray(grey.astype(np.float32)).reduce(factor), np.float64)
+
+
+def _brightness(image):
+    """Return the brightness of a Pillow image, (height, width) float64 from 0 to 1."""
+    if image.has_transparency_data:
+        grey, alpha = (np.asarray(band, np.float64) / 255 for band in image.convert("LA").split())
+        is_light = (grey * alpha).sum() > alpha.sum() / 2
+        return grey * alpha + (1 - alpha) * (0 if is_light else 1)
+    if image.mode.startswith("I;16"):
+        return np.asarray(image, np.float64) / 65535
+    if image.mode in ("I", "F"):  # on a scale of its own
+        pixels = np.nan_to_num(np.asarray(image, np.float64))
+        low, high = pixels.min(), pixels.max()
+        return (pixels - low) / (high - low or 1)
+    return np.asarray(image.convert("L"), np.float64) / 255
+
+
+BLANK = "it is blank: nothing stands out from its ground"
+# A picture is blank if less stands out: of the noise's standard deviation, of the range from black
+# to white, and of the picture's larger side.
+LEAST_CONTRAST = 6
+LEAST_RANGE = 0.04
+LEAST_EXTENT = 0.015
+# Ink on a larger share of the picture than this: cut out closely, with its ground at the edges.
+CLOSE_SHARE = 0.2
+CLEARLY_TWO = 0.8  # separation of ink and ground; see _parted
+# Of the largest piece of ink, in pixels: a smaller one is a speck.
+SPECK = 0.05
+FULL = 0.75  # share of the inked pixels with less ink than a full stroke
+EDGE = 0.5  # of full ink, where a stroke ends
+
+
+def ink_of(grey):
+    """Return (ink, noise): how much ink is on each pixel, (height, width) float64, 0 on the ground.
+
+    grey: brightness, same shape. Ink is a difference of brightness; noise is the standard deviation
+    of that of the ground.
+    """
+    smooth = ndimage.gaussian_filter(grey, max(grey.shape) / WORKING_SIDE)
+    threshold, separation = _parted(smooth)
+    is_light = smooth > threshold
+    if separation > CLEARLY_TWO and CLOSE_SHARE < is_light.mean() < 1 - CLOSE_SHARE:
+        sign = 1 if _edges(is_light).mean() < 0.5 else -1
+        difference = smooth - np.median(smooth[is_light == (sign < 0)])
+    else:  # ink covers less than the ground: its side has the longer tail
+        difference = smooth - _surface(smooth)
+        sign = 1 if (difference**3).sum() > 0 else -1
+    # Ink is all on one side, so the other one is ground alone.
+    other = difference[sign * difference <= 0]
+    noise = 1.4826 * np.median(np.abs(other)) if other.size else 0.0
+    return np.clip(sign * difference, 0, None), noise
+
+
+def _edges(image):
+    """Return the pixels on the four edges of ``image`` (height, width)."""
+    return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+
+
+def _parted(values):
+    """Return (threshold, separation): where ``values`` are best parted in two, and how well.
+
+    Otsu's criterion: the separation is the variance between the two parts, as a share of the whole;
+    that of Gaussian noise is 2/pi.
+    """
+    counts, bounds = np.histogram(values, 128)
+    middles = (bounds[1:] + bounds[:-1]) / 2
+    n, mean = counts.sum(), np.average(middles, weights=counts)
+    below = np.cumsum(counts)[:-1]
+    sums = np.cumsum(counts * (middles - mean))[:-1]
+    between = sums**2 / (below * (n - below))
+    best = np.argmax(between)
+    whole = np.average((middles - mean) ** 2, weights=counts)
+    return bounds[1:-1][best], between[best] / whole if whole else 0.0
+
+
+def _surface(grey):
+    """Return a quadratic surface, the ground under ``grey`` (height, width), of the same shape.
+
+    It is fitted to a grid of points by least absolute deviations, which ink on a small part of the
+    picture hardly moves.
+    """
+    rows, columns = (_grid(n) for n in grey.shape)
+    points = grey[np.ix_(rows, columns)].ravel()
+    terms = _terms(rows, columns, grey.shape).reshape(6, -1)
+    weights = np.ones(len(points))
+    for _ in range(30):  # reweighted least squares
+        weighted = terms * weights
+        normal = np.einsum("ik,jk->ij", weighted, terms)
+        coefficients = np.linalg.lstsq(normal, weighted @ points, rcond=None)[0]
+        weights = 1 / np.maximum(np.abs(points - coefficients @ terms), 1e-3)
+    every_row, every_column = map(np.arange, grey.shape)
+    return np.tensordot(coefficients, _terms(every_row, every_column, grey.shape), 1)
+
+
+def _grid(n, most=40):
+    """Return at most ``most`` indices below ``n``, evenly spread."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
+
+
+def _terms(rows, columns, shape):
+    """Return the terms of a quadratic surface, (6, len(rows), len(columns)), from -1 to 1."""
+    scaled = (2 * i / max(1, n - 1) - 1 for i, n in zip((rows, columns), shape, strict=True))
+    y, x = np.meshgrid(*scaled, indexing="ij")
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+
+
+def digit_of(ink, noise):
+    """Return the digit alone, cut out of ``ink`` and scaled from 0 to 1 (full ink).
+
+    ink, noise: as ink_of returns them. Raises UserError if there is none.
+    """
+    pieces = _without_edges(ink > max(LEAST_CONTRAST * noise, LEAST_RANGE))
+    if not _is_large_enough(pieces):
+        raise UserError(BLANK)
+    full = np.quantile(ink[pieces], FULL)
+    strokes = _without_specks(_without_edges(pieces & (ink > EDGE * full)))
+    around = ndimage.binary_dilation(strokes, iterations=2) & pieces
+    rows, columns = (np.flatnonzero(strokes.any(axis=axis)) for axis in (1, 0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return np.clip(ink / full, 0, 1)[box] * around[box]
+
+
+EIGHT = np.ones((3, 3), bool)  # diagonal neighbours touch
+
+
+def _is_large_enough(pieces):
+    _, boxes = _labelled(pieces)
+    return any(_extent(box) >= max(3, LEAST_EXTENT * max(pieces.shape)) for box in boxes)
+
+
+def _labelled(mask):
+    labels, _ = ndimage.label(mask, EIGHT)
+    return labels, ndimage.find_objects(labels)
+
+
+def _extent(box):
+    return max(side.stop - side.start for side in box)
+
+
+def _without_edges(mask):
+    """Return ``mask`` without the pieces that reach the picture's edge: shadows, frames, a desk.
+
+    If no piece of some size is left, the digit itself reaches the edge, and all stay.
+    """
+    labels, boxes = _labelled(mask)
+    inside = [
+        number
+        for number, box in enumerate(boxes, start=1)
+        if all(s.start > 0 and s.stop < n for s, n in zip(box, mask.shape, strict=True))
+    ]
+    least = max(8, 0.04 * max(mask.shape))
+    if not any(_extent(boxes[number - 1]) >= least for number in inside):
+        return mask
+    return np.isin(labels, inside)
+
+
+def _without_specks(mask):
+    labels, _ = _labelled(mask)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (sizes >= SPECK * sizes.max())[labels] & mask
+
+
+def placed(digit, image_shape):
+    """Return ``digit`` in an image of ``image_shape``, as MNIST's are, float64 from 0 to 1.
+
+    digit: (height, width) from 0 to 1. It is scaled, proportions kept, to fill a box of 20/28 of
+    the image's height and width, whichever it reaches first, and its centre of mass is put in the
+    middle of the image.
+    """
+    from PIL import Image
+
+    box = [max(1, round(side * BOX / SIDE)) for side in image_shape]
+    scale = min(b / n for b, n in zip(box, digit.shape, strict=True))
+    height, width = (max(1, round(n * scale)) for n in digit.shape)
+    small = Image.fromarray(digit.astype(np.float32)).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
+    small = np.clip(np.asarray(small, np.float64), 0, None)
+    small /= small.max()
+    image = np.zeros(image_shape)
+    corner = [
+        int(np.clip(round(n / 2 - c), 0, n - s))
+        for n, c, s in zip(image_shape, ndimage.center_of_mass(small), small.shape, strict=True)
+    ]
+    rows, columns = (slice(c, c + s) for c, s in zip(corner, small.shape, strict=True))
+    image[rows, columns] = small
+    return image
+
+
+def stored_image(grey, model):
+    """Return an image as ``model`` (ModelFile) takes it: (height, width) of its stored pixels.
+
+    grey: brightness as read_grey returns it. A picture of the model's own size is taken as it is,
+    if the data were MNIST only where its digit has MNIST's size and place, else made light on dark.
+    Raises UserError if the picture is blank, or the model's images too narrow for any other.
+    """
+    if np.ptp(grey) < LEAST_RANGE:
+        raise UserError(BLANK)
+    ground, full = model.pixels["background"], model.pixels["ink"]
+    if grey.shape == model.image_shape and not model.is_mnist:
+        dark, light = sorted((ground, full))
+        image = dark + grey * (light - dark)
+    else:
+        image = ground + _ink_in_place(grey, model) * (full - ground)
+    if model.pixel_type == np.uint8:
+        image = np.rint(image)
+    return image.astype(model.pixel_type)
+
+
+def _ink_in_place(grey, model):
+    """Return ink from 0 to 1, of the model's image shape, the digit in MNIST's size and place."""
+    if grey.shape == model.image_shape:
+        light = grey if np.median(_edges(grey)) < 0.5 else 1 - grey
+        if _is_placed(light):
+            return light
+    if min(model.image_shape) < SMALLEST_SIDE:
+        height, width = model.image_shape
+        raise UserError(f"it has not the size of the model's images, {height} x {width} pixels")
+    return placed(digit_of(*ink_of(grey)), model.image_shape)
+
+
+def _is_placed(ink):
+    """Return whether ``ink`` (height, width), 0 to 1, is a digit as MNIST has them.
+
+    That is on a ground of 0, as large as its box, with its centre of mass in the middle.
+    """
+    strokes = ink > EDGE / 2
+    if np.median(_edges(ink)) > LEAST_RANGE or not strokes.any():
+        return False
+    rows, columns = (np.flatnonzero(strokes.any(axis=axis)) for axis in (1, 0))
+    shares = [np.ptp(i) + 1 for i in (rows, columns)] / (np.array(ink.shape) * BOX / SIDE)
+    centre = np.array(ndimage.center_of_mass(ink)) - np.array(ink.shape) / 2
+    return abs(shares.max() - 1) < 0.11 and np.abs(centre).max() < 1.1
