@@ -33,6 +33,7 @@ PICTURE = "logistic_regression/default/weights.png"
 SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "made by", "source"]
 PERFORMANCE = ROOT / "docs" / "performance.md"
 READING = ROOT / "docs" / "reading-the-kernels.md"
+USING = ROOT / "docs" / "using-a-model.md"
 GPU_DAY = ROOT / "docs" / "gpu-day.md"
 MEASURED = ROOT / "benchmarks" / "results"
 PUBLISHED = ROOT / "docs" / "published"
@@ -290,6 +291,20 @@ def measured_epochs(kernel, day):
     return rate(None)
 
 
+def table_of_predict():
+    """Return the Markdown table of the shares of digits recognised in pictures of several forms."""
+    results = read_measured("predict")
+    n = results["digits"]
+    rows = []
+    for form, counts in results["recognised"].items():
+        row = {f"of {n} digits, recognised": form}
+        refused = counts.pop("refused", 0)
+        rows.append(row | {name: f"{count / n:.1%}" for name, count in counts.items()})
+        if refused:
+            rows[-1][next(iter(row))] += f" ({refused} found blank)"
+    return as_markdown(rows, results)
+
+
 def with_code(text):
     """Return ``text`` with the source of functions between marks like ``code: FILE NAME``.
 
@@ -328,6 +343,7 @@ def main():
         (PERFORMANCE, "designs", table_of_designs()),
         (READING, "reference", table_of_reference()),
         (GPU_DAY, "estimates", table_of_estimates()),
+        (USING, "predict", table_of_predict()),
     ]
     wanted = {SPEEDS_FILE: measured_speeds(), READING: with_code(READING.read_text("utf-8"))}
     for path, mark, table in tables:

@@ -37,27 +37,40 @@ def run_onnx(model, images):
     return session.run(None, {"images": pixels})
 
 
-def check_classes(model, images):
+def check_outputs(model, images):
+    """Hold the graph against the formulas; return its labels."""
     label, probabilities = run_onnx(model, images)
     assert (label.dtype, probabilities.dtype) == (np.int64, np.float32)
     assert label.shape == (len(images),)
     assert probabilities.shape == (len(images), model.n_classes)
-    np.testing.assert_array_equal(label, predict_classes(model, images))
+    expected = model.probabilities(images)
     # Rounding of sums of some hundred terms, in floatX and in another order.
-    np.testing.assert_allclose(probabilities, model.probabilities(images), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=2e-5)
+    second, first = np.sort(expected, axis=1)[:, -2:].T
+    is_clear = first - second > 1e-4
+    assert is_clear.mean() > 0.9
+    np.testing.assert_array_equal(label[is_clear], expected.argmax(axis=1)[is_clear])
     return label
 
 
 @pytest.mark.parametrize("float_x", ["float32", "float64"])
 @pytest.mark.parametrize("pixels", ["uint8", "floatX"])
 @pytest.mark.parametrize(("name", "changes"), CASES)
-def test_the_graph_gives_the_classes_of_the_kernels(name, changes, float_x, pixels):
+def test_the_graph_is_the_models_formulas(name, changes, float_x, pixels):
     pixels = float_x if pixels == "floatX" else pixels
     dataset = make_dataset(40, 20, 200, (9, 11), 4, pixels)
     settings = toy.settings_of(name, **changes)
     model = model_of(dataset, settings, np.dtype(float_x).type, noise=1.0)
-    labels = check_classes(model, dataset.test_x)
+    labels = check_outputs(model, dataset.test_x)
     assert len(set(labels)) > 1, "all of one class: nothing was compared"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_graph_gives_the_classes_of_the_kernels(name):
+    dataset = make_dataset(40, 20, 200, (9, 11), 4)
+    model = model_of(dataset, toy.settings_of(name), noise=1.0)
+    labels = check_outputs(model, dataset.test_x)
+    np.testing.assert_array_equal(labels, predict_classes(model, dataset.test_x))
 
 
 def test_equal_models_give_equal_bytes(tmp_path):
@@ -107,6 +120,7 @@ def test_all_test_images_of_mnist_get_the_same_classes(mnist, name, float_x):
         backend.train(0, STEPS[name])
     model = model_of(mnist, settings, float_x)
     model = dataclasses.replace(model, parameters=backend.get_parameters())
-    labels = check_classes(model, mnist.test_x)
+    labels = check_outputs(model, mnist.test_x)
+    np.testing.assert_array_equal(labels, predict_classes(model, mnist.test_x))
     if STEPS[name]:
         assert (labels == mnist.test_y).mean() > 0.8
