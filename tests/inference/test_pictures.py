@@ -42,6 +42,12 @@ def on_page(ink, shape, at, paper=0.85, dark=0.2):
     return paper - (paper - dark) * page
 
 
+def cut_out(ink):
+    """Return the digit with one pixel of ground around it: a quarter is ink."""
+    rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
+    return ink[rows[0] - 1 : rows[-1] + 2, columns[0] - 1 : columns[-1] + 2]
+
+
 def uneven(page, fall=0.5):
     y, x = np.mgrid[0 : 1 : page.shape[0] * 1j, 0 : 1 : page.shape[1] * 1j]
     noise = np.random.RandomState(3).normal(0, 0.03, page.shape)
@@ -62,11 +68,13 @@ PICTURES = {
     "dark on light": 1 - four(),
     "four times": enlarged(four(), 4),
     "low contrast": 0.5 - 0.1 * enlarged(four(), 4),
-    "cut out": 1 - four()[3:-3, 3:-4],
+    "cut out": 1 - cut_out(four()),
+    "cut out, light on dark": cut_out(four()),
     "a page": on_page(BIG, (400, 500), (100, 30)),
     "a small one": on_page(enlarged(four(), 3), (600, 500), (400, 300)),
     "uneven light and noise": uneven(on_page(BIG, (400, 500), (100, 230))),
     "light on dark, uneven": 1 - uneven(on_page(BIG, (400, 500), (50, 30))),
+    "pencil, and a darker desk": with_desk(on_page(BIG, (400, 500), (90, 130), dark=0.65)),
     "a desk and a speck": uneven(with_desk(on_page(BIG, (400, 500), (90, 130)))),
 }
 
