@@ -188,7 +188,7 @@ def test_a_diverged_snapshot_does_not_blank_the_others():
     ],
 )
 def test_tiny_probabilities_are_written_in_few_letters(probability, text):
-    assert mistakes._percent(np.float64(probability)) == text
+    assert mistakes.percent_of(np.float64(probability)) == text
 
 
 def test_long_titles_are_folded():

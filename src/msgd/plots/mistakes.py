@@ -1,5 +1,7 @@
 """What a run gets wrong on the test set: the confusion matrix, and the worst mistakes."""
 
+from typing import NamedTuple
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -142,9 +144,25 @@ def worst_mistakes(of_label, n):
     return np.argsort(of_label, kind="stable")[:n]
 
 
-def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
-    """Draw to the PNG ``path`` the test images whose label got the smallest probability."""
-    run = open_run(run_folder, data_folder)
+class WorstMistakes(NamedTuple):
+    """The test images whose label got the smallest probability, the smallest first.
+
+    rows: (n,) places in the test set; images: (n, D) float64 pixels; labels, predicted: (n,)
+    classes; of_label, of_predicted: (n,) the probabilities of these; n_wrong: how many mistakes
+    there are in all.
+    """
+
+    rows: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
+    of_label: np.ndarray
+    of_predicted: np.ndarray
+    n_wrong: int
+
+
+def find_worst_mistakes(run, n):
+    """Return the ``n`` WorstMistakes (fewer if there are not so many) of an OpenedRun with data."""
     dataset, settings = run.dataset, run.settings
     check_images(dataset, ["test"])
     parameters, predicted = run.best_parameters(), run.predicted()
@@ -152,40 +170,54 @@ def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
     model = load_model(settings["model"])
     images = dataset.images("test", wrong)
     probabilities = model.probabilities(parameters, images, settings, dataset.image_shape)
-    labels = dataset.test_y[wrong]
-    of_label = probabilities[np.arange(len(wrong)), labels]
-    worst = worst_mistakes(of_label, n_mistakes)
+    each = np.arange(len(wrong))
+    of_label = probabilities[each, dataset.test_y[wrong]]
+    worst = worst_mistakes(of_label, n)
+    rows = wrong[worst]
+    return WorstMistakes(
+        rows=rows,
+        images=images[worst],
+        labels=dataset.test_y[rows],
+        predicted=predicted[rows],
+        of_label=of_label[worst],
+        of_predicted=probabilities[worst, predicted[rows]],
+        n_wrong=len(wrong),
+    )
+
+
+def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
+    """Draw to the PNG ``path`` the test images whose label got the smallest probability."""
+    run = open_run(run_folder, data_folder)
+    worst = find_worst_mistakes(run, n_mistakes)
 
     n_columns = 5
-    n_rows = max(1, -(-len(worst) // n_columns))
+    n_rows = max(1, -(-len(worst.rows) // n_columns))
     figure, grid = plt.subplots(
         n_rows, n_columns, figsize=(n_columns * 1.75, n_rows * 2.25 + 0.6), squeeze=False
     )
-    those = f"the {len(worst)} worst of {len(wrong):,} mistakes" if len(wrong) else "no mistakes"
+    n_wrong = worst.n_wrong
+    those = f"the {len(worst.rows)} worst of {n_wrong:,} mistakes" if n_wrong else "no mistakes"
     set_title(figure, f"{run_title(run_folder)}: {those}")
-    shown = dataset.images("test", wrong[worst])
     # One scale for all, with 0 in it: on its own, an image of equal pixels would be white.
-    scale = {"vmin": shown.min(initial=0), "vmax": shown.max(initial=0) or 1}
+    scale = {"vmin": worst.images.min(initial=0), "vmax": worst.images.max(initial=0) or 1}
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, index, image in zip(grid.flat, worst, shown, strict=False):
-        row = wrong[index]
-        picture(axes, image.reshape(dataset.image_shape), cmap="gray_r", **scale)
-        guess = predicted[row]
+    for index, (axes, image) in enumerate(zip(grid.flat, worst.images, strict=False)):
+        picture(axes, image.reshape(run.dataset.image_shape), cmap="gray_r", **scale)
         axes.set_title(
-            f"it says {guess}: {_percent(probabilities[index, guess])}",
+            f"it says {worst.predicted[index]}: {percent_of(worst.of_predicted[index])}",
             color=ORANGE,
             fontsize=9,
             loc="center",
         )
-        label = f"label {labels[index]}: {_percent(of_label[index])}\n "
+        label = f"label {worst.labels[index]}: {percent_of(worst.of_label[index])}\n "
         axes.text(0.5, -0.04, label, transform=axes.transAxes, ha="center", va="top", fontsize=9)
-        number = f"#{row}"
+        number = f"#{worst.rows[index]}"
         axes.text(0.02, 0.98, number, transform=axes.transAxes, va="top", fontsize=7, color=GREY)
     save_figure(figure, path, dpi)
 
 
-def _percent(probability):
+def percent_of(probability):
     """Return ``probability`` in percent, with one significant digit where it is tiny."""
     percent = 100 * probability
     if percent > 0.05 or percent == 0 or np.isnan(percent):
