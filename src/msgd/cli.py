@@ -109,6 +109,11 @@ def _parser():
             "--model", type=Path, default=BEST_MODEL, help=f"model file; default: {BEST_MODEL}"
         )
 
+    report = command("report", _report, "tell the story of the runs on one HTML page")
+    report.add_argument("runs", nargs="+", type=Path, help="folders of scored runs")
+    report.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
+    report.add_argument("--output", type=Path, required=True, help="HTML file to write")
+
     plot = command("plot", _plot, "draw a figure from saved files")
     plot.add_argument("figure", choices=sorted(FIGURES))
     drawn = plot.add_mutually_exclusive_group()
@@ -337,6 +342,12 @@ def _export(options):
 def _print(text):
     """Write a result to standard output: in UTF-8, as files are, whatever the locale."""
     sys.stdout.buffer.write(text.encode())
+
+
+def _report(options):
+    from msgd.report.page import write_report
+
+    write_report(options.runs, options.data, options.output)
 
 
 def _describe_config(options):

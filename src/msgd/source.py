@@ -20,8 +20,11 @@ SHAPES_NO_NUMBER = (
 )
 
 
+SUFFIXES = (".py", ".yaml", ".j2")  # Python, settings, the template of the page
+
+
 def source_files(*rooms):
-    """Return the sorted Python and YAML files of ``rooms``: files or folders below the package.
+    """Return the sorted source files of ``rooms``, by SUFFIXES: files or folders of the package.
 
     source_files("kernels", "data/dataset.py"), for instance; without rooms, of the whole package.
     """
@@ -29,7 +32,7 @@ def source_files(*rooms):
     for room in rooms or (".",):
         path = PACKAGE / room
         inside = [path] if path.is_file() else path.rglob("*")
-        found += [file for file in inside if file.suffix in (".py", ".yaml")]
+        found += [file for file in inside if file.suffix in SUFFIXES]
     return sorted(set(found))
 
 

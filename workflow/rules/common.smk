@@ -194,6 +194,13 @@ def code_of_training(model):
     return sha256_of_source(run_source(model))
 
 
+def page_code(wildcards):
+    """The hash of the source of the page, and of the models it asks."""
+    models = sorted({settings["model"] for settings in RUNS.values()})
+    rooms = [f"models/{model}/model.py" for model in models]
+    return code_of("report", "evaluation/published.yaml", *rooms)
+
+
 def training_code(wildcards):
     """The hash of the source that a training of this run's model imports."""
     return code_of_training(settings_of(wildcards)["model"])

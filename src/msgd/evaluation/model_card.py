@@ -250,13 +250,13 @@ def _html(block):
     if isinstance(block, Code):
         return f"<pre>{html.escape(block)}</pre>"
     if isinstance(block, dict):
-        rows = (f"<tr><th>{key}</th><td>{_inline(value)}</td></tr>" for key, value in block.items())
+        rows = (f"<tr><th>{key}</th><td>{in_html(value)}</td></tr>" for key, value in block.items())
         return '<table class="facts">' + "".join(rows) + "</table>"
     if isinstance(block, pd.DataFrame):
         return html_table(block)
-    return f"<p>{_inline(block)}</p>"
+    return f"<p>{in_html(block)}</p>"
 
 
-def _inline(text):
+def in_html(text):
     """Return ``text`` as HTML, what stands in backquotes as code."""
     return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text))

@@ -37,8 +37,9 @@ def describe_outcome(folder):
 def _where_to_look(folder):
     """Return lines on what lies where in ``folder``."""
     return [
+        f"the story on one page        {folder / 'report.html'}",
         f"figures                      {folder / 'plots'}",
         f"the selected model, its card {folder / 'best_model.npz'}, {folder / 'model_card.html'}",
         f"beside the published figures {folder / 'published.html'}",
-        f"all of it on one page        snakemake --report {folder / 'report.html'}",
+        f"every figure and table       snakemake --report {folder / 'everything.html'}",
     ]

@@ -1,0 +1,92 @@
+"""The page: the selected run's story, made of what training, scoring and selection wrote."""
+
+import logging
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from msgd.data.content import check_images
+from msgd.evaluation.model_card import card_sections, in_html
+from msgd.evaluation.opened_run import open_runs
+from msgd.evaluation.selection import score_rows
+from msgd.files import read_json, write_text
+from msgd.report import sections
+
+log = logging.getLogger(__name__)
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+
+
+def write_report(run_folders, data_folder, path):
+    """Write the page on the runs in ``run_folders`` to the HTML file ``path``.
+
+    run_folders: of scored runs, ``.../experiment/run``; data_folder: the six arrays they were
+    trained on. The same files give the same bytes. Raises UserError, before anything is written,
+    if files are missing or do not belong together.
+    """
+    run_folders = [Path(folder) for folder in run_folders]
+    runs, rows = open_runs(run_folders, data_folder), score_rows(run_folders)
+    check_images(runs[0].dataset, ["test"])
+    summary = read_json(Path(data_folder) / "dataset.json")
+    (index,) = [i for i, row in enumerate(rows) if row["selected"]]
+    run, row = runs[index], rows[index]
+    # The parameters that were selected: best_model.npz is this file, byte for byte.
+    best = run.folder / "best_parameters.npz"
+    card = {heading: blocks for heading, *blocks in card_sections(rows, run.record, summary, best)}
+    page = (
+        _environment()
+        .get_template(TEMPLATE.name)
+        .render(
+            row=row,
+            rows=rows,
+            name=sections.name_of(row),
+            kind=card["Model"][0]["kind"],
+            seconds=_seconds(run),
+            summary=summary,
+            settings=card["Settings"][0],
+            provenance=card["Provenance"][0],
+            facts_of_data=card["Data"][0],
+            limits=card["Use and limits"][0],
+            answer=sections.answer(row, rows, run_folders),
+            data=sections.data(run, summary),
+            training=sections.training(run),
+            weights=sections.weights(run),
+            mistakes=sections.mistakes(run),
+            comparison=sections.comparison(runs, rows),
+            steps=sections.next_steps(row, run, rows),
+        )
+    )
+    write_text(path, page)
+    log.info("report on %s of %d runs: %.2f MB", sections.name_of(row), len(rows), len(page) / 1e6)
+
+
+def _environment():
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["inline"] = lambda text: Markup(in_html(text))
+    environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["percent"] = sections.percent
+    environment.globals["times"] = sections.times
+    return environment
+
+
+def _seconds(run):
+    """Return how long the training took, in words, or None where timings.csv does not say."""
+    path = run.folder / "timings.csv"
+    if not path.is_file():
+        return None
+    timings = pd.read_csv(path)
+    if not len(timings):
+        return None
+    seconds = float(timings["seconds"].iloc[-1])
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

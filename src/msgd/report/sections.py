@@ -1,0 +1,436 @@
+"""What each section of the page says and shows, as values for the template; sentences with numbers.
+
+A function returns a dict, or None where its section has nothing to show.
+"""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+
+from msgd.config import experiment_schema, yaml_scalar
+from msgd.evaluation.intervals import wilson_interval
+from msgd.evaluation.selection import validation_rate
+from msgd.evaluation.tables import compare_with_published, error_rate
+from msgd.files import readable
+from msgd.models import MODELS, load_model
+from msgd.plots.comparison import compare_runs
+from msgd.plots.mistakes import (
+    MOST_WRITTEN_CLASSES,
+    confusion_matrix,
+    find_worst_mistakes,
+    most_frequent_mistakes,
+    percent_of,
+)
+from msgd.plots.style import LONGEST_PICTURE
+from msgd.plots.weights import load_weight_images
+from msgd.report import figures
+from msgd.report.pictures import data_uri, ink_picture, weight_mosaic
+
+SHOWN_CLASSES = 12  # with images of each
+SHOWN_OF_A_CLASS = 4
+SHOWN_MISTAKES = 12
+SHOWN_PAIRS = 10  # of the most frequent mistakes
+SHOWN_RUNS = 12
+FRAMES = 10  # snapshots of the first layer
+TILES_IN_A_ROW = 5
+# What a picture of the first layer's weights belongs to.
+UNITS = {
+    "logistic_regression": ("class", "classes"),
+    "logistic_cg": ("class", "classes"),
+    "mlp": ("hidden unit", "hidden units"),
+    "lenet": ("filter", "filters"),
+}
+QUANTITIES = {
+    "validation_error_percent": "validation error, %",
+    "test_error_percent": "test error, %",
+    "best_epoch": "best epoch",
+    "epochs_run": "epochs run",
+}
+
+
+def percent(share, digits=2):
+    """Return ``share`` (0..1) in percent, as text that is not broken before its sign."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def times(n, noun, plural=None):
+    """Return ``n`` with ``noun``, in the plural unless ``n`` is 1."""
+    return f"{n:,}\N{NO-BREAK SPACE}{noun if n == 1 else plural or noun + 's'}"
+
+
+def name_of(row):
+    """Return the name of a row's run, as people know it: the experiment, and what varies in it."""
+    varied = "" if row["run"] == "default" else f" {row['run'].replace('+', ', ')}"
+    return row["experiment"] + varied
+
+
+def answer(row, rows, run_folders):
+    """Return the result: the selected run's test error, its interval, and the published figures."""
+    bounds = wilson_interval(row["test_errors"], row["test_examples"])
+    comparisons = compare_with_published(run_folders)
+    own = {
+        found["quantity"]: float(found["published"])
+        for found in comparisons
+        if name_of(found) == name_of(row) and found["equal"] != "cut"
+    }
+    low, high = (100 * bound for bound in bounds)
+    return {
+        "percent": percent(row["test_errors"] / row["test_examples"]),
+        "counts": (row["test_errors"], row["test_examples"]),
+        "low": f"{low:.2f}",
+        "high": percent(bounds[1]),
+        "interval": figures.interval(row, (low, high), own.get("test_error_percent")),
+        "has_published": "test_error_percent" in own,
+        "whole": error_rate(row["all_test_errors"], row["all_test_examples"]),
+        "has_tail": row["all_test_examples"] != row["test_examples"],
+        "n_equal": sum(validation_rate(other) == validation_rate(row) for other in rows),
+        "published": _published(comparisons, name_of(row)),
+    }
+
+
+def _published(comparisons, selected):
+    """Return the published figures beside ours, by run, the selected one first; and a finding."""
+    groups, kinds = {}, Counter()
+    for found in comparisons:
+        kind = found["equal"].partition(":")[0].partition(" ")[0]
+        kinds[kind] += 1
+        entry = {
+            **found,
+            "quantity": QUANTITIES.get(found["quantity"], found["quantity"]),
+            "verdict": {"yes": "equal", "cut": "not compared"}.get(kind, found["equal"]),
+        }
+        groups.setdefault((name_of(found), found["epochs"]), []).append(entry)
+    in_order = sorted(
+        groups.items(), key=lambda item: (item[0][0] != selected, "cut" in item[0][1])
+    )
+    return {
+        "groups": [
+            {"name": name, "is_cut": "cut" in epochs, "epochs": epochs, "rows": rows}
+            for (name, epochs), rows in in_order
+        ],
+        "finding": _published_finding(kinds),
+    }
+
+
+def _published_finding(kinds):
+    """Return in words how many figures came out equal; kinds: Counter of yes, within, no, cut."""
+    compared, sentences = kinds.total() - kinds["cut"], []
+    if compared:
+        text = f"Of {times(compared, 'published figure')} that can be compared, "
+        text += f"{kinds['yes']} came out equal to the last published digit"
+        text += f", {kinds['within']} within the expected tolerance" if kinds["within"] else ""
+        text += f", and {kinds['no']} did not" if kinds["no"] else ""
+        sentences.append(text + ".")
+    if kinds["cut"]:
+        belong = "belongs to a run" if kinds["cut"] == 1 else "belong to runs"
+        sentences.append(
+            f"{times(kinds['cut'], 'figure')} {belong} cut short of the published number of epochs."
+        )
+    return " ".join(sentences)
+
+
+def data(run, summary):
+    """Return some images of each class, the sizes of the splits, and how often each class is."""
+    dataset = run.dataset
+    labels = dataset.test_y
+    classes = []
+    present = np.unique(labels)
+    shown = [np.flatnonzero(labels == label)[:SHOWN_OF_A_CLASS] for label in present]
+    shown = shown[:SHOWN_CLASSES]
+    ink = _ink(dataset.images("test", np.concatenate(shown)))
+    parts = np.split(ink, np.cumsum([len(rows) for rows in shown])[:-1])
+    for label, images in zip(present, parts, strict=False):
+        picture = ink_picture(images.reshape(-1, *dataset.image_shape))
+        classes.append({"label": int(label), "n": len(images), "picture": data_uri(picture)})
+    counts = np.bincount(dataset.train_y, minlength=dataset.n_classes)
+    most, least = int(counts.argmax()), int(counts.argmin())
+    n_train = len(dataset.train_y)
+    guessing = np.count_nonzero(labels != most) / len(labels)
+    return {
+        "summary": summary,
+        "classes": classes,
+        "n_hidden_classes": len(present) - len(classes),
+        "finding": (
+            f"Class {most} is the most frequent in the training images "
+            f"({percent(counts[most] / n_train, 1)}) and class {least} the least "
+            f"({percent(counts[least] / n_train, 1)}). A program that always answered {most} would "
+            f"be wrong on {percent(guessing, 1)} of the test images: that is the error to beat."
+        ),
+    }
+
+
+def _ink(images):
+    """Return ``images`` (n, D) scaled to 0..1 together, a pixel of 0 staying among them."""
+    low, high = images.min(initial=0), images.max(initial=0)
+    return (images - low) / ((high - low) or 1)
+
+
+def training(run):
+    """Return the learning curve, what it shows, and its milestones."""
+    history, record, settings = run.history(), run.training, run.settings
+    first = history.iloc[0]
+    best = record["validation_errors"] / record["validation_examples"]
+    n = len(history)
+    if n == 1:
+        text = f"There was one validation, in epoch {first['epoch']:g}, of {percent(best)} error."
+    else:
+        text = (
+            f"The validation error went from {first['validation_error_percent']:.2f}"
+            f"\N{NO-BREAK SPACE}% at the first of {n:,} validations to {percent(best)} in epoch "
+            f"{record['best_epoch']} (the star)."
+        )
+    if history["patience"].notna().any():
+        extended = (history["patience"].diff() > 0).to_numpy(copy=True)
+        extended[0] = history["patience"].iloc[0] > settings["patience"]
+        text += f" Significant improvements extended the patience {_in_words(extended, history)}."
+    return {
+        "finding": f"{text} {_how_it_ended(record, settings)}",
+        "every": int(first["iteration"]),
+        "curve": figures.learning_curve(run),
+        "milestones": _milestones(history, record),
+    }
+
+
+def _in_words(extended, history):
+    """Return how often the patience was extended, from the truth (N,) at each validation."""
+    rows = np.flatnonzero(extended)
+    if not len(rows):
+        return "never"
+    often = {1: "once", 2: "twice"}.get(len(rows), f"{len(rows):,} times")
+    return f"{often}, the last time in epoch {history['epoch'].iloc[rows[-1]]:g}"
+
+
+def _how_it_ended(record, settings):
+    end = f"after {record['iterations_run']:,} iterations, in epoch {record['epochs_run']}"
+    return {
+        "patience": f"Patience ran out {end}.",
+        "n_epochs": f"Training ended at its cap of {settings['n_epochs']:,} epochs "
+        "(`n_epochs`), with patience left.",
+        "divergence": f"Training ended {end}: its cost was no longer a finite number.",
+        "convergence": f"Training ended {end}: the gradient had vanished.",
+    }[record["stopped_by"]]
+
+
+def _milestones(history, record):
+    """Return some validations, [dict]: the first, the best, the last and some between."""
+    n = len(history)
+    (best,) = np.flatnonzero(history["iteration"] == record["best_iteration"])[:1]
+    rows = {0, best, n - 1, *(np.geomspace(1, n, 6).astype(int) - 1)}
+    chosen = history.iloc[sorted(rows)]
+    return [
+        {
+            "is_best": entry["iteration"] == record["best_iteration"],
+            "epoch": f"{entry['epoch']:g}",
+            "iteration": f"{entry['iteration']:,.0f}",
+            "error": f"{entry['validation_error_percent']:.2f} %",
+            "cost": f"{entry['cost']:.4g}",
+            "patience": "–" if pd.isna(entry["patience"]) else f"{entry['patience']:,.0f}",
+        }
+        for entry in chosen.to_dict("records")
+    ]
+
+
+def weights(run):
+    """Return the first layer's weights as pictures, a frame per snapshot, all on one scale."""
+    titles, images = load_weight_images(run.dataset.folder, run.folder)
+    chosen = np.unique(np.linspace(0, len(images) - 1, FRAMES).round().astype(int))
+    sizes = np.abs(np.where(np.isfinite(images), images, 0))
+    limit = float(sizes.max()) or 1.0
+    n, height, width = images.shape[1:]
+    n_columns = min(TILES_IN_A_ROW, n)
+    one, many = UNITS.get(run.settings["model"], ("unit", "units"))
+    model = load_model(run.settings["model"])
+    n_all = len(model.weight_images(run.best_parameters(), run.dataset.image_shape))
+    frames = [
+        {
+            "title": titles[i],
+            "picture": data_uri(weight_mosaic(images[i], limit, n_columns)),
+            "largest": f"{sizes[i].max():.2g}",
+        }
+        for i in chosen
+    ]
+    ratio = min(max(height / width, 1 / LONGEST_PICTURE), LONGEST_PICTURE)
+    shown = f"each of the {n_all} {many}" if n == n_all else f"the first {n} of {n_all:,} {many}"
+    return {
+        "frames": frames,
+        "n_columns": n_columns,
+        "n_rows": -(-n // n_columns),
+        "tile": (100.0, round(100 * ratio, 2)),
+        "unit": one,
+        "n": n,
+        "finding": (
+            f"The weights of {shown}, as a picture each: warm pixels speak for it, cool ones "
+            f"against. From {titles[0]} to {titles[-1]} the largest weight went from "
+            f"{frames[0]['largest']} to {frames[-1]['largest']}."
+        ),
+    }
+
+
+def mistakes(run):
+    """Return the worst mistakes, the confusion matrix and the most frequent confusions."""
+    dataset, predicted = run.dataset, run.predicted()
+    labels = dataset.test_y
+    wrong = labels != predicted
+    n_wrong, n = int(np.count_nonzero(wrong)), len(labels)
+    pairs = most_frequent_mistakes(labels[wrong], predicted[wrong], dataset.n_classes, SHOWN_PAIRS)
+    found = {"n": n_wrong, "n_test": n, "pairs": pairs, "gallery": [], "matrix": None}
+    if n_wrong:
+        found["gallery"] = _gallery(run)
+        found["finding"] = _worst_classes(labels, wrong, pairs)
+    if dataset.n_classes <= MOST_WRITTEN_CLASSES:
+        matrix = confusion_matrix(labels, predicted, dataset.n_classes)
+        most = max(1, int((matrix - np.diag(np.diag(matrix))).max()))
+        found |= {"matrix": matrix.tolist(), "most": most}
+    return found
+
+
+def _gallery(run):
+    worst = find_worst_mistakes(run, SHOWN_MISTAKES)
+    ink = _ink(worst.images).reshape(-1, 1, *run.dataset.image_shape)
+    return [
+        {
+            "picture": data_uri(ink_picture(ink[i])),
+            "row": int(worst.rows[i]),
+            "label": int(worst.labels[i]),
+            "predicted": int(worst.predicted[i]),
+            "of_label": percent_of(worst.of_label[i]),
+            "of_predicted": percent_of(worst.of_predicted[i]),
+        }
+        for i in range(len(worst.rows))
+    ]
+
+
+def _worst_classes(labels, wrong, pairs):
+    present, of_class = np.unique(labels, return_counts=True)
+    of_wrong = np.bincount(labels[wrong], minlength=present.max() + 1)[present]
+    rates = of_wrong / of_class
+    worst, best = int(rates.argmax()), int(rates.argmin())
+    label, guess, count = pairs[0]
+    text = f"The most frequent confusion is {label} taken for {guess}, {times(count, 'time')}."
+    if rates[worst] > rates[best]:
+        text += (
+            f" Images of class {present[worst]} are misread most often "
+            f"({percent(rates[worst], 1)} of them), those of class {present[best]} least "
+            f"({percent(rates[best], 1)})."
+        )
+    return text
+
+
+def comparison(runs, rows):
+    """Return the runs side by side, and the grids of each experiment; None for a single run."""
+    if len(rows) == 1:
+        return None
+    order = sorted(range(len(rows)), key=lambda i: (validation_rate(rows[i]), rows[i]["n_params"]))
+    table = [{**rows[i], "name": name_of(rows[i])} for i in order[:SHOWN_RUNS]]
+    best, worst = rows[order[0]], rows[order[-1]]
+    return {
+        "rows": table,
+        "n": len(rows),
+        "n_hidden": len(rows) - len(table),
+        "curves": figures.all_curves(runs, rows, [*map(name_of, rows)]),
+        "n_curves": min(len(rows), figures.MOST_CURVES),
+        "finding": (
+            f"The lowest validation errors of the {len(rows)} runs lie between "
+            f"{best['validation_error_percent']:.2f} and {worst['validation_error_percent']:.2f}"
+            f"\N{NO-BREAK SPACE}%. The marked curve is that of the selected run."
+        ),
+        "grids": _grids(runs),
+    }
+
+
+def _grids(runs):
+    """Return a figure over each hyperparameter that varies within an experiment."""
+    experiments = {}
+    for run in runs:
+        experiments.setdefault(run.folder.parent, []).append(run)
+    grids = []
+    for folder, members in experiments.items():
+        for key in _varied(members):
+            found = compare_runs([run.folder for run in members], key)
+            name = f"grid-{len(grids)}"
+            grids.append(
+                {
+                    "experiment": readable(folder.name),
+                    "key": key,
+                    "figure": figures.over_hyperparameter(found, name),
+                    "finding": _grid_finding(found),
+                }
+            )
+    return grids
+
+
+def _varied(members):
+    """Return the hyperparameters in which the runs differ; the seed only if nothing else does."""
+    settings = [run.record["settings"] for run in members]
+    keys = [k for k in settings[0] if any(other.get(k) != settings[0][k] for other in settings)]
+    return [key for key in keys if key != "seed"] or keys
+
+
+def _grid_finding(found):
+    of_value = {}
+    for line in found.lines.values():
+        for index, errors in line.items():
+            of_value.setdefault(index, []).extend(errors)
+    lowest = {index: min(errors) for index, errors in of_value.items()}
+    best, worst = found.best["index"], max(lowest, key=lowest.get)
+    return (
+        f"The lowest error, {found.best['percent']:.2f}\N{NO-BREAK SPACE}%, came with "
+        f"{found.key} {yaml_scalar(found.values[best])} (the star); the best run with "
+        f"{yaml_scalar(found.values[worst])} reached {lowest[worst]:.2f}\N{NO-BREAK SPACE}%."
+    )
+
+
+def next_steps(row, run, rows):
+    """Return what to change next, [dict of title, why, lines of YAML, command]."""
+    settings, steps = run.record["settings"], []
+    experiment, model = row["experiment"], settings["model"]
+    everything = "snakemake --cores all"
+    if row["stopped_by"] == "n_epochs":
+        steps.append(
+            {
+                "title": "Let it train longer",
+                "why": f"The selected run ended at its cap of {settings['n_epochs']:,} epochs, not "
+                "by its patience. With a higher cap it goes on where it stopped.",
+                "yaml": _experiment(experiment, model, n_epochs=10 * settings["n_epochs"]),
+                "command": everything,
+            }
+        )
+    absent = [name for name in ("lenet", "mlp", "logistic_regression") if name in MODELS]
+    absent = [name for name in absent if name not in {other["model"] for other in rows}]
+    if absent:
+        steps.append(
+            {
+                "title": "Try another model",
+                "why": f"None of these runs is of the model {absent[0]}. It trains beside the "
+                "others, which stay as they are.",
+                "yaml": _experiment(absent[0], absent[0]),
+                "command": everything,
+            }
+        )
+    if "learning_rate" in experiment_schema(model)["properties"]:
+        rate = settings["learning_rate"]
+        rates = [float(f"{factor * rate:.3g}") for factor in (0.5, 1, 2)]
+        steps.append(
+            {
+                "title": "Vary a hyperparameter",
+                "why": "A list makes a grid, a run for each value; this page then compares them.",
+                "yaml": _experiment(experiment, model, learning_rate=rates),
+                "command": everything,
+            }
+        )
+    steps.append(
+        {
+            "title": "Bring your own images",
+            "why": "An .npz file, a pickle or a folder of IDX files, of any image size and number "
+            "of classes.",
+            "yaml": "dataset: path/to/data.npz",
+            "command": everything,
+        }
+    )
+    return steps
+
+
+def _experiment(name, model, **changes):
+    lines = ["experiments:", f"  {name}:", f"    model: {model}"]
+    return "\n".join([*lines, *(f"    {key}: {yaml_scalar(v)}" for key, v in changes.items())])
