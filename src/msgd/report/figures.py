@@ -85,7 +85,6 @@ def _draw_errors(axes, history, training):
     text = f"best: {best:.2f} % in epoch {training['best_epoch']}"
     axes.set_title(text, loc="right", fontsize=10, color=ORANGE)
     _scale_errors(axes, percent)
-    axes.margins(y=0.12)
     _label(axes, "Validation error, %")
 
 
@@ -98,6 +97,9 @@ def _scale_errors(axes, percents):
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.margins(y=0.12)
+    if high == 0:  # an axis from -0.05 to 0.05 would be of errors that cannot be
+        axes.set_ylim(-0.12, 1)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
@@ -123,8 +125,7 @@ def _draw_patience(axes, history, training, is_wide):
 def _add_columns(figure, axes, history, training, n_columns):
     """Lay columns over ``figure`` that can be pointed at, one per validation; return their tips."""
     rows = thinned(history["validation_error_percent"].to_numpy(), n_columns)
-    (best,) = np.flatnonzero(history["iteration"] == training["best_iteration"])[:1]
-    rows = np.union1d(rows, [best])
+    rows = np.union1d(rows, np.flatnonzero(history["iteration"] == training["best_iteration"]))
     x = history["iteration"].to_numpy()[rows].astype(float)
     between = (x[1:] + x[:-1]) / 2
     edges = [min(0.0, x[0]), *between, max(float(training["iterations_run"]), x[-1])]
@@ -172,7 +173,7 @@ def interval(row, bounds, published):
     def draw(width, is_wide, _):
         figure, axes = plt.subplots(figsize=(width * POINT, 74 * POINT))
         axes.plot(bounds, [0, 0], color=ORANGE, linewidth=8, alpha=0.35, solid_capstyle="butt")
-        axes.plot(percent, 0, "o", color=ORANGE, markersize=9)
+        axes.plot(percent, 0, "o", color=ORANGE, markersize=9, clip_on=False)
         places = [*bounds, percent]
         if published is not None:
             axes.plot(published, 0, "D", color=INK, markersize=6, fillstyle="none")
@@ -221,8 +222,7 @@ def all_curves(runs, rows, names):
         _scale_errors(
             axes, np.concatenate([h["validation_error_percent"] for h in histories.values()])
         )
-        _scale_epochs(axes)
-        axes.margins(y=0.12)
+        _scale_epochs(axes, min(h["iteration"].iloc[0] for h in histories.values()))
         if len(ends) <= MOST_NAMED:
             _name_ends(axes, ends, rows, names)
         axes.grid(False, axis="x")
@@ -238,13 +238,18 @@ CHOSEN = {"color": ORANGE, "linewidth": 2, "zorder": 3}
 OTHERS = {"color": GREY, "linewidth": 1, "alpha": 0.8}
 
 
-def _scale_epochs(axes):
-    """Take a logarithmic axis: the first epochs bring most, and runs differ in length."""
+def _scale_epochs(axes, first):
+    """Take a logarithmic axis: the first epochs bring most, and runs differ in length.
+
+    first: iteration; 0 has no place on it, and is one where conjugate gradients begin at the end.
+    """
+    axes.set_xlabel("epoch")
+    if first <= 0:
+        return
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_xlabel("epoch")
 
 
 def _name_ends(axes, ends, rows, names):
@@ -261,40 +266,63 @@ def _run_tip(name, row):
 
 
 def over_hyperparameter(comparison, name):
-    """Return the errors of a grid's Comparison over its hyperparameter, a point a run (Markup)."""
-    lines, best = comparison.lines, comparison.best
+    """Return the errors of a grid's Comparison over its hyperparameter, a point a run (Markup).
+
+    Of many combinations of the other hyperparameters only that of the best run stands out.
+    """
     labels = [f"{v:g}" if isinstance(v, float) else yaml_scalar(v) for v in comparison.values]
 
-    def draw(width, is_wide, _):
-        figure, axes = plt.subplots(figsize=(width * POINT, 230 * POINT))
-        tips, percents = {}, []
-        colours = [INK, *LINES[1:-1]] if len(lines) < len(LINES) else [GREY] * len(lines)
-        for number, (words, line) in enumerate(lines.items()):
-            indices = sorted(line)
-            means = [sum(line[i]) / len(line[i]) for i in indices]
-            joined = "-" if comparison.is_ordered else ":"
-            axes.plot(indices, means, joined, color=colours[number], linewidth=1.2)
-            for index, mean in zip(indices, means, strict=True):
-                errors = line[index]
-                percents += errors
-                if len(errors) > 1:
-                    axes.vlines(index, min(errors), max(errors), color=colours[number])
-                axes.plot(index, mean, "o", color=colours[number], markersize=5)
+    def draw(width, _, __):
+        figure, axes = plt.subplots(figsize=(width * POINT, 200 * POINT))
+        tips = {}
+        for number, (words, line) in enumerate(comparison.lines.items()):
+            is_best = words == comparison.best["line"]
+            _draw_combination(axes, comparison, number, line)
+            if words and (is_best or len(comparison.lines) <= MOST_NAMED):
+                _name_line(axes, words, line)
+            for index, errors in line.items():
                 gid = f"point-{number}-{index}"
-                axes.plot(index, mean, "o", markersize=14, gid=gid)
+                mean = sum(errors) / len(errors)
+                axes.plot(index, mean, "o", markersize=14, gid=gid)  # to be pointed at
                 tips[gid] = _point_tip(comparison, words, labels[index], errors)
+        best = comparison.best
         axes.plot(best["index"], best["percent"], "*", color=ORANGE, markersize=14, zorder=4)
-        _scale_errors(axes, percents)
+        _scale_errors(
+            axes, [e for line in comparison.lines.values() for es in line.values() for e in es]
+        )
         is_crowded = max(map(len, labels)) * len(labels) * 7 > width
         axes.set_xticks(range(len(labels)), labels, rotation=35 if is_crowded else 0)
-        axes.set_xlim(-0.5, len(labels) - 0.5)
-        axes.margins(y=0.12)
+        axes.set_xlim(-0.3, len(labels) - 0.7)
         axes.grid(False, axis="x")
         axes.set_xlabel(plain(comparison.key))
         _label(axes, "Lowest validation error, %")
         return figure, tips
 
     return in_both_sizes(draw, name, f"Validation error over {comparison.key}")
+
+
+def _draw_combination(axes, comparison, number, line):
+    """Draw the mean error over each value's seeds, with a bar from the lowest to the highest."""
+    are_few = len(comparison.lines) <= MOST_NAMED
+    is_best = line is comparison.lines[comparison.best["line"]]
+    colours = (INK, *LINES[1:-1])
+    colour = colours[number] if are_few else INK if is_best else GREY
+    look = {"color": colour, "alpha": 1 if are_few or is_best else 0.5}
+    joined = "-" if comparison.is_ordered else ":"
+    indices = sorted(line)
+    means = [sum(line[i]) / len(line[i]) for i in indices]
+    axes.plot(indices, means, joined, marker="o", markersize=5, linewidth=1.3, **look)
+    for index in indices:
+        if len(line[index]) > 1:
+            axes.vlines(index, min(line[index]), max(line[index]), **look)
+
+
+def _name_line(axes, words, line):
+    """Write what a line stands for beside its end."""
+    last = max(line)
+    end = last, sum(line[last]) / len(line[last])
+    look = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "fontsize": 9.5}
+    axes.annotate(plain(words), end, color=INK, **look)
 
 
 def _point_tip(comparison, words, value, errors):

@@ -50,7 +50,7 @@ def write_report(run_folders, data_folder, path):
             facts_of_data=card["Data"][0],
             limits=card["Use and limits"][0],
             answer=sections.answer(row, rows, run_folders),
-            data=sections.data(run, summary),
+            data=sections.data(run),
             training=sections.training(run),
             weights=sections.weights(run),
             mistakes=sections.mistakes(run),

@@ -8,12 +8,14 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from msgd.config import experiment_schema, yaml_scalar
+from msgd.config import check_split_sizes, complete_experiment, experiment_schema, yaml_scalar
+from msgd.errors import UserError
 from msgd.evaluation.intervals import wilson_interval
 from msgd.evaluation.selection import validation_rate
 from msgd.evaluation.tables import compare_with_published, error_rate
 from msgd.files import readable
 from msgd.models import MODELS, load_model
+from msgd.models.interface import expected_arrays
 from msgd.plots.comparison import compare_runs
 from msgd.plots.mistakes import (
     MOST_WRITTEN_CLASSES,
@@ -22,10 +24,9 @@ from msgd.plots.mistakes import (
     most_frequent_mistakes,
     percent_of,
 )
-from msgd.plots.style import LONGEST_PICTURE
 from msgd.plots.weights import load_weight_images
 from msgd.report import figures
-from msgd.report.pictures import data_uri, ink_picture, weight_mosaic
+from msgd.report.pictures import data_uri, height_of, ink_picture, weight_mosaic
 
 SHOWN_CLASSES = 12  # with images of each
 SHOWN_OF_A_CLASS = 4
@@ -130,8 +131,8 @@ def _published_finding(kinds):
     return " ".join(sentences)
 
 
-def data(run, summary):
-    """Return some images of each class, the sizes of the splits, and how often each class is."""
+def data(run):
+    """Return some test images of each class, and how frequent the classes are."""
     dataset = run.dataset
     labels = dataset.test_y
     classes = []
@@ -143,21 +144,34 @@ def data(run, summary):
     for label, images in zip(present, parts, strict=False):
         picture = ink_picture(images.reshape(-1, *dataset.image_shape))
         classes.append({"label": int(label), "n": len(images), "picture": data_uri(picture)})
-    counts = np.bincount(dataset.train_y, minlength=dataset.n_classes)
-    most, least = int(counts.argmax()), int(counts.argmin())
-    n_train = len(dataset.train_y)
-    guessing = np.count_nonzero(labels != most) / len(labels)
+    tile = height_of(dataset.image_shape)
     return {
-        "summary": summary,
         "classes": classes,
         "n_hidden_classes": len(present) - len(classes),
-        "finding": (
-            f"Class {most} is the most frequent in the training images "
-            f"({percent(counts[most] / n_train, 1)}) and class {least} the least "
-            f"({percent(counts[least] / n_train, 1)}). A program that always answered {most} would "
-            f"be wrong on {percent(guessing, 1)} of the test images: that is the error to beat."
-        ),
+        "height": tile,
+        "finding": f"{_how_frequent(dataset.train_y, dataset.n_classes)} {_by_guessing(dataset)}",
     }
+
+
+def _how_frequent(train_y, n_classes):
+    counts = np.bincount(train_y, minlength=n_classes)
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] == counts[least]:
+        return "All classes are equally frequent in the training images."
+    return (
+        f"Class {most} is the most frequent in the training images "
+        f"({percent(counts[most] / len(train_y), 1)}), class {least} the least "
+        f"({percent(counts[least] / len(train_y), 1)})."
+    )
+
+
+def _by_guessing(dataset):
+    most = int(np.bincount(dataset.train_y).argmax())
+    wrong = np.count_nonzero(dataset.test_y != most) / len(dataset.test_y)
+    return (
+        f"A program that always answered {most} would be wrong on {percent(wrong, 1)} of the test "
+        "images: that is the error to beat."
+    )
 
 
 def _ink(images):
@@ -169,44 +183,55 @@ def _ink(images):
 def training(run):
     """Return the learning curve, what it shows, and its milestones."""
     history, record, settings = run.history(), run.training, run.settings
-    first = history.iloc[0]
-    best = record["validation_errors"] / record["validation_examples"]
-    n = len(history)
-    if n == 1:
-        text = f"There was one validation, in epoch {first['epoch']:g}, of {percent(best)} error."
-    else:
-        text = (
-            f"The validation error went from {first['validation_error_percent']:.2f}"
-            f"\N{NO-BREAK SPACE}% at the first of {n:,} validations to {percent(best)} in epoch "
-            f"{record['best_epoch']} (the star)."
-        )
-    if history["patience"].notna().any():
-        extended = (history["patience"].diff() > 0).to_numpy(copy=True)
-        extended[0] = history["patience"].iloc[0] > settings["patience"]
-        text += f" Significant improvements extended the patience {_in_words(extended, history)}."
+    has_patience = bool(history["patience"].notna().any())  # conjugate gradients have none
+    parts = [_fall(history, record)]
+    if has_patience:
+        parts.append(_extensions(history, settings))
+    parts.append(_how_it_ended(record, settings, has_patience))
     return {
-        "finding": f"{text} {_how_it_ended(record, settings)}",
-        "every": int(first["iteration"]),
+        "finding": " ".join(parts),
+        "every": int(history["iteration"].iloc[0]),
         "curve": figures.learning_curve(run),
         "milestones": _milestones(history, record),
     }
 
 
-def _in_words(extended, history):
-    """Return how often the patience was extended, from the truth (N,) at each validation."""
+def _fall(history, record):
+    """Return in words from where to where the validation error went."""
+    first = history.iloc[0]
+    best = percent(record["validation_errors"] / record["validation_examples"])
+    if len(history) == 1:
+        return f"There was one validation, in epoch {first['epoch']:g}: an error of {best}."
+    if first["iteration"] == record["best_iteration"]:
+        return (
+            f"The lowest validation error, {best} (the star), came at the first of "
+            f"{len(history):,} validations."
+        )
+    return (
+        f"The validation error went from {percent(first['validation_error_percent'] / 100)} at the "
+        f"first of {len(history):,} validations to {best} in epoch {record['best_epoch']} (the "
+        "star)."
+    )
+
+
+def _extensions(history, settings):
+    """Return in words how often the patience was extended."""
+    extended = (history["patience"].diff() > 0).to_numpy(copy=True)
+    extended[0] = history["patience"].iloc[0] > settings["patience"]
     rows = np.flatnonzero(extended)
     if not len(rows):
-        return "never"
+        return "No improvement extended the patience."
     often = {1: "once", 2: "twice"}.get(len(rows), f"{len(rows):,} times")
-    return f"{often}, the last time in epoch {history['epoch'].iloc[rows[-1]]:g}"
+    last = f", the last time in epoch {history['epoch'].iloc[rows[-1]]:g}" if len(rows) > 1 else ""
+    return f"Significant improvements extended the patience {often}{last}."
 
 
-def _how_it_ended(record, settings):
-    end = f"after {record['iterations_run']:,} iterations, in epoch {record['epochs_run']}"
+def _how_it_ended(record, settings, has_patience):
+    end = f"after {times(record['iterations_run'], 'iteration')}, in epoch {record['epochs_run']}"
+    cap = f"Training ended at its cap of {times(settings['n_epochs'], 'epoch')} (`n_epochs`)"
     return {
         "patience": f"Patience ran out {end}.",
-        "n_epochs": f"Training ended at its cap of {settings['n_epochs']:,} epochs "
-        "(`n_epochs`), with patience left.",
+        "n_epochs": f"{cap}{', with patience left' if has_patience else ''}.",
         "divergence": f"Training ended {end}: its cost was no longer a finite number.",
         "convergence": f"Training ended {end}: the gradient had vanished.",
     }[record["stopped_by"]]
@@ -215,8 +240,8 @@ def _how_it_ended(record, settings):
 def _milestones(history, record):
     """Return some validations, [dict]: the first, the best, the last and some between."""
     n = len(history)
-    (best,) = np.flatnonzero(history["iteration"] == record["best_iteration"])[:1]
-    rows = {0, best, n - 1, *(np.geomspace(1, n, 6).astype(int) - 1)}
+    best = np.flatnonzero(history["iteration"] == record["best_iteration"])
+    rows = {0, *best, n - 1, *(np.geomspace(1, n, 6).astype(int) - 1)}
     chosen = history.iloc[sorted(rows)]
     return [
         {
@@ -237,7 +262,7 @@ def weights(run):
     chosen = np.unique(np.linspace(0, len(images) - 1, FRAMES).round().astype(int))
     sizes = np.abs(np.where(np.isfinite(images), images, 0))
     limit = float(sizes.max()) or 1.0
-    n, height, width = images.shape[1:]
+    n = images.shape[1]
     n_columns = min(TILES_IN_A_ROW, n)
     one, many = UNITS.get(run.settings["model"], ("unit", "units"))
     model = load_model(run.settings["model"])
@@ -250,13 +275,12 @@ def weights(run):
         }
         for i in chosen
     ]
-    ratio = min(max(height / width, 1 / LONGEST_PICTURE), LONGEST_PICTURE)
     shown = f"each of the {n_all} {many}" if n == n_all else f"the first {n} of {n_all:,} {many}"
     return {
         "frames": frames,
         "n_columns": n_columns,
         "n_rows": -(-n // n_columns),
-        "tile": (100.0, round(100 * ratio, 2)),
+        "tile": (100.0, round(100 * height_of(images.shape[2:]), 2)),
         "unit": one,
         "n": n,
         "finding": (
@@ -374,10 +398,12 @@ def _grid_finding(found):
             of_value.setdefault(index, []).extend(errors)
     lowest = {index: min(errors) for index, errors in of_value.items()}
     best, worst = found.best["index"], max(lowest, key=lowest.get)
+    seeds = " Points are means over seeds; bars go from the lowest to the highest."
     return (
         f"The lowest error, {found.best['percent']:.2f}\N{NO-BREAK SPACE}%, came with "
         f"{found.key} {yaml_scalar(found.values[best])} (the star); the best run with "
         f"{yaml_scalar(found.values[worst])} reached {lowest[worst]:.2f}\N{NO-BREAK SPACE}%."
+        f"{seeds if found.n_seeds > 1 else ''}"
     )
 
 
@@ -398,6 +424,7 @@ def next_steps(row, run, rows):
         )
     absent = [name for name in ("lenet", "mlp", "logistic_regression") if name in MODELS]
     absent = [name for name in absent if name not in {other["model"] for other in rows}]
+    absent = [name for name in absent if _can_train(name, run)]
     if absent:
         steps.append(
             {
@@ -429,6 +456,17 @@ def next_steps(row, run, rows):
         }
     )
     return steps
+
+
+def _can_train(model, run):
+    """Return whether ``model`` with its defaults can be trained on the data of ``run``."""
+    settings = complete_experiment({"model": model})
+    try:
+        check_split_sizes({"": settings}, len(run.dataset.train_x))
+        expected_arrays(run.dataset, settings, run.float_x)
+    except UserError:
+        return False
+    return True
 
 
 def _experiment(name, model, **changes):
