@@ -71,13 +71,20 @@ class Run:
         where = ("--data", self.data, "--run", self.run, "--dpi", 30)
         for figure, name in FIGURES.items():
             self.call("plot", figure, *where, "--output", out / name)
+        self.call("report", "--data", self.data, "--output", out / "report.html", self.run)
         over = ("--over", "seed", "--runs", self.run, self.run)
         self.call("plot", "validation_error_over", *over, "--dpi", 30, "--output", out / "over.png")
         for name in [*FIGURES.values(), "over.png"]:
             with Image.open(out / name) as image:
                 colours = image.convert("RGB").getcolors(maxcolors=10**6)
                 assert len(colours) > 5, f"{name} is blank"
-        for name in ("test_scores.html", "published.md", "model_card.html", "best_model.npz"):
+        for name in (
+            "test_scores.html",
+            "published.md",
+            "model_card.html",
+            "best_model.npz",
+            "report.html",
+        ):
             assert (out / name).stat().st_size > 0
         return out
 

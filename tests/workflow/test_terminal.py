@@ -28,15 +28,15 @@ def finished(folder):
 def test_a_job_takes_two_lines(finished, folder):
     assert finished.returncode == 0, finished.stderr
     lines = finished.stderr.splitlines()
-    ended = [line for line in lines if re.match(r"\[ ?\d+ of 19\] ", line)]
-    assert [int(line[1:3]) for line in ended] == [*range(1, 20)]
-    assert any(re.fullmatch(r"\[ ?\d+ of 19\] train fast/default, \d+ s", line) for line in ended)
+    ended = [line for line in lines if re.match(r"\[ ?\d+ of 20\] ", line)]
+    assert [int(line[1:3]) for line in ended] == [*range(1, 21)]
+    assert any(re.fullmatch(r"\[ ?\d+ of 20\] train fast/default, \d+ s", line) for line in ended)
     for name in TOY["experiments"]:
         assert f"  train {name}/default" in lines
         (result,) = [line for line in lines if line.startswith(f"{name}/default: ")]
         assert re.search(r"validation error [\d.]+ % \(\d+ of 32\) in epoch \d of 3", result)
     # Two lines a job, the result of each training, and a few about the whole run.
-    assert len(lines) <= 2 * 19 + 2 + 5
+    assert len(lines) <= 2 * 20 + 2 + 5
     assert not [line for line in lines if ".py" in line], "paths of source files"
 
 
@@ -44,7 +44,7 @@ def test_the_end_tells_what_came_of_it(finished):
     output = finished.stdout
     (selected,) = [line for line in output.splitlines() if line.startswith("*   ")]
     assert re.search(r"fast/default|slow/default", selected)
-    for place in ("results/plots", "model_card.html", "snakemake --report"):
+    for place in ("results/report.html", "results/plots", "model_card.html", "snakemake --report"):
         assert place in output
 
 

@@ -44,7 +44,7 @@ PER_RUN = {"train", "score", "animate_weights", "plot_confusion", "plot_learning
     "plot_weights",
 }
 FIGURES = ["weights", "mistakes"]
-AFTER = {"tabulate", "compare_published", "select"}  # once, of all runs
+AFTER = {"tabulate", "compare_published", "select", "write_report"}  # once, of all runs
 FILES = [
     *("history.csv", "timings.csv", "training.json", "provenance.json", "score.json"),
     *("best_parameters.npz", "test_predictions.npz"),
@@ -118,7 +118,7 @@ def test_everything_is_made_and_nothing_else_is_left(finished):
     assert {p.name for p in (finished / "results").iterdir() if p.is_file()} == {
         *(f"test_scores.{kind}" for kind in ("csv", "md", "html")),
         *(f"published.{kind}" for kind in ("csv", "md", "html")),
-        *("best_model.npz", "model_card.md", "model_card.html"),
+        *("best_model.npz", "model_card.md", "model_card.html", "report.html"),
     }
     assert the_selected_is_kept(finished)
     assert not list(finished.rglob(".partial-*"))
@@ -526,9 +526,10 @@ def test_edited_source_reruns_what_it_shapes(tmp_path):
         },
         "src/msgd/evaluation/selection.py": AFTER,
         "src/msgd/evaluation/tables.py": AFTER,
-        "src/msgd/evaluation/model_card.py": {"select"},
-        "src/msgd/plots/mistakes.py": {"plot_confusion", "plot_mistakes"},
-        "src/msgd/evaluation/published.yaml": {"compare_published"},
+        "src/msgd/evaluation/model_card.py": {"select", "write_report"},
+        "src/msgd/plots/mistakes.py": {"plot_confusion", "plot_mistakes", "write_report"},
+        "src/msgd/evaluation/published.yaml": {"compare_published", "write_report"},
+        "src/msgd/report/page.html.j2": {"write_report"},
         "src/msgd/cli.py": set(),
     }
     for file in everything_after:
@@ -653,5 +654,6 @@ def test_the_report_holds_tables_and_figures(folder):
     assert done.returncode == 0, done.stderr
     page = (folder / "report.html").read_text()
     parts = ("learning curve", "worst mistakes", "test scores", "patience horizon", "model card")
+    parts += ("the story on one page",)
     for part in parts:
         assert part in page

@@ -1,0 +1,323 @@
+"""The page: true numbers, all of them in the page itself, in a document that is well made."""
+
+import base64
+import io
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from made import make_data, make_run
+from PIL import Image
+
+from msgd.cli import main
+from msgd.errors import UserError
+from msgd.evaluation.intervals import wilson_interval
+from msgd.files import read_json
+from msgd.plots.mistakes import confusion_matrix
+from msgd.report import page, pictures, sections
+from msgd.report.figures import thinned
+from msgd.report.page import write_report
+
+VOID = {"meta", "img", "br", "input", "hr", "link"}
+
+
+class Document(HTMLParser):
+    """An HTML document as [(tag, attributes, ancestors, text), ...]; ends must match beginnings."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "text": "", "inside": [e["tag"] for e in self.open], **dict(attrs)}
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()["tag"] == tag
+        if tag in ("td", "th"):
+            self.handle_data(" ")  # a cell's text ends with it
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, tag, **attributes):
+        """Return the elements of ``tag`` with these attributes (class_ for class)."""
+        wanted = {key.rstrip("_"): value for key, value in attributes.items()}
+        return [
+            element
+            for element in self.elements
+            if element["tag"] == tag and wanted.items() <= element.items()
+        ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """(data folder, run folders) of a grid over the learning rate with two seeds."""
+    data = make_data(tmp_path_factory.mktemp("grid"))
+    rates, seeds = (0.01, 0.5), (1, 2)
+    return data, [
+        make_run(data, f"grid/learning_rate={rate}+seed={seed}", learning_rate=rate, seed=seed)
+        for rate in rates
+        for seed in seeds
+    ]
+
+
+def write(tmp_path, data, folders):
+    """Write the page on ``folders``; return its text and the Document."""
+    path = tmp_path / "report.html"
+    write_report(folders, data, path)
+    text = path.read_text(encoding="utf-8")
+    return text, Document(text)
+
+
+@pytest.fixture(scope="module")
+def one(runs, tmp_path_factory):
+    """(text, Document, run folder, data folder) of the page on a single run."""
+    data, folders = runs
+    return *write(tmp_path_factory.mktemp("one"), data, folders[:1]), folders[0], data
+
+
+@pytest.fixture(scope="module")
+def several(runs, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("several"), *runs)
+
+
+def words(element):
+    return " ".join(element["text"].split())
+
+
+def test_the_answer_is_the_score_with_its_interval(one):
+    text, document, run, _ = one
+    score = read_json(run / "score.json")
+    k, n = score["test_errors"], score["test_examples"]
+    assert 0 < k < n
+    (number,) = document.all("p", class_="number")
+    assert words(number) == f"{100 * k / n:.2f} %"
+    # Wilson's interval, written out.
+    z, p = 1.959963984540054, k / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    assert wilson_interval(k, n) == pytest.approx((middle - half, middle + half), rel=1e-12)
+    (lede,) = document.all("p", class_="lede")
+    assert f"misread {k} of {n} test images" in words(lede)
+    assert f"between {100 * (middle - half):.2f} and {100 * (middle + half):.2f} %" in words(lede)
+    assert "the only run" in text
+    whole = f"({score['all_test_errors']} of {score['all_test_examples']})"
+    assert n == 30
+    assert score["all_test_examples"] == 33
+    assert whole in text
+
+
+def test_the_interval_of_no_errors_has_a_width():
+    low, high = wilson_interval(0, 50)
+    assert low == 0
+    assert high == pytest.approx(1.959963984540054**2 / (50 + 1.959963984540054**2))
+
+
+def test_the_curve_says_every_validation_when_pointed_at(one):
+    _, document, run, _ = one
+    history = pd.read_csv(run / "history.csv")
+    tips = [words(e) for e in document.all("title") if "g" in e["inside"]]
+    expected = [
+        f"epoch {row.epoch}, iteration {row.iteration} "
+        f"validation error {row.validation_error_percent:.2f} % ({row.validation_errors} errors) "
+        f"training cost {row.cost:.4g} patience {row.patience:,}"
+        for row in history.itertuples()
+    ]
+    assert tips == expected * 2  # drawn for wide and for narrow windows
+    caption = " ".join(map(words, document.all("figcaption")))
+    training = read_json(run / "training.json")
+    lowest = 100 * training["validation_errors"] / training["validation_examples"]
+    assert f"{lowest:.2f} %" in caption
+    assert "ended at its cap of 5 epochs (n_epochs), with patience left" in caption
+
+
+def test_the_confusion_matrix_and_the_worst_mistakes_are_those_of_the_predictions(one):
+    _, document, run, data = one
+    with np.load(run / "test_predictions.npz") as arrays:
+        predicted = arrays["predicted"]
+    labels = np.load(data / "test_y.npy")
+    (table,) = document.all("table", class_="confusion")
+    rows = np.array(re.findall(r"\d+", table["text"])[3:], int).reshape(3, 4)  # the first: labels
+    np.testing.assert_array_equal(rows[:, 0], [0, 1, 2])
+    np.testing.assert_array_equal(rows[:, 1:], confusion_matrix(labels, predicted, 3))
+    shown = [e["alt"] for e in document.all("img") if e["alt"].startswith("test image")]
+    wrong = np.flatnonzero(predicted != labels)
+    assert len(shown) == min(len(wrong), sections.SHOWN_MISTAKES)
+    for alt in shown:
+        row, label = map(int, re.fullmatch(r"test image (\d+), of class (\d+)", alt).groups())
+        assert labels[row] == label != predicted[row]
+
+
+def test_a_grid_is_compared_and_a_single_run_is_not(one, several):
+    text, document = several
+    assert "The runs compared" in text
+    assert "lowest validation error of 4 runs" in text
+    (table,) = [e for e in document.all("table") if "grid learning_rate=0.5" in e["text"]]
+    assert table["text"].count("(selected)") == 1
+    (grid,) = [words(e) for e in document.all("figcaption") if "came with" in e["text"]]
+    assert re.search(
+        r"The lowest error, [\d.]+ %, came with learning_rate [\d.]+ \(the star\)", grid
+    )
+    assert "means over seeds" in grid
+    assert "The runs compared" not in one[0]
+
+
+def test_where_nothing_is_published_the_page_says_so(one):
+    assert "so there is nothing to compare" in one[0]
+
+
+def test_published_figures_stand_beside_ours(runs, tmp_path, monkeypatch):
+    data, folders = runs
+
+    def found(quantity, equal, epochs="in full"):
+        names = {"experiment": "grid", "run": folders[0].name, "epochs": epochs}
+        figures = {"published": "1.000", "reproduced": "2.000", "equal": equal, "source": "x"}
+        return {**names, "quantity": quantity, **figures}
+
+    rows = [
+        found("validation_error_percent", "yes"),
+        found("best_epoch", "no: 2 epochs more"),
+        found("epochs_run", "within 3: 1 epoch less"),
+        found("test_error_percent", "cut", "5, cut from 9"),
+    ]
+    monkeypatch.setattr(sections, "compare_with_published", lambda _: rows)
+    text, _ = write(tmp_path, data, folders[:1])
+    finding = "1 came out equal to the last published digit, 1 within the expected tolerance"
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"Of 3 published figures that can be compared, {finding}, and 1 did not." in text
+    assert "1 figure belongs to a run cut short of the published number of epochs." in text
+    for verdict in ("equal", "no: 2 epochs more", "within 3: 1 epoch less", "not compared"):
+        assert f"<td>{verdict}</td>" in text
+    assert "the diamond" not in text  # a run that was cut is not held against the figure
+
+
+def test_the_same_files_give_the_same_bytes(runs, several, tmp_path):
+    assert write(tmp_path, *runs)[0] == several[0]
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(several):
+    text, document = several
+    assert "default-src 'none'" in text
+    assert not document.all("script")
+    assert not document.all("link")
+    addresses = [e[key] for e in document.elements for key in ("src", "href") if key in e]
+    local = {"model_card.html", "test_scores.html", "published.html", "best_model.npz"}
+    for address in addresses:
+        assert address.startswith(("data:image/png;base64,", "#")) or address in local
+    assert not re.findall(r"(?<!xmlns=\")https?://(?!www\.w3\.org)", text)
+    assert len(text) < 1_500_000
+
+
+def test_the_document_is_well_made(several):
+    _, document = several
+    (root,) = document.all("html")
+    assert root["lang"] == "en"
+    ids = [e["id"] for e in document.elements if "id" in e]
+    assert len(ids) == len(set(ids))
+    for element in document.elements:
+        for key in ("href", "aria-labelledby", "for"):
+            value = element.get(key, "")
+            if key != "href" or value.startswith("#"):
+                assert not value or value.removeprefix("#") in ids
+        for used in re.findall(r"url\(#([^)]+)\)", " ".join(map(str, element.values()))):
+            assert used in ids
+    levels = [int(e["tag"][1]) for e in document.elements if re.fullmatch(r"h\d", e["tag"])]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert max(np.diff(levels)) == 1
+    for tag in ("header", "main", "footer", "nav"):
+        assert len(document.all(tag)) == 1
+    assert all(e["alt"] for e in document.all("img"))
+    for svg in document.all("svg"):
+        assert svg["role"] == "img"
+        assert svg["aria-label"]
+    for heading in document.all("th"):
+        assert "scope" in heading or "colspan" in heading
+
+
+def test_figures_take_the_colours_of_the_page(several):
+    text, document = several
+    variables = set(re.findall(r"^\s*(?:--[\w-]+: .*)$", text, re.MULTILINE))
+    defined = set(re.findall(r"(--[\w-]+):", "".join(variables)))
+    inside = [e for e in document.elements if "svg" in e["inside"] and "style" in e]
+    assert inside
+    for element in inside:
+        assert not re.search(r"#[0-9a-f]{6}", element["style"]), element["style"]
+        assert set(re.findall(r"var\((--[\w-]+)\)", element["style"])) <= defined
+
+
+def test_names_cannot_break_the_page(runs, tmp_path):
+    data, _ = runs
+    run = make_run(data, "a&<b>/x=$\\frac$")
+    text, _ = write(tmp_path, data, [run])
+    assert "<b>/x" not in text
+    assert "a&amp;&lt;b&gt;" in text
+
+
+@pytest.mark.parametrize("file", ["score.json", "history.csv", "test_predictions.npz"])
+def test_a_run_that_is_not_whole_is_reported_and_nothing_written(runs, tmp_path, file, capsys):
+    data, _ = runs
+    run = make_run(data, f"broken/{file}")
+    (run / file).unlink()
+    with pytest.raises(UserError, match=re.escape(file)):
+        write_report([run], data, tmp_path / "out" / "report.html")
+    assert not (tmp_path / "out").exists()
+    assert (
+        main(["report", "--data", str(data), "--output", str(tmp_path / "r.html"), str(run)]) == 1
+    )
+    assert f"{file} is missing" in capsys.readouterr().err
+
+
+def test_weights_are_warm_or_cool_and_nothing_where_they_are_zero():
+    images = np.array([[[1.0, 0.0], [-1.0, 0.5]], [[np.nan, np.inf], [0, 0]]])
+    with Image.open(io.BytesIO(pictures.weight_mosaic(images, 1.0, 2))) as picture:
+        found = np.asarray(picture.convert("RGBA"))
+    assert found.shape == (2, 4, 4)
+    assert found[0, 0].tolist() == [*pictures.POSITIVE, 255]
+    assert found[1, 0].tolist() == [*pictures.NEGATIVE, 255]
+    assert found[0, 1, 3] == 0
+    assert found[1, 1].tolist() == [*pictures.POSITIVE, round(255 * (64 / 127) ** 0.8)]
+    assert (found[:, 2:, 3] == 0).all()  # what is not finite has no colour
+
+
+def test_large_pictures_are_made_small():
+    image = np.zeros((1, 300, 200))
+    image[:, :150] = 1
+    png = pictures.ink_picture(image)
+    address = pictures.data_uri(png)
+    with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
+        alpha = np.asarray(picture)[..., 1]
+    assert max(alpha.shape) <= pictures.LONGEST_SIDE + 8
+    middle = alpha.shape[1] // 2
+    assert alpha[alpha.shape[0] // 4, middle] == 255
+    assert alpha[3 * alpha.shape[0] // 4, middle] == 0
+
+
+def test_a_thinned_curve_keeps_its_ends_and_extremes():
+    values = np.random.RandomState(0).normal(size=10_000)
+    values[1234], values[7777] = 99, -99
+    kept = thinned(values, 100)
+    assert len(kept) <= 102
+    assert (np.diff(kept) > 0).all()
+    assert {0, 1234, 7777, 9999} <= set(kept.tolist())
+
+
+def test_the_template_is_source_and_shipped():
+    from msgd.source import closure
+
+    assert page.TEMPLATE in closure("report")
