@@ -14,7 +14,7 @@ from msgd.evaluation.intervals import wilson_interval
 from msgd.evaluation.selection import validation_rate
 from msgd.evaluation.tables import compare_with_published, error_rate
 from msgd.files import readable
-from msgd.models import MODELS, load_model
+from msgd.models import MODELS
 from msgd.models.interface import expected_arrays
 from msgd.plots.comparison import compare_runs
 from msgd.plots.mistakes import (
@@ -258,15 +258,13 @@ def _milestones(history, record):
 
 def weights(run):
     """Return the first layer's weights as pictures, a frame per snapshot, all on one scale."""
-    titles, images = load_weight_images(run.dataset.folder, run.folder)
+    titles, images, n_all = load_weight_images(run.dataset.folder, run.folder)
     chosen = np.unique(np.linspace(0, len(images) - 1, FRAMES).round().astype(int))
     sizes = np.abs(np.where(np.isfinite(images), images, 0))
     limit = float(sizes.max()) or 1.0
     n = images.shape[1]
     n_columns = min(TILES_IN_A_ROW, n)
     one, many = UNITS.get(run.settings["model"], ("unit", "units"))
-    model = load_model(run.settings["model"])
-    n_all = len(model.weight_images(run.best_parameters(), run.dataset.image_shape))
     frames = [
         {
             "title": titles[i],
