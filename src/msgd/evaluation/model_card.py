@@ -15,7 +15,7 @@ from msgd.evaluation.opened_run import open_runs
 from msgd.evaluation.selection import score_rows, validation_rate
 from msgd.evaluation.tables import PAGE, error_rate, html_table
 from msgd.files import read_json, sha256_of_file, write_text
-from msgd.inference.model_file import load_model_file, save_model
+from msgd.inference.model_file import save_model
 from msgd.models import MODELS, load_model
 
 log = logging.getLogger(__name__)
@@ -39,26 +39,27 @@ def write_best_model(run_folders, data_folder, folder):
     check_images(runs[index].dataset, ["train"])  # of which the model file has ground and ink
     save_model(folder / "best_model.npz", runs[index], parameters, _name(row))
     title = f"Model card: {_name(row)}"
-    sections = card_sections(rows, runs[index].record, dataset, folder / "best_model.npz")
+    best = folder / "best_model.npz"
+    sections = card_sections(rows, runs[index].record, dataset, parameters, best)
     write_text(folder / "model_card.md", _markdown_page(title, sections))
     body = "\n".join(map(_html_section, sections))
     write_text(folder / "model_card.html", PAGE.format(title=html.escape(title), body=body))
     log.info("selected %s of %d runs: %s", _name(row), len(rows), _validation(row))
 
 
-def card_sections(rows, record, dataset, path):
+def card_sections(rows, record, dataset, parameters, path):
     """Return the card as a list of (heading, block, ...).
 
     rows: as score_rows returns them; record: provenance.json of the selected run; dataset:
-    dataset.json; path: of best_model.npz. A block is text with ``code`` in backquotes, a dict of
+    dataset.json; parameters: the selected run's best, dict of name -> array; path: of the file
+    whose hash is told. A block is text with ``code`` in backquotes, a dict of
     facts, a DataFrame, or Code.
     """
     (row,) = (row for row in rows if row["selected"])
-    arrays = load_model_file(path).parameters
     shapes = {
-        "array": [*arrays],
-        "shape": [" x ".join(map(str, array.shape)) for array in arrays.values()],
-        "dtype": [str(array.dtype) for array in arrays.values()],
+        "array": [*parameters],
+        "shape": [" x ".join(map(str, array.shape)) for array in parameters.values()],
+        "dtype": [str(array.dtype) for array in parameters.values()],
     }
     return [
         ("", _how_selected(rows)),
@@ -211,7 +212,7 @@ def _provenance(record, path):
     edited = ", with uncommitted changes" if code["uncommitted_changes"] else ""
     packages = [f"{name} {version}" for name, version in record["packages"].items() if version]
     return {
-        "SHA-256 of best_model.npz": f"`{sha256_of_file(path)}`",
+        f"SHA-256 of {path.name}": f"`{sha256_of_file(path)}`",
         "msgd": f"{code['version']}, {commit}{edited}",
         "SHA-256 of its source": f"`{code['sha256']}`",
         "seed": str(record["seed"]),

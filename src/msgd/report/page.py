@@ -32,9 +32,9 @@ def write_report(run_folders, data_folder, path):
     summary = read_json(Path(data_folder) / "dataset.json")
     (index,) = [i for i, row in enumerate(rows) if row["selected"]]
     run, row = runs[index], rows[index]
-    # The parameters that were selected: best_model.npz is this file, byte for byte.
     best = run.folder / "best_parameters.npz"
-    card = {heading: blocks for heading, *blocks in card_sections(rows, run.record, summary, best)}
+    told = card_sections(rows, run.record, summary, run.best_parameters(), best)
+    card = {heading: blocks for heading, *blocks in told}
     page = (
         _environment()
         .get_template(TEMPLATE.name)
