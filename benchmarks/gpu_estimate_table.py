@@ -349,6 +349,7 @@ TENSOR_PHASES = {
             "pair": 2,
             "_load_errors.i": 4.5,
             "task": 1.5,
+            "v": 5,
             "step": 4,
             "_add_halves.i": 27,
         },

@@ -97,7 +97,11 @@ from msgd.models.lenet.cuda_layout import (
     why_plain,
     zeros,
 )
-from msgd.models.lenet.cuda_tensor import conv2_error_tensor_phase, conv2_tensor_phase
+from msgd.models.lenet.cuda_tensor import (
+    conv2_error_tensor_phase,
+    conv2_tensor_phase,
+    note_places,
+)
 
 BLOCKS_PER_SM = 2  # that predict; of those that train, one
 GROUP_IMAGES, ZERO, ONE = np.uint32(GROUP), np.uint32(0), np.uint32(1)
@@ -355,6 +359,8 @@ def make_training(sizes, n_filters):
         """
         shared = shared_memory()
         state = shared.state
+        if sizes.tf32:
+            note_places(sizes, shared)
         while state[STEP] < uint32(n_steps):
             if kernels.has_penalty(descent):
                 penalty_phase(training, descent, sizes, network, before_weights, shared)

@@ -24,7 +24,8 @@ SHARED_BYTES = 48 * 1024
 PREDICTED_TOGETHER = 1024  # images that pass through the layers at a time
 # Tensor cores, see cuda_tensor.py: of the filters' gradients, maps2 x 25 maps1, each of 8 warps has
 # up to 7 tiles of 8 rows by 4 of 16 columns.
-TENSOR_MAPS1, TENSOR_MAPS2 = 20, 56
+TENSOR_WEIGHTS = 8 * 4 * 16  # of those columns
+TENSOR_MAPS1, TENSOR_MAPS2 = TENSOR_WEIGHTS // FILTER_AREA, 56
 TENSOR_PADDING = 64  # numbers behind the errors of an image that may be read too
 TENSOR_COLUMNS2, TENSOR_SQUARES2 = 4, 16
 TENSOR_TILE = 8  # columns of a tile, and terms of a step
@@ -184,7 +185,7 @@ def shared_sizes(sizes):
             map2 + TENSOR_TILE + errors,
             2 * (errors + (rows2 + 4) * columns1 * s.maps1) + TENSOR_PADDING,
         )
-    return numbers, 2 * s.squares2 * s.bundles[1]
+    return numbers, TENSOR_WEIGHTS if s.tf32 else 2 * s.squares2 * s.bundles[1]
 
 
 class Parameters(NamedTuple):
@@ -291,16 +292,17 @@ def _forward_tiles(filters):
 
 
 def _backward_tiles(filters):
-    """Return filters (M, M_in, 5, 5) likewise, for errors: (M_in / 8, M / 16, 5, 5, 32, 4).
+    """Return filters (M, M_in, 5, 5) likewise, for errors: (M_in / 8, 5, M / 16, 5, 32, 4).
 
-    The terms are maps, 16 in two steps; a tile has 8 of M_in. Then come column and row of a tap.
+    A tile has 8 of M_in. Then come the column of a tap, the terms, which are 16 maps in two steps,
+    and the row of a tap.
     """
     maps, maps_in = filters.shape[:2]
     pairs, tiles = -(-maps // 16), -(-maps_in // 8)
     taps = _padded(filters.transpose(3, 2, 0, 1), (FILTER_SIZE, FILTER_SIZE, 16 * pairs, 8 * tiles))
     parts = taps.reshape(FILTER_SIZE, FILTER_SIZE, pairs, 2, 2, 4, tiles, 8)
-    parts = parts.transpose(6, 2, 0, 1, 7, 5, 3, 4)
-    return parts.reshape(tiles, pairs, FILTER_SIZE, FILTER_SIZE, 32, 4)
+    parts = parts.transpose(6, 0, 2, 1, 7, 5, 3, 4)
+    return parts.reshape(tiles, FILTER_SIZE, pairs, FILTER_SIZE, 32, 4)
 
 
 class Tables(NamedTuple):

@@ -8,7 +8,7 @@ what it multiplies are rounded copies in shared memory. In brackets the publishe
     filters 2         an image after the other; warp: 64 weights of each map             [8 x 50]
                       terms: the pixels of a row of squares, upper row, lower row   [4 x 2 steps]
     errors of h1      two images; warp: 4 rows in either half x 8 input maps          [2 x 3 x 2]
-                      terms: maps, rows of the filters; sums by their columns    [8 x 10 steps]
+                      terms: maps and rows of the filters; a column after the other  [8 x 50]
 
 For tensor cores a map of the second convolution has 8 columns, so 4 squares in a row: g is a
 column, or q a square. Its errors lie in four planes, one for each pixel of the squares, with the
@@ -17,8 +17,6 @@ maps of a square side by side, and 0 where a pixel is no maximum: (4, squares2, 
 The hidden layer's products are in kernels/cuda_product.py. All else is float32 as without tensor
 cores, and so are predictions.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 from numba import cuda, float32, int32, uint32, uint64
@@ -44,7 +42,7 @@ from msgd.models.lenet.cuda_forward import (
 from msgd.models.lenet.cuda_layout import TENSOR_MAPS2, TENSOR_PADDING
 
 TENSOR_WARPS = np.uint32(8)
-THREE, EIGHT, SIXTEEN, AREA = np.uint32(3), np.uint32(8), np.uint32(16), np.uint32(25)
+EIGHT, SIXTEEN, AREA = np.uint32(8), np.uint32(16), np.uint32(25)
 N_PADDING = np.uint32(TENSOR_PADDING)  # numbers behind an image's errors that are read too
 WEIGHT_TILES = 4  # of 16 weights of each map, whose gradients a warp sums
 MAP_TILES = TENSOR_MAPS2 // 8
@@ -52,15 +50,8 @@ N_WEIGHT_TILES, N_MAP_TILES = np.uint32(WEIGHT_TILES), np.uint32(MAP_TILES)
 GRADIENT_TILES = WEIGHT_TILES * MAP_TILES
 ROWS = 4  # of h1 that a warp adds to, in either half; and rows of errors there
 N_ROWS = np.uint32(ROWS)
-COLUMN_SUMS, TWICE_ROWS = 5 * ROWS, 2 * ROWS
+TWICE_ROWS = 2 * ROWS
 OTHER_COLUMN = FOUR  # the lane of the next column, by its bit
-
-
-class Sums(NamedTuple):
-    """Registers of a warp in the errors of h1, all float32; see kernels/cuda_tensor_cores.py."""
-
-    by_column: object  # (5 x ROWS, 4): for each column of the filters
-    errors: object  # (2 x ROWS, 4): rows of errors, of two steps
 
 
 @cuda.jit(device=True, **INLINE)
@@ -209,6 +200,22 @@ def _load_errors(image, at, sizes, network, here, numbers):
 
 
 @cuda.jit(device=True, **INLINE)
+def note_places(sizes, shared):
+    """Overwrite shared.places: where the pixel that each weight of a map meets lies.
+
+    Counted from the first weight's. No phase on tensor cores has other use for it; to work places
+    out for each row of pixels would take more registers than there are.
+    """
+    skipped = sizes.columns1 * sizes.maps1 - N_TAPS * sizes.maps1  # from one filter row to the next
+    weight = uint32(cuda.threadIdx.x)
+    while weight < TENSOR_WARPS * N_WEIGHT_TILES * SIXTEEN:
+        row = uint32(weight // (N_TAPS * sizes.maps1))
+        shared.places[weight] = weight + min(row, N_TAPS - ONE) * skipped
+        weight = uint32(weight + THREADS)
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True, **INLINE)
 def conv2_gradient_tensors(sizes, network, shared):
     """Overwrite the weights' gradients in the group's part of errors.partial, see cuda_backward.py.
 
@@ -255,7 +262,7 @@ def _add_image(sizes, shared, gradient):
         pixel = uint64(row * in_row + TWO * q * sizes.maps1)
         for i in range(N_WEIGHT_TILES):
             for half in range(TWO):
-                at = pixel + _place(warp, i, half, g, sizes)
+                at = pixel + shared.places[_weight(warp, i, half, g)]
                 a[half], a[TWO + half] = numbers[at], numbers[at + sizes.maps1]
             of_a = a[0], a[1], a[2], a[3]
             for m in range(_map_tiles(sizes)):
@@ -270,14 +277,6 @@ def _weight(warp, i, half, g):
     Behind the last one there may be some that are not: of their sums none is kept.
     """
     return (warp * N_WEIGHT_TILES + i) * SIXTEEN + EIGHT * half + g
-
-
-@cuda.jit(device=True, **INLINE)
-def _place(warp, i, half, g, sizes):
-    """Return where the pixel that this weight meets lies, from the first weight's."""
-    weight = _weight(warp, i, half, g)
-    skipped = sizes.columns1 * sizes.maps1 - N_TAPS * sizes.maps1  # from one filter row to the next
-    return weight + uint32(weight // (N_TAPS * sizes.maps1)) * skipped
 
 
 @cuda.jit(device=True, **INLINE)
@@ -339,27 +338,50 @@ def _own(task, sizes, shared):
 def _spread_rows(first, task, sizes, network, shared):
     """Spread an image's errors over ROWS rows of h1 in either half, for 8 of its maps.
 
-    first: number of the first image of the pair. Sums of each column of the filters lie by the
-    columns of the errors, and are moved on at the end: from lane to lane.
+    first: number of the first image of the pair. One column of the filters after the other is
+    multiplied; its sums lie by the columns of the errors, and are moved on from lane to lane.
     """
-    by_column = cuda.local.array((COLUMN_SUMS, 4), float32)
+    sums = cuda.local.array((ROWS, 4), float32)
     errors = cuda.local.array((TWICE_ROWS, 4), float32)
-    sums = Sums(by_column, errors)
-    for i in range(N_TAPS * N_ROWS):
+    inside = cuda.local.array((ROWS, 4), float32)
+    beyond = cuda.local.array((ROWS, 4), float32)
+    for i in range(N_ROWS):
         for k in range(FOUR):
-            by_column[i, k] = float32(0)
+            inside[i, k], beyond[i, k] = float32(0), float32(0)
     _, tile, part, g, q = _own(task, sizes, shared)
     pairs = (sizes.maps2 + SIXTEEN - ONE) // SIXTEEN
     weight = uint64(tile * pairs * AREA * LANES * FOUR + (FOUR * g + q) * FOUR)
-    for step in range(pairs):
-        _read_rows(task, step, sizes, shared, errors)
-        if part == ZERO:
-            _add_columns(ZERO, weight, network.parameters, sums)
-        else:
-            _add_columns(ONE, weight, network.parameters, sums)
-        weight += AREA * LANES * FOUR
-    cuda.syncwarp()  # so that what follows is found anew: registers are few
-    _keep_rows(first, task, sizes, network, shared, sums)
+    v = ZERO
+    while v < N_TAPS:
+        for i in range(N_ROWS):
+            for k in range(FOUR):
+                sums[i, k] = float32(0)
+        for step in range(pairs):
+            _read_rows(task, step, sizes, shared, errors)
+            if part == ZERO:
+                _add_column(ZERO, weight, network.parameters, errors, sums)
+            else:
+                _add_column(ONE, weight, network.parameters, errors, sums)
+            weight += N_TAPS * LANES * FOUR
+        _move(v, g, q, sums, inside, beyond)
+        v = uint32(v + ONE)
+    _keep_rows(first, task, sizes, network, shared, inside, beyond)
+
+
+@cuda.jit(device=True, **INLINE)
+def _move(v, g, q, sums, inside, beyond):
+    """Add the sums of column v of the filters to where they belong; all (ROWS, 4) float32.
+
+    Column x of h1 gets what column x - v of the errors gives: the lane of column g gets it from the
+    one of column g - v. Where there is none it gets, going round, what column g + 8 - v has: that
+    is for column 8 + g.
+    """
+    source = int32(((g + EIGHT - v) & (EIGHT - ONE)) * FOUR + q)
+    for i in range(N_ROWS):
+        for k in range(FOUR):
+            got = cuda.shfl_sync(EVERY_LANE, sums[i, k], source)
+            inside[i, k] += got if g >= v else float32(0)
+            beyond[i, k] += float32(0) if g >= v else got
 
 
 @cuda.jit(device=True, **INLINE)
@@ -368,7 +390,6 @@ def _read_rows(task, step, sizes, shared, errors):
 
     Of each lane the four numbers are of maps q, q + 4, q + 8, q + 12 in column g.
     """
-    cuda.syncwarp()  # so that where all rows are is found anew for each step: registers are few
     image, _, _, g, q = _own(task, sizes, shared)
     stride, plane, half = sizes.error_stride, sizes.error_plane, sizes.squares2 // sizes.columns2
     size = FOUR * plane + N_PADDING
@@ -382,28 +403,10 @@ def _read_rows(task, step, sizes, shared, errors):
 
 
 @cuda.jit(device=True, **INLINE)
-def _add_columns(part, weight, parameters, sums):
-    """Add to all sums what 16 maps add. Arguments as in _add_column, of the filters' first one.
+def _add_column(part, weight, parameters, errors, sums):
+    """Add to the sums of a column of the filters what 16 maps add, in two steps.
 
-    Written out, for the compiler would leave a loop, and sums that it numbers lie in memory.
-    """
-    words = N_TAPS * LANES * FOUR
-    _add_column(ZERO, part, weight, parameters, sums)
-    cuda.syncwarp()  # so that no more weights are read in advance than registers hold
-    _add_column(ONE, part, weight + words, parameters, sums)
-    cuda.syncwarp()
-    _add_column(TWO, part, weight + TWO * words, parameters, sums)
-    cuda.syncwarp()
-    _add_column(THREE, part, weight + THREE * words, parameters, sums)
-    cuda.syncwarp()
-    _add_column(FOUR, part, weight + FOUR * words, parameters, sums)
-
-
-@cuda.jit(device=True, **INLINE)
-def _add_column(v, part, weight, parameters, sums):
-    """Add to the sums of column v of the filters what 16 maps add, in two steps.
-
-    A warp has rows ROWS part to ROWS part + 3 of h1. v, part: constants; weight: where in
+    A warp has rows ROWS part to ROWS part + 3 of h1. part: a constant; weight: where in
     parameters.filters2_by_map the lane's numbers of the column begin.
     """
     for u in range(N_TAPS):
@@ -411,42 +414,27 @@ def _add_column(v, part, weight, parameters, sums):
         for i in range(N_ROWS):
             row = part * N_ROWS + i
             if row >= u and row < u + N_ROWS:  # the row of errors that row u of the filters meets
-                _add_row(row - u, words, v * N_ROWS + i, sums)
+                y, lower = row - u, row - u + N_ROWS
+                a = errors[y, 0], errors[lower, 0], errors[y, 1], errors[lower, 1]
+                add_product(a, (words[0], words[1]), sums, i)
+                a = errors[y, 2], errors[lower, 2], errors[y, 3], errors[lower, 3]
+                add_product(a, (words[2], words[3]), sums, i)
 
 
 @cuda.jit(device=True, **INLINE)
-def _add_row(y, words, into, sums):
-    """Add rows y of both halves of the errors times a tap's weights to sums.by_column[into]."""
-    errors, lower = sums.errors, y + N_ROWS
-    a = errors[y, 0], errors[lower, 0], errors[y, 1], errors[lower, 1]
-    add_product(a, (words[0], words[1]), sums.by_column, into)
-    a = errors[y, 2], errors[lower, 2], errors[y, 3], errors[lower, 3]
-    add_product(a, (words[2], words[3]), sums.by_column, into)
-
-
-@cuda.jit(device=True, **INLINE)
-def _keep_rows(first, task, sizes, network, shared, sums):
+def _keep_rows(first, task, sizes, network, shared, inside, beyond):
     """Write what the upper half adds to errors.h1, and what the lower half adds beside it.
 
-    Column x of h1 gets the sum of column v of the filters from column x - v of the errors: the lane
-    of column g gets what the one of column g - v has. Where there is none it gets, going round,
-    what column g + 8 - v has: that is for column 8 + g.
+    inside, beyond: (ROWS, 4) float32 registers, of columns g and 8 + g.
     """
     image, tile, part, g, q = _own(task, sizes, shared)
     for i in range(N_ROWS):
         row = part * N_ROWS + i
         for k in range(FOUR):
-            inside, beyond = float32(0), float32(0)
-            for v in range(N_TAPS):
-                source = int32(((g + EIGHT - v) & (EIGHT - ONE)) * FOUR + q)
-                got = cuda.shfl_sync(EVERY_LANE, sums.by_column[v * N_ROWS + i, k], source)
-                inside += got if g >= v else float32(0)
-                beyond += float32(0) if g >= v else got
-            m = tile * EIGHT + TWO * q + k % TWO
-            is_lower = k // TWO
+            m, is_lower = tile * EIGHT + TWO * q + k % TWO, k // TWO
             of_pair, errors, numbers = (first, image), network.errors, shared.numbers
-            _keep(inside, of_pair, (row, g, m), is_lower, sizes, errors, numbers)
-            _keep(beyond, of_pair, (row, g + EIGHT, m), is_lower, sizes, errors, numbers)
+            _keep(inside[i, k], of_pair, (row, g, m), is_lower, sizes, errors, numbers)
+            _keep(beyond[i, k], of_pair, (row, g + EIGHT, m), is_lower, sizes, errors, numbers)
 
 
 @cuda.jit(device=True, **INLINE)
