@@ -366,6 +366,7 @@ def test_the_selected_model_follows_the_grid(tmp_path):
     assert would_run(folder, *targets) == {"train": 1, **after}
 
 
+@pytest.mark.slow
 def test_figures_of_a_grid_are_of_its_best_run_and_of_others_on_request(tmp_path):
     folder = make_folder(tmp_path / "grid")
     grid = {"model": "logistic_regression", "batch_size": 20, "n_epochs": 2}
@@ -383,7 +384,7 @@ def test_figures_of_a_grid_are_of_its_best_run_and_of_others_on_request(tmp_path
     drawn = PER_RUN - {"train", "score"}
     run("results/test_scores.csv", "results/best_model.npz")
     best = the_selected_is_kept(folder)["run"]
-    others = {"plot_validation_error_over": 1, "compare_published": 1}
+    others = {"plot_validation_error_over": 1, "compare_published": 1, "write_report": 1}
     assert would_run(folder) == {**dict.fromkeys(drawn, 1), **others}
     run()
     assert {path.name for path in plots.iterdir()} == {
