@@ -228,3 +228,9 @@ def mnist(mnist_folder):
     from msgd.data.dataset import load_dataset
 
     return load_dataset(mnist_folder)
+
+
+def error_lines(text):
+    """Return the lines of standard error but those that a training's log begins with (list)."""
+    begins = "hyperparameters: ", "floatX ", "backend "
+    return [line for line in text.splitlines() if not line.startswith(begins)]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import as_triple, environment, make_dataset, save_npz
+from conftest import as_triple, environment, error_lines, make_dataset, save_npz
 
 WORDS = ["model=logistic_regression", "batch_size=10", "n_epochs=3", "learning_rate=0.5"]
 RESULTS = ["history.csv", "best_parameters.npz", "test_predictions.npz"]
@@ -252,8 +252,7 @@ def test_what_numba_cannot_work_with_is_reported_in_a_line(plain, tmp_path, step
     (command,) = (words for words in plain.training(run) if words[0] == step)
     done = msgd(command, **changes)
     assert done.returncode == 1
-    before = "hyperparameters: ", "floatX ", "backend cpu"  # what a training's log begins with
-    (line,) = [line for line in done.stderr.splitlines() if not line.startswith(before)]
+    (line,) = error_lines(done.stderr)
     assert line.startswith(f"msgd {step}: error: ")
     assert message in line
     assert "unset" in line

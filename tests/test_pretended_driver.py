@@ -12,7 +12,7 @@ from pathlib import Path
 import pretended
 import pytest
 import toy
-from conftest import ROOT, as_triple, make_dataset, msgd, save_npz
+from conftest import ROOT, as_triple, error_lines, make_dataset, msgd, save_npz
 from packaging.requirements import Requirement
 from pretended import Launch, read_log, run_program, with_gpu
 
@@ -194,7 +194,7 @@ def test_what_fails_is_reported_in_one_line(gpu, data, tmp_path, changes, messag
     done = train(data, tmp_path / "run", **gpu(**changes))
     assert done.returncode == 1
     assert message in done.stderr
-    (error,) = [line for line in done.stderr.splitlines() if "backend cuda, as" not in line]
+    (error,) = error_lines(done.stderr)
     assert error.startswith("msgd train: error: ")
     assert not list(tmp_path.rglob("*.npz"))
 

@@ -10,13 +10,12 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import as_triple, make_dataset, save_npz
+from conftest import as_triple, error_lines, make_dataset, save_npz
 
 from msgd.cli import main
 from msgd.data.unpickle import unpickle
 
 WORDS = ["model=logistic_regression", "batch_size=10", "n_epochs=2"]
-BEFORE_TRAINING = ("hyperparameters: ", "floatX ", "backend ")  # what the log begins with
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +100,7 @@ class Spoiled:
         before = self.files()
         capsys.readouterr()
         assert call(*words) == 1
-        lines = capsys.readouterr().err.splitlines()
-        errors = [line for line in lines if not line.startswith(BEFORE_TRAINING)]
+        errors = error_lines(capsys.readouterr().err)
         assert len(errors) == 1, errors
         assert f"msgd {words[0]}: error: " in errors[0]
         for message in messages:
