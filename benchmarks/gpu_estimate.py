@@ -137,7 +137,7 @@ def measured(day, designs, kernel):
                 "benchmarks/gpu_estimate_table.py"
             )
         return {"draft": kernel.draft, "us_per_step": found[0]} if found else None
-    speed = day["steps"]["speed"][kernel.model]["cuda"]
+    speed = day["steps"]["speed"][kernel.model][kernel.speed]
     wait = grid_wait(day["steps"]["micro"], kernel.blocks)
     alone = day["steps"]["profile"][kernel.model]["us"]
     return {

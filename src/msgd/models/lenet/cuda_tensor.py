@@ -3,19 +3,23 @@
 Eight warps of a block multiply; each owns whole tiles of sums (kernels/cuda_tensor_cores.py), and
 what it multiplies are rounded copies in shared memory. In brackets the published sizes::
 
-    convolution 2     two images; warp: a row of squares (16 pixels) of both x 32 maps    [4 x 2]
-                      terms: the 5 M_in numbers below each row of the filters     [5 x 13 steps]
-    filters 2         an image after the other; warp: 64 weights of each map             [8 x 50]
-                      terms: the pixels of a row of squares, upper row, lower row   [4 x 2 steps]
-    errors of h1      two images; warp: 4 rows in either half x 8 input maps          [2 x 3 x 2]
-                      terms: maps and rows of the filters; a column after the other  [8 x 50]
+    convolution 2     two images; warp: a row of squares of both x 32 maps           [4 x 2 pieces]
+                      terms: the 5 M_in numbers below each row of a filter          [5 x 13 steps]
+    filters 2         an image after the other; warp: 64 weights of every map           [8 pieces]
+                      terms: the pixels of a row of squares, upper row, lower row    [4 x 2 steps]
+    errors of h1      two images; warp: 4 rows in either half x 8 input maps     [2 x 3 x 2 pieces]
+                      terms: maps, by rows of a filter; a column after the other [5 x 80 steps]
 
-For tensor cores a map of the second convolution has 8 columns, so 4 squares in a row: g is a
-column, or q a square. Its errors lie in four planes, one for each pixel of the squares, with the
-maps of a square side by side, and 0 where a pixel is no maximum: (4, squares2, maps2 and padding).
+A step is eight terms. A map of the second convolution has 8 columns here, so 4 squares in a row: g
+is a column, or q a square. Its errors lie in four planes, one for each pixel of the squares, with
+the maps of a square side by side, and 0 where a pixel is no maximum: (4, squares2, error_stride).
 
 The hidden layer's products are in kernels/cuda_product.py. All else is float32 as without tensor
 cores, and so are predictions.
+
+Limits, beside those of ``cuda.py``: a GPU of compute capability 8.0 or more, images of 28 columns
+and up to 31 rows, up to 20 and 56 maps. Where they are not met nothing stands in: it is an error
+(``cuda_layout.why_not_tf32``).
 """
 
 import numpy as np
@@ -43,6 +47,7 @@ from msgd.models.lenet.cuda_layout import TENSOR_MAPS2, TENSOR_PADDING
 
 TENSOR_WARPS = np.uint32(8)
 EIGHT, SIXTEEN, AREA = np.uint32(8), np.uint32(16), np.uint32(25)
+TASK_MAPS = np.uint32(32)  # of the second convolution, whose sums a warp owns at a time
 N_PADDING = np.uint32(TENSOR_PADDING)  # numbers behind an image's errors that are read too
 WEIGHT_TILES = 4  # of 16 weights of each map, whose gradients a warp sums
 MAP_TILES = TENSOR_MAPS2 // 8
@@ -76,7 +81,7 @@ def conv2_tensor_phase(n_images, group, sizes, parameters, kept, here, shared):
     """Do as conv2_phase of cuda_forward.py."""
     size = sizes.squares1 * sizes.maps1
     warp, g, q = _warp_of(here)
-    parts = (sizes.maps2 + np.uint32(31)) // np.uint32(32)
+    parts = (sizes.maps2 + TASK_MAPS - ONE) // TASK_MAPS
     rows2 = sizes.squares2 // sizes.columns2
     # The terms of a step may lie so far beyond an image: they are multiplied by 0.
     _clear(TWO * size, EIGHT, here, shared.numbers)
@@ -96,7 +101,7 @@ def conv2_tensor_phase(n_images, group, sizes, parameters, kept, here, shared):
 
 @cuda.jit(device=True, **INLINE)
 def _convolve_row(n_images, first, row, part, lane, sizes, parameters, kept, shared):
-    """Convolve a row of squares of two images, from number ``first`` on, with 32 maps; keep it.
+    """Convolve a row of squares of two images, from number ``first`` on, with TASK_MAPS; keep it.
 
     lane: its g, a column of pixels, and q.
     """
@@ -106,29 +111,29 @@ def _convolve_row(n_images, first, row, part, lane, sizes, parameters, kept, sha
             sums[tile, k] = float32(0)
     g, q = lane
     steps = (N_TAPS * sizes.maps1 + EIGHT - ONE) // EIGHT
-    pairs = (sizes.maps2 + np.uint32(31)) // np.uint32(32) * TWO
+    pairs = (sizes.maps2 + TASK_MAPS - ONE) // TASK_MAPS * TWO  # of tiles of 8 maps
     in_row, size = sizes.columns1 * sizes.maps1, sizes.squares1 * sizes.maps1
     corner = uint64(TWO * row * in_row + g * sizes.maps1 + q)
-    weight = uint64(((TWO * part) * LANES + FOUR * g + q) * FOUR)
+    weight = uint64((TWO * part * LANES + FOUR * g + q) * FOUR)
     for _ in range(N_TAPS):
         for step in range(steps):
             at = corner + EIGHT * step
             words = weight + step * pairs * LANES * FOUR
-            lower = load4(parameters.filters2, words)
-            upper = load4(parameters.filters2, words + LANES * FOUR)
+            pair = load4(parameters.filters2, words)
+            next_pair = load4(parameters.filters2, words + LANES * FOUR)
             for image in range(TWO):
                 a = _two_rows(shared.numbers, at + image * size, in_row)
                 tile = image * FOUR
-                add_product(a, (lower[0], lower[1]), sums, tile)
-                add_product(a, (lower[2], lower[3]), sums, tile + ONE)
-                add_product(a, (upper[0], upper[1]), sums, tile + TWO)
-                add_product(a, (upper[2], upper[3]), sums, tile + TWO + ONE)
+                add_product(a, (pair[0], pair[1]), sums, tile)
+                add_product(a, (pair[2], pair[3]), sums, tile + ONE)
+                add_product(a, (next_pair[0], next_pair[1]), sums, tile + TWO)
+                add_product(a, (next_pair[2], next_pair[3]), sums, tile + TWO + ONE)
         corner += in_row
         weight += steps * pairs * LANES * FOUR
     for image in range(TWO):
         if first + image < n_images:
             for tile in range(FOUR):
-                k = np.uint32(32) * part + EIGHT * tile + TWO * q + (g & ONE)
+                k = TASK_MAPS * part + EIGHT * tile + TWO * q + (g & ONE)
                 square = row * sizes.columns2 + g // TWO
                 highest, places = _pool_lanes(sums, image * FOUR + tile, g, sizes)
                 if k < sizes.maps2:
@@ -142,7 +147,10 @@ def _convolve_row(n_images, first, row, part, lane, sizes, parameters, kept, sha
 
 @cuda.jit(device=True, **INLINE)
 def _two_rows(numbers, at, in_row):
-    """Return a lane's numbers of A: columns are rows of 8 there, of two rows of pixels."""
+    """Return a lane's numbers of A: its rows are the columns of a row of pixels, and of the next.
+
+    numbers[at] is the lane's first term of its column; in_row: how far apart rows of pixels lie.
+    """
     return numbers[at], numbers[at + in_row], numbers[at + FOUR], numbers[at + in_row + FOUR]
 
 
@@ -194,17 +202,17 @@ def _load_errors(image, at, sizes, network, here, numbers):
         word = (image * sizes.squares2 + square) * bundles + k // N_MAPS
         places = network.kept.places2[word] >> (FOUR * (k % N_MAPS))
         for place in range(FOUR):
-            here_at = at + place * sizes.error_plane + square * sizes.error_stride + k
-            numbers[here_at] = error if places & (ONE << place) else float32(0)
+            target = at + place * sizes.error_plane + square * sizes.error_stride + k
+            numbers[target] = error if places & (ONE << place) else float32(0)
         i = uint32(i + THREADS)
 
 
 @cuda.jit(device=True, **INLINE)
 def note_places(sizes, shared):
-    """Overwrite shared.places: where the pixel that each weight of a map meets lies.
+    """Overwrite shared.places: where the pixel that each weight of a map meets lies in h1.
 
-    Counted from the first weight's. No phase on tensor cores has other use for it; to work places
-    out for each row of pixels would take more registers than there are.
+    Counted from the first weight's. A training on tensor cores has no other use for that array; to
+    work it out anew for each row of pixels would take more registers than there are.
     """
     skipped = sizes.columns1 * sizes.maps1 - N_TAPS * sizes.maps1  # from one filter row to the next
     weight = uint32(cuda.threadIdx.x)
@@ -219,14 +227,14 @@ def note_places(sizes, shared):
 def conv2_gradient_tensors(sizes, network, shared):
     """Overwrite the weights' gradients in the group's part of errors.partial, see cuda_backward.py.
 
-    They are (maps2, 25 maps1); here a warp owns 64 of the 25 maps1 weights, of all maps.
+    They are (maps2, 25 maps1); here a warp owns 64 of the 25 maps1 weights, of all maps. Tiles go
+    beyond both: what is read there reaches none of the sums that are kept.
     """
     gradient = cuda.local.array((GRADIENT_TILES, 4), float32)
     for i in range(np.uint32(GRADIENT_TILES)):
         for k in range(FOUR):
             gradient[i, k] = float32(0)
     size = sizes.squares1 * sizes.maps1
-    _clear(size, EIGHT + FOUR * sizes.error_plane + N_PADDING, here_of(shared), shared.numbers)
     image = uint32(shared.state[IMAGE_GROUP] * GROUP)
     while image < sizes.batch and image < (shared.state[IMAGE_GROUP] + ONE) * GROUP:
         here = here_of(shared)
@@ -318,6 +326,12 @@ def conv2_error_tensor_phase(group, sizes, network, shared):
             task = uint32(task + TENSOR_WARPS)
         cuda.syncthreads()
         _add_halves(first, sizes, network, here_of(shared), shared.numbers)
+
+
+@cuda.jit(device=True, **INLINE)
+def _behind_errors(sizes):
+    """Return where in shared.numbers what lies behind the errors of both images begins."""
+    return TWO * (FOUR * sizes.error_plane + N_PADDING) + N_PADDING
 
 
 @cuda.jit(device=True, **INLINE)
@@ -449,8 +463,9 @@ def _keep(value, of_pair, place, is_lower, sizes, errors, numbers):
     if row < rows and x < sizes.columns1 and m < sizes.maps1:
         at = (row * sizes.columns1 + x) * sizes.maps1 + m
         if is_lower:
-            behind = TWO * (FOUR * sizes.error_plane + N_PADDING) + N_PADDING
-            numbers[behind + image * rows * sizes.columns1 * sizes.maps1 + at] = value
+            numbers[_behind_errors(sizes) + image * rows * sizes.columns1 * sizes.maps1 + at] = (
+                value
+            )
         else:
             errors.h1[(first + image) * sizes.squares1 * sizes.maps1 + at] = value
 
@@ -460,8 +475,7 @@ def _add_halves(first, sizes, network, here, numbers):
     """Overwrite errors.h1 of two images: what both halves add, times the activation's slope."""
     half, n = sizes.squares2 // sizes.columns2, sizes.squares1 * sizes.maps1
     in_row = sizes.columns1 * sizes.maps1
-    rows = half + N_ROWS
-    behind = TWO * (FOUR * sizes.error_plane + N_PADDING) + N_PADDING
+    rows, behind = half + N_ROWS, _behind_errors(sizes)
     i = here.t
     while i < TWO * n:
         image, at = uint32(i // n), uint32(i % n)
