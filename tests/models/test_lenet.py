@@ -347,8 +347,8 @@ def test_a_step_on_tensor_cores_agrees_with_the_oracle_but_for_rounding(monkeypa
     TestContract().check_a_step("cuda", Sizes(*sizes), "float32", "uint8")
 
 
-def changes_of_a_step(sizes, arithmetic):
-    """Return what a CUDA step changes of the parameters, one array each, and its cost."""
+def after_a_step(sizes, arithmetic):
+    """Return the parameters (dict) before a CUDA step, its cost, and the Backend after it."""
     batch_size, shape, n_classes, changes = sizes
     dataset = make_dataset(max(batch_size, n_classes), 3, 3, shape, n_classes)
     changes = {**changes, "arithmetic": arithmetic}
@@ -356,8 +356,27 @@ def changes_of_a_step(sizes, arithmetic):
     parameters = toy.random_parameters(dataset, settings, np.float32)
     backend = toy.make_backend("cuda", dataset, settings, parameters)
     (cost,) = backend.train(0, 1)
+    return parameters, cost, backend
+
+
+def changes_of_a_step(sizes, arithmetic):
+    """Return what a CUDA step changes of the parameters, one array each, and its cost."""
+    before, cost, backend = after_a_step(sizes, arithmetic)
     after = backend.get_parameters()
-    return [after[name] - parameters[name] for name in parameters], cost
+    return [after[name] - before[name] for name in before], cost
+
+
+@needs_warps
+def test_what_tensor_cores_read_is_rounded_and_the_parameters_are_not():
+    """Of numbers that are not rounded a GPU drops bits, which is no rounding."""
+    _, _, backend = after_a_step(TENSOR_STEPS[0], "tf32")
+    kept, parameters = backend.network.kept, backend.arranged.parts
+    for array in (kept.h1, parameters.filters2, parameters.filters2_by_map):
+        numbers = array.copy_to_host()
+        assert np.abs(numbers).max() > 0
+        np.testing.assert_array_equal(cuda_tensor_cores.to_tf32(numbers), numbers)
+    exact = parameters.filters2_exact.copy_to_host()
+    assert (cuda_tensor_cores.to_tf32(exact) != exact).any()
 
 
 @needs_warps
