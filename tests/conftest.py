@@ -234,3 +234,27 @@ def error_lines(text):
     """Return the lines of standard error but those that a training's log begins with (list)."""
     begins = "hyperparameters: ", "floatX ", "backend "
     return [line for line in text.splitlines() if not line.startswith(begins)]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures of one run that were saved, in their order; each is kept in its file too."""
+    from msgd.plots import learning_curve, mistakes, style, weights
+
+    figures = []
+
+    def keep(figure, path, dpi):
+        figures.append(figure)
+        style.save_figure(figure, path, dpi)
+
+    for module in (learning_curve, weights, mistakes):
+        monkeypatch.setattr(module, "save_figure", keep)
+    return figures
+
+
+def has_picture(path):
+    """Whether a picture holds more than its background."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return len(image.convert("RGB").getcolors(maxcolors=10**6)) > 1

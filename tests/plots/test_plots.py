@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import as_triple, make_dataset, save_npz
+from conftest import as_triple, has_picture, make_dataset, save_npz
 from PIL import Image
 
 from msgd.config import complete_experiment
@@ -13,7 +13,7 @@ from msgd.data.dataset import load_dataset
 from msgd.data.unpickle import unpickle
 from msgd.evaluation.score import score_run
 from msgd.models import MODELS, load_model
-from msgd.plots import learning_curve, mistakes, style, weights
+from msgd.plots import weights
 from msgd.plots.learning_curve import plot_learning_curve
 from msgd.plots.mistakes import (
     confusion_matrix,
@@ -63,26 +63,6 @@ def test_weight_images_hold_the_weights_of_a_unit(name):
         np.testing.assert_array_equal(images[2], first[:, 2].reshape(17, 18))
     else:  # filters
         np.testing.assert_array_equal(images[2], first[2, 0])
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were saved, in their order; each is kept in its file too."""
-    figures = []
-
-    def keep(figure, path, dpi):
-        figures.append(figure)
-        style.save_figure(figure, path, dpi)
-
-    for module in (learning_curve, weights, mistakes):
-        monkeypatch.setattr(module, "save_figure", keep)
-    return figures
-
-
-def has_picture(path):
-    """Whether a picture holds more than its background."""
-    with Image.open(path) as image:
-        return len(image.convert("RGB").getcolors(maxcolors=10**6)) > 1
 
 
 def test_the_learning_curve_shows_the_history(folders, tmp_path, drawn):

@@ -5,27 +5,12 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import as_triple, make_dataset, save_npz
-from PIL import Image
+from conftest import as_triple, has_picture, make_dataset, save_npz
 
 from msgd.cli import main
 from msgd.data.unpickle import unpickle
-from msgd.plots import learning_curve, style
 
 KNOWN = 4  # validations of 6
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were saved."""
-    figures = []
-
-    def keep(figure, path, dpi):
-        figures.append(figure)
-        style.save_figure(figure, path, dpi)
-
-    monkeypatch.setattr(learning_curve, "save_figure", keep)
-    return figures
 
 
 @pytest.fixture
@@ -54,8 +39,7 @@ def draw(run, path):
 @pytest.mark.parametrize("run", ["threshold", "mcnemar"], indirect=True)
 def test_the_curve_so_far_shows_what_is_known(run, tmp_path, drawn):
     assert draw(run, tmp_path / "curve.png") == 0
-    with Image.open(tmp_path / "curve.png") as image:
-        assert len(image.convert("RGB").getcolors(maxcolors=10**6)) > 1
+    assert has_picture(tmp_path / "curve.png")
     (figure,) = drawn
     assert figure.get_suptitle() == f"toy: unfinished, drawn in epoch {KNOWN} of at most 6"
     history = pd.read_csv(tmp_path / "history.csv").head(KNOWN)
