@@ -115,6 +115,19 @@ def test_bad_hyperparameters_are_reported(data, tmp_path, words, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "where",
+    [["--backend", "auto"], ["--backend", "cpu"], ["--backend", "cuda", "--floatX", "float64"]],
+)
+def test_tf32_is_refused_where_nothing_computes_it(data, tmp_path, where):
+    words = ["model=lenet", "batch_size=10", "arithmetic=tf32"]
+    done = msgd("train", "--data", data, "--run", tmp_path / "run", *where, *words)
+    assert done.returncode == 1
+    assert "\n- arithmetic is tf32, which only a GPU computes, and in float32" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_larger_than_the_training_set_is_reported(data, tmp_path):
     words = ["model=logistic_regression", "batch_size=61"]
     done = msgd("train", "--data", data, "--run", tmp_path / "run", *words)

@@ -127,6 +127,15 @@ BAD = {
     "a list of models": (minimal(model=["mlp", "lenet"]), r"model is \['mlp', 'lenet'\]; allowed"),
     "unknown backend": ({**minimal(), "backend": "gpu"}, r"is 'gpu'; allowed: auto or cpu or cuda"),
     "unknown float": ({**minimal(), "floatX": "float16"}, r"floatX is 'float16'; allowed: float32"),
+    "a truth in quotes": ({**minimal(), "tensorboard": "yes"}, r"is 'yes'; allowed: true or false"),
+    "unknown arithmetic": (
+        {**minimal(model="lenet", arithmetic="tf23"), "backend": "cuda"},
+        r"lr\.arithmetic is 'tf23'; allowed: float32 or tf32",
+    ),
+    "arithmetic of a model that has none": (
+        {**minimal(arithmetic="tf32"), "backend": "cuda"},
+        r"lr\.arithmetic is not a known key",
+    ),
     "unknown colours": (
         {**minimal(), "plots": {"colormap": "RdBu_q"}},
         r"plots\.colormap is 'RdBu_q'; .*did you mean RdBu",
@@ -157,6 +166,25 @@ def test_sizes_are_checked_against_the_training_set():
     config.check_split_sizes(experiments, 51)
     with pytest.raises(UserError, match=r"lr\.batch_size is 51; allowed: at most 50, the number"):
         config.check_split_sizes(experiments, 50)
+
+
+@pytest.mark.parametrize("arithmetic", ["tf32", ["float32", "tf32"]])
+@pytest.mark.parametrize(
+    "where",
+    [
+        *[{"backend": backend} for backend in ("auto", "cpu", "reference")],
+        {"backend": "cuda", "floatX": "float64"},
+    ],
+)
+def test_tf32_is_refused_where_nothing_computes_it(where, arithmetic):
+    given = {"experiments": {"a": {"model": "mlp"}, "b": {"model": "lenet"}}}
+    given["experiments"]["b"]["arithmetic"] = arithmetic
+    found = f"not with {where['backend']} and {where.get('floatX', 'float32')}"
+    with pytest.raises(UserError, match=rf"\n- experiments\.b\.arithmetic is tf32, .*{found}$"):
+        config.complete_config({**given, **where})
+    config.complete_config({**given, "backend": "cuda"})
+    given["experiments"]["b"]["arithmetic"] = "float32"
+    config.complete_config({**given, **where})
 
 
 def test_a_run_that_would_end_before_its_first_validation_is_reported():

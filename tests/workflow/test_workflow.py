@@ -609,6 +609,10 @@ def test_the_cuda_kernels_on_the_simulator_give_the_cpu_counts(finished, tmp_pat
             {"experiments": {"a": {"model": "logistic_regression", "batch_size": 81}}},
             "experiments.a.batch_size is 81; allowed: at most 80",
         ),
+        (
+            {"experiments": {"a": {"model": "lenet", "arithmetic": "tf32"}}, "backend": "auto"},
+            "experiments.a.arithmetic is tf32, which only a GPU computes",
+        ),
     ],
 )
 def test_a_bad_configuration_stops_before_any_job(tmp_path, edit, message):
