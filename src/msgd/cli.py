@@ -6,6 +6,7 @@ Errors meant for the user go to standard error and to the log file, and the exit
 import argparse
 import gc
 import logging
+import math
 import sys
 from pathlib import Path
 
@@ -186,7 +187,10 @@ def _positive(text):
 
 
 def _seconds(text):
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0.1 <= seconds <= 86400:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0.1 to 86400")
     return seconds

@@ -156,7 +156,10 @@ def test_errors_are_one_line(tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("msgd watch: error: ")
     assert "nowhere is not a folder" in line
-    assert msgd("watch", tmp_path, "--every", "0").returncode == 2
+    for seconds in ("0", "nan", "often"):
+        done = msgd("watch", tmp_path, "--every", seconds)
+        assert done.returncode == 2
+        assert f"{seconds} is not a number of seconds from 0.1 to 86400" in done.stderr
 
 
 def test_a_terminal_is_redrawn_until_ctrl_c(tmp_path, monkeypatch):
