@@ -213,6 +213,31 @@ def test_torn_files_wait_for_the_next_time(data, tmp_path):
     assert watcher.look() == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-13-99 18:02:37,034 INFO iteration 1: cost 0.5, validation errors 3",
+        "2026-11-26 18:02:37,034 INFO iteration 1: cost half, validation errors 3",
+        "2026-11-26 18:02:37,034 INFO epoch 1, minibatch 1/0, iteration 1: cost 0.5, "
+        "validation error 3.0 % (3/100), patience 5",
+    ],
+)
+def test_a_log_of_nonsense_hides_no_other_run(tmp_path, line):
+    folder = tmp_path / "logs" / "train" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "odd.log").write_text(f"{line}\n")
+    (folder / "default.log").write_text("2026-11-26 18:02:37,034 INFO hello\n")
+    (folder / "binary.log").write_bytes(bytes(range(256)))
+    assert [run.name for run in Watcher(tmp_path).look()] == [NAME]
+
+
+def test_a_log_removed_while_it_is_looked_at_is_left_out(data, tmp_path, monkeypatch):
+    train(data, tmp_path, killed_after=1)
+    watcher = Watcher(tmp_path)
+    monkeypatch.setattr(progress, "_stamp", lambda path: None)
+    assert watcher.look() == []
+
+
 def test_only_what_changed_is_read(data, tmp_path, monkeypatch):
     for name in ("toy/one", "toy/two"):
         train(data, tmp_path, killed_after=3, name=name)

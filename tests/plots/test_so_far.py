@@ -81,6 +81,8 @@ def test_what_cannot_be_drawn_is_reported(run, tmp_path, capsys):
 
     log.write_text("".join(whole.splitlines(keepends=True)[:3]))
     assert "toy/default has had no validation yet" in error_of(run)
+    log.write_text("2026-11-26 18:02:37,034 INFO iteration 1: cost 0.5, validation errors 3\n")
+    assert "does not say among how many examples" in error_of(run)
     line = "2026-11-26 18:02:37,034 INFO going on from the state after iteration 2\n"
     log.write_text(line + whole)
     shutil.rmtree(tmp_path / "states")

@@ -23,7 +23,7 @@ RECENT = 20  # validations by which the speed is judged
 # A log that has been silent for so long may be of a training that was killed.
 SILENT_SECONDS, SILENT_AT_THE_START, SILENT_VALIDATIONS = 60, 300, 5
 # What a file that is being written, moved or removed may cause.
-TORN = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
+TORN = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError)
 
 
 @dataclass
@@ -308,7 +308,7 @@ class Watcher:
         for name in self._names():
             stamps = self._stamps(name)
             before = self.read.get(name)
-            if before and before[0] == stamps:
+            if not any(stamps) or (before and before[0] == stamps):  # just removed, or as it was
                 continue
             if before:
                 self._note_change(name, stamps)

@@ -52,6 +52,8 @@ def plot_learning_curve_so_far(run_folder, path, dpi):
             f"{name} went on from a state after iteration {log.resumed_from} that is no longer in "
             f"{results / 'states'}: what was before it is not known until the training ends"
         )
+    if log.validation_examples is None:
+        raise UserError(f"the log of {name} does not say among how many examples it counts errors")
     history = pd.DataFrame(so_far.rows)
     training = _training_so_far(so_far.rows[-1], log)
     figure = _figure(history, training, log.settings or {})
