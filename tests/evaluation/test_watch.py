@@ -150,6 +150,13 @@ def test_without_a_terminal_the_table_is_shown_once_as_plain_text(tmp_path):
         assert "patience left" in done.stdout  # whatever COLUMNS says
 
 
+def test_a_name_that_the_locale_cannot_write_is_shown_as_far_as_it_can(tmp_path):
+    write_log(tmp_path / "logs/train/größe/default.log", 2)
+    done = msgd("watch", tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gr??e/default" in done.stdout
+
+
 def test_errors_are_one_line(tmp_path):
     done = msgd("watch", tmp_path / "nowhere")
     assert done.returncode == 1

@@ -37,6 +37,7 @@ def watch(results, seconds_between, once=False):
     standard output is no terminal. Raises UserError if there is no such folder.
     """
     watcher = Watcher(results)
+    sys.stdout.reconfigure(errors="replace")  # names that the locale has no letters for
     console = Console(highlight=False)
     if once or not console.is_terminal:
         if console.is_terminal:
