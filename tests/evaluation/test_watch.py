@@ -80,12 +80,13 @@ def test_the_page_shows_the_table():
     whole["seconds_per_iteration"] = 0.0001
     one = {"errors": 203, "best_errors": 198, "best_epoch": 31, "patience": 154998}
     two = {"errors": 251, "best_errors": 250, "best_epoch": 11, "patience": 54998}
+    five = {"errors": 221, "best_errors": 219, "best_epoch": 21, "patience": 104998}
     runs = [
         running("mlp/seed=1", iteration=85000, **whole, **one, seconds=9.0, epoch=34),
         running("mlp/seed=2", iteration=30000, **whole, **two, seconds=4.0, epoch=12),
         Progress("mlp/seed=3", "finished", "patience", 1, 41, errors=196, **whole, seconds=11.0),
         Progress("mlp/seed=4", "starting", cap=200, silent_after=300),
-        running("mlp/seed=5", iteration=55000, **whole, **one, seconds=6.0, epoch=22),
+        running("mlp/seed=5", iteration=55000, **whole, **five, seconds=6.0, epoch=22),
     ]
     runs[2].best_errors, runs[2].best_epoch = 189, 37
     shown = "\n".join(f"    {line}" for line in lines_of(Shown(*runs)))
