@@ -127,9 +127,11 @@ def test_a_state_of_another_training_is_not_taken_for_its_own(data, tmp_path):
     """Of the same settings, but other data: its validations are not those of the log."""
     train(data, tmp_path, killed_after=3)
     mine = read_run_log(tmp_path, NAME)
-    other = read_log((tmp_path / "logs/train/toy/default.log").read_text().replace("(", "(1"))
+    text = (tmp_path / "logs/train/toy/default.log").read_text()
     assert len(progress._state_of(tmp_path / "states", mine)[0]) == 3
-    assert progress._state_of(tmp_path / "states", other) == ([], [])
+    for mine_says, other_says in (("(", "(1"), ("cost ", "cost 1")):
+        other = read_log(text.replace(mine_says, other_says))
+        assert progress._state_of(tmp_path / "states", other) == ([], [])
     mine.settings["learning_rate"] = 0.06
     assert progress._state_of(tmp_path / "states", mine) == ([], [])
 
@@ -165,6 +167,29 @@ def test_how_a_training_ended(tmp_path, line, state):
     run = progress_of(tmp_path)
     assert (run.state, run.is_under_way) == (state, False)
     assert run.detail in line
+
+
+def test_speed_and_silence_are_judged_by_the_pauses_of_the_log(tmp_path):
+    """It went on after minibatch 100; the first validation took 40 s, the next 1, 2 and 3 s."""
+    lines = ["00,000 INFO going on from the state after iteration 100\n"]
+    lines += [
+        f"{second},000 INFO epoch 1, minibatch 5/500, iteration {iteration}: cost 0.5, "
+        f"validation error 3.0 % (3/100), patience 900\n"
+        for second, iteration in ((40, 120), (41, 140), (43, 160), (46, 180))
+    ]
+    log = tmp_path / "logs" / "train" / f"{NAME}.log"
+    log.parent.mkdir(parents=True)
+
+    def judged_after(n):
+        log.write_text("".join(f"2026-11-26 18:02:{line}" for line in lines[:n]))
+        run = progress_of(tmp_path)
+        return run.seconds_per_iteration, run.silent_after
+
+    assert judged_after(1) == (None, 300)
+    assert judged_after(2) == (2.0, 200)
+    assert judged_after(5) == (pytest.approx(0.1), 200)
+    lines[0] = lines[0].replace("00,000", "39,000")
+    assert judged_after(5) == (pytest.approx(0.1), 60)
 
 
 def test_the_program_says_so_of_its_own_failures(data, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import subprocess
 import time
 
 import pytest
@@ -156,6 +157,16 @@ def test_a_name_that_the_locale_cannot_write_is_shown_as_far_as_it_can(tmp_path)
     done = msgd("watch", tmp_path, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert "gr??e/default" in done.stdout
+
+
+def test_nobody_needs_to_read_to_its_end(tmp_path):
+    """As `| head` does not: no traceback, and no complaint of Python's own at its end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = command("msgd.cli", "watch", tmp_path)
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_errors_are_one_line(tmp_path):

@@ -64,9 +64,11 @@ def test_the_curve_so_far_shows_what_is_known(run, tmp_path, drawn):
 def test_a_finished_run_is_drawn_as_such(run, tmp_path, drawn):
     for name in ("training.json", "provenance.json", "history.csv"):
         (tmp_path / name).rename(run / name)
+    assert draw(run, tmp_path / "curve.png") == 0  # it goes on, with more epochs
+    assert drawn[-1].get_suptitle() == f"toy: unfinished, drawn in epoch {KNOWN} of at most 6"
     (tmp_path / "logs/train/toy/default.log").unlink()
     assert draw(run, tmp_path / "curve.png") == 0
-    assert drawn[0].get_suptitle() == "toy: ended by the cap on epochs in epoch 6"
+    assert drawn[-1].get_suptitle() == "toy: ended by the cap on epochs in epoch 6"
 
 
 @pytest.mark.parametrize("run", ["threshold"], indirect=True)
