@@ -38,7 +38,7 @@ def draw(run, path):
 
 @pytest.mark.parametrize("run", ["threshold", "mcnemar"], indirect=True)
 def test_the_curve_so_far_shows_what_is_known(run, tmp_path, drawn):
-    assert draw(run, tmp_path / "curve.png") == 0
+    assert draw(run / ".." / run.name, tmp_path / "curve.png") == 0
     assert has_picture(tmp_path / "curve.png")
     (figure,) = drawn
     assert figure.get_suptitle() == f"toy: unfinished, drawn in epoch {KNOWN} of at most 6"

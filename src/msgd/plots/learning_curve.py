@@ -1,5 +1,6 @@
 """Validation error, cost, and what the patience rule saw, over the iterations of one run."""
 
+import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -65,7 +66,7 @@ def plot_learning_curve_so_far(run_folder, path, dpi):
 
 def _results_and_name(run_folder):
     """Return the folder of results and the name experiment/run of the run in ``run_folder``."""
-    folder = Path(run_folder).absolute()
+    folder = Path(os.path.abspath(run_folder))  # noqa: PTH100  # links stay
     if len(folder.parts) < 4 or folder.parts[-3] != "runs":
         raise UserError(f"{run_folder} is not the folder of a run, <results>/runs/EXPERIMENT/RUN")
     return folder.parents[2], "/".join(folder.parts[-2:])

@@ -1,5 +1,6 @@
 """One look for all figures, and the one way they are saved."""
 
+import os
 import textwrap
 import warnings
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ with warnings.catch_warnings():
 
 def run_title(run_folder):
     """Return the name of the run in ``run_folder`` (.../experiment/run) as titles show it."""
-    folder = Path(run_folder)
+    folder = Path(os.path.abspath(run_folder))  # noqa: PTH100  # . and .. are no names, a link is
     varied = "" if folder.name == "default" else f" {folder.name.replace('+', ', ')}"
     return plain(folder.parent.name + varied)
 
