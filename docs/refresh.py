@@ -333,6 +333,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
+    if not (ROOT / "results" / "published.csv").exists():
+        print("results/published.csv is not there; run snakemake --cores all first")
+        return 1
     tables = [
         (README, "published", table_of_full_runs()),
         (PERFORMANCE, "compare", table_of_comparison("compare", "compare_2", "compare_3")),
