@@ -9,21 +9,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from msgd.plots.style import LONGEST_PICTURE
-
 LONGEST_SIDE = 64  # pixels; larger pictures are made smaller, so that the page stays small
 LEVELS = 127  # of a weight, on either side of 0
 # Of weights: visible on white and on black. They are the page's accent, and its cool counterpart.
 POSITIVE, NEGATIVE = (224, 86, 32), (84, 122, 168)
-
-
-def height_of(image_shape):
-    """Return how high a picture of ``image_shape`` (height, width) is drawn, its width being 1.
-
-    Its pixels are squares unless it is much wider than high or higher than wide.
-    """
-    height, width = image_shape
-    return min(max(height / width, 1 / LONGEST_PICTURE), LONGEST_PICTURE)
 
 
 def ink_picture(images):

@@ -24,9 +24,10 @@ from msgd.plots.mistakes import (
     most_frequent_mistakes,
     percent_of,
 )
+from msgd.plots.style import height_over_width
 from msgd.plots.weights import load_weight_images
 from msgd.report import figures
-from msgd.report.pictures import data_uri, height_of, ink_picture, weight_mosaic
+from msgd.report.pictures import data_uri, ink_picture, weight_mosaic
 
 SHOWN_CLASSES = 12  # with images of each
 SHOWN_OF_A_CLASS = 4
@@ -144,7 +145,7 @@ def data(run):
     for label, images in zip(present, parts, strict=False):
         picture = ink_picture(images.reshape(-1, *dataset.image_shape))
         classes.append({"label": int(label), "n": len(images), "picture": data_uri(picture)})
-    tile = height_of(dataset.image_shape)
+    tile = height_over_width(*dataset.image_shape)
     return {
         "classes": classes,
         "n_hidden_classes": len(present) - len(classes),
@@ -278,7 +279,7 @@ def weights(run):
         "frames": frames,
         "n_columns": n_columns,
         "n_rows": -(-n // n_columns),
-        "tile": (100.0, round(100 * height_of(images.shape[2:]), 2)),
+        "tile": (100.0, round(100 * height_over_width(*images.shape[2:]), 2)),
         "unit": one,
         "n": n,
         "finding": (
