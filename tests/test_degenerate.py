@@ -173,6 +173,8 @@ def test_costs_that_are_no_numbers_are_left_out_of_the_curve(tmp_path, cost):
     )
     history = run.history.tail(len(cost)).assign(cost=cost)  # its end is that of training.json
     history.to_csv(run.run / "history.csv", index=False)
+    timings = pd.read_csv(run.run / "timings.csv").tail(len(cost))
+    timings.to_csv(run.run / "timings.csv", index=False)
     run.finish()
 
 

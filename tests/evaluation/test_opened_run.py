@@ -87,6 +87,8 @@ class Spoiled:
             return ["score", *with_run, "--backend", backend]
         if command == "select":
             return ["select", self.run, "--data", data, "--output", self.out]
+        if command == "report":
+            return ["report", self.run, "--data", data, "--output", self.out / "report.html"]
         if command in ("tabulate", "compare-published"):
             return [command, self.run, "--output", self.out]
         if command == "validation_error_over":
@@ -117,7 +119,7 @@ def spoiled(made, tmp_path):
 
 
 ON_DATA = ["train", "score", "score cuda", "select", "weights", "weights_animation"]
-ON_DATA += ["confusion", "mistakes"]
+ON_DATA += ["confusion", "mistakes", "report"]
 ON_A_RUN_AND_DATA = ON_DATA[1:]
 ON_A_RUN = [*ON_A_RUN_AND_DATA, "tabulate", "compare-published", "validation_error_over"]
 ON_A_RUN += ["learning_curve"]
@@ -267,10 +269,11 @@ def spoiled_snapshot(spoiled):
     first_snapshot(spoiled)
 
 
-NEED_PARAMETERS = ["score", "score cuda", "select", "mistakes"]
-NEED_PREDICTIONS = ["confusion", "mistakes"]
+NEED_PARAMETERS = ["score", "score cuda", "select", "mistakes", "report"]
+NEED_PREDICTIONS = ["confusion", "mistakes", "report"]
 NEED_SNAPSHOTS = ["weights", "weights_animation"]
-NEED_SCORES = ["tabulate", "compare-published", "select"]
+NEED_HISTORY = ["learning_curve", "report"]
+NEED_SCORES = ["tabulate", "compare-published", "select", "report"]
 FIT = "best_parameters.npz does not fit the run's settings and the data in"
 RUN = {
     "parameters of a perceptron": (
@@ -405,19 +408,26 @@ RUN = {
     "no snapshots": (
         lambda s: shutil.rmtree(s.run / "snapshots"),
         "there are no snapshots",
-        NEED_SNAPSHOTS,
+        [*NEED_SNAPSHOTS, "report"],
     ),
-    "no history": (without("history.csv"), "history.csv is missing", ["learning_curve"]),
+    "no history": (without("history.csv"), "history.csv is missing", NEED_HISTORY),
     "another table": (
         written("history.csv", "a,b\n1,2\n"),
         "it lacks iteration, epoch",
-        ["learning_curve"],
+        NEED_HISTORY,
     ),
-    "an empty history": (written("history.csv", ""), "is not one of msgd's", ["learning_curve"]),
+    "an empty history": (written("history.csv", ""), "is not one of msgd's", NEED_HISTORY),
     "a history of another run": (
         outcome("training.json", validation_errors=7),
         "holds files of two runs: history.csv ends with the best of",
-        ["learning_curve"],
+        NEED_HISTORY,
+    ),
+    "no timings": (without("timings.csv"), "timings.csv is missing", ["report"]),
+    "empty timings": (written("timings.csv", ""), "timings.csv is not one of msgd's", ["report"]),
+    "another's timings": (
+        written("timings.csv", "iteration,seconds\n1,2\n"),
+        "timings.csv is not of the validations in history.csv",
+        ["report"],
     ),
 }
 

@@ -142,7 +142,7 @@ def test_files_of_two_runs_are_refused(results, tmp_path):
     run = shutil.copytree(results / "runs" / "unscored", tmp_path / "copy") / "default"
     lines = (run / "timings.csv").read_text().splitlines(keepends=True)
     (run / "timings.csv").write_text("".join(lines[:-1]))
-    with pytest.raises(UserError, match="are both of one run"):
+    with pytest.raises(UserError, match="are they of one run"):
         write_event_file(run, tmp_path / "events")
     assert not (tmp_path / "events").exists()
 

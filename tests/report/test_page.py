@@ -12,8 +12,6 @@ import pytest
 from made import make_data, make_run
 from PIL import Image
 
-from msgd.cli import main
-from msgd.errors import UserError
 from msgd.evaluation.intervals import wilson_interval
 from msgd.files import read_json
 from msgd.plots.mistakes import confusion_matrix
@@ -267,20 +265,6 @@ def test_names_cannot_break_the_page(runs, tmp_path):
     text, _ = write(tmp_path, data, [run])
     assert "<b>/x" not in text
     assert "a&amp;&lt;b&gt;" in text
-
-
-@pytest.mark.parametrize("file", ["score.json", "history.csv", "test_predictions.npz"])
-def test_a_run_that_is_not_whole_is_reported_and_nothing_written(runs, tmp_path, file, capsys):
-    data, _ = runs
-    run = make_run(data, f"broken/{file}")
-    (run / file).unlink()
-    with pytest.raises(UserError, match=re.escape(file)):
-        write_report([run], data, tmp_path / "out" / "report.html")
-    assert not (tmp_path / "out").exists()
-    assert (
-        main(["report", "--data", str(data), "--output", str(tmp_path / "r.html"), str(run)]) == 1
-    )
-    assert f"{file} is missing" in capsys.readouterr().err
 
 
 def test_weights_are_warm_or_cool_and_nothing_where_they_are_zero():

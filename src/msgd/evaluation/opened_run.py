@@ -130,6 +130,23 @@ class OpenedRun:
             )
         return history
 
+    def seconds(self):
+        """Return the seconds of training at which each validation took place (Series)."""
+        import pandas as pd
+
+        path = self.folder / "timings.csv"
+        _require(path, "msgd train")
+        try:
+            timings = pd.read_csv(path)
+        except ValueError as error:
+            raise UserError(f"{path} is not one of msgd's ({error})") from error
+        validations = [*self.history()["iteration"]]
+        if "seconds" not in timings or [*timings.get("iteration", ())] != validations:
+            raise UserError(
+                f"{path} is not of the validations in history.csv: are they of one run?"
+            )
+        return timings["seconds"]
+
 
 def open_run(run_folder, data_folder=None):
     """Return the OpenedRun in ``run_folder``; with ``data_folder``, that of its data, too.

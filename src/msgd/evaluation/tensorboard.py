@@ -67,17 +67,9 @@ def write_event_file(run_folder, output):
 
 def _timed_history(run):
     """Return history.csv of an OpenedRun with the seconds of timings.csv (DataFrame)."""
-    import pandas as pd
-
-    history, path = run.history(), run.folder / "timings.csv"
-    try:
-        timings = pd.read_csv(path)
-    except ValueError as error:
-        raise UserError(f"{path} is not one of msgd's ({error})") from error
-    if "seconds" not in timings or [*timings.get("iteration", ())] != [*history["iteration"]]:
-        raise UserError(f"{path} is not of the validations in history.csv: are both of one run?")
+    history = run.history()
     best = history["best_validation_errors"] / run.training["validation_examples"]
-    return history.assign(seconds=timings["seconds"], best_error_percent=100 * best)
+    return history.assign(seconds=run.seconds(), best_error_percent=100 * best)
 
 
 def _summary_of_hyperparameters(settings, name):

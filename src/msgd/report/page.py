@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import jinja2
-import pandas as pd
 from markupsafe import Markup
 
 from msgd.data.content import check_images
@@ -43,7 +42,7 @@ def write_report(run_folders, data_folder, path):
             rows=rows,
             name=sections.name_of(row),
             kind=card["Model"][0]["kind"],
-            seconds=_seconds(run),
+            took=_how_long(run.seconds().iloc[-1]),
             summary=summary,
             settings=card["Settings"][0],
             provenance=card["Provenance"][0],
@@ -78,15 +77,8 @@ def _environment():
     return environment
 
 
-def _seconds(run):
-    """Return how long the training took, in words, or None where timings.csv does not say."""
-    path = run.folder / "timings.csv"
-    if not path.is_file():
-        return None
-    timings = pd.read_csv(path)
-    if not len(timings):
-        return None
-    seconds = float(timings["seconds"].iloc[-1])
+def _how_long(seconds):
+    """Return ``seconds`` in words."""
     if seconds < 100:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
