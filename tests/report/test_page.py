@@ -5,7 +5,9 @@ import io
 import math
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 from msgd.evaluation.intervals import wilson_interval
 from msgd.files import read_json
 from msgd.plots.mistakes import confusion_matrix
-from msgd.report import page, pictures, sections
+from msgd.report import figures, page, pictures, sections
 from msgd.report.figures import thinned
 from msgd.report.page import write_report
 
@@ -305,3 +307,19 @@ def test_the_template_is_source_and_shipped():
     from msgd.source import closure
 
     assert page.TEMPLATE in closure("report")
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_names_beside_ends_that_meet_stand_one_above_the_other(scale):
+    figure, axes = plt.subplots(figsize=(5, 3))
+    axes.set(xlim=(0, 2), ylim=(1, 9), yscale=scale)
+    ends = {"c": (1, 4.02), "a": (1, 4), "b": (1, 4.01), "high": (1, 8.5), "elsewhere": (2, 4)}
+    figures._name_ends(axes, [(name, end, "black") for name, end in ends.items()])
+    figure.canvas.draw()
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    plt.close(figure)
+    middles = [boxes[name].y0 + boxes[name].y1 for name in ("a", "b", "c", "high")]
+    assert middles == sorted(middles)
+    for one, other in pairwise(("a", "b", "c", "high")):
+        assert not boxes[one].overlaps(boxes[other])
+    assert boxes["elsewhere"].y0 == pytest.approx(boxes["a"].y0, abs=2)

@@ -224,7 +224,8 @@ def all_curves(runs, rows, names):
         )
         _scale_epochs(axes, min(h["iteration"].iloc[0] for h in histories.values()))
         if len(ends) <= MOST_NAMED:
-            _name_ends(axes, ends, rows, names)
+            colours = {i: ORANGE if rows[i]["selected"] else INK for i in ends}
+            _name_ends(axes, [(names[i], end, colours[i]) for i, end in ends.items()])
         axes.grid(False, axis="x")
         _label(axes, "Validation error, %")
         return figure, {f"run-{i}": _run_tip(names[i], rows[i]) for i in histories}
@@ -233,7 +234,8 @@ def all_curves(runs, rows, names):
 
 
 POINTS_OF_A_RUN = 120
-MOST_NAMED = 5  # curves; of more the names would lie on each other
+MOST_NAMED = 5  # curves; of more the names would fill the figure
+LINE_HEIGHT = 12  # points, of a name
 CHOSEN = {"color": ORANGE, "linewidth": 2, "zorder": 3}
 OTHERS = {"color": GREY, "linewidth": 1, "alpha": 0.8}
 
@@ -252,12 +254,18 @@ def _scale_epochs(axes, first):
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
-def _name_ends(axes, ends, rows, names):
-    """Write each curve's name beside its end; the layout makes room where it is the last."""
-    for i, end in ends.items():
-        colour = ORANGE if rows[i]["selected"] else INK
-        look = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 9.5}
-        axes.annotate(plain(names[i]), end, color=colour, **look)
+def _name_ends(axes, named):
+    """Write each name beside the end of its line, and no name on another; the layout makes room.
+
+    named: [(name, (x, y), colour), ...]; the scales of ``axes`` are those it is drawn with.
+    """
+    below = {}  # x: how high the name below stands, in points
+    for name, end, colour in sorted(named, key=lambda one: one[1]):
+        height = axes.transData.transform(end)[1] * 72 / axes.figure.dpi
+        place = max(height, below.get(end[0], -np.inf) + LINE_HEIGHT)
+        below[end[0]] = place
+        look = {"textcoords": "offset points", "va": "center", "fontsize": 9.5}
+        axes.annotate(plain(name), end, xytext=(9, place - height), color=colour, **look)
 
 
 def _run_tip(name, row):
@@ -274,12 +282,12 @@ def over_hyperparameter(comparison, name):
 
     def draw(width, _, __):
         figure, axes = plt.subplots(figsize=(width * POINT, 200 * POINT))
-        tips = {}
+        tips, named = {}, []
         for number, (words, line) in enumerate(comparison.lines.items()):
             is_best = words == comparison.best["line"]
             _draw_combination(axes, comparison, number, line)
             if words and (is_best or len(comparison.lines) <= MOST_NAMED):
-                _name_line(axes, words, line)
+                named.append((words, (max(line), np.mean(line[max(line)])), INK))
             for index, errors in line.items():
                 gid = f"point-{number}-{index}"
                 mean = sum(errors) / len(errors)
@@ -293,6 +301,7 @@ def over_hyperparameter(comparison, name):
         is_crowded = max(map(len, labels)) * len(labels) * 7 > width
         axes.set_xticks(range(len(labels)), labels, rotation=35 if is_crowded else 0)
         axes.set_xlim(-0.3, len(labels) - 0.7)
+        _name_ends(axes, named)
         axes.grid(False, axis="x")
         axes.set_xlabel(plain(comparison.key))
         _label(axes, "Lowest validation error, %")
@@ -315,14 +324,6 @@ def _draw_combination(axes, comparison, number, line):
     for index in indices:
         if len(line[index]) > 1:
             axes.vlines(index, min(line[index]), max(line[index]), **look)
-
-
-def _name_line(axes, words, line):
-    """Write what a line stands for beside its end."""
-    last = max(line)
-    end = last, sum(line[last]) / len(line[last])
-    look = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "fontsize": 9.5}
-    axes.annotate(plain(words), end, color=INK, **look)
 
 
 def _point_tip(comparison, words, value, errors):
