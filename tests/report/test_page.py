@@ -323,3 +323,38 @@ def test_names_beside_ends_that_meet_stand_one_above_the_other(scale):
     for one, other in pairwise(("a", "b", "c", "high")):
         assert not boxes[one].overlaps(boxes[other])
     assert boxes["elsewhere"].y0 == pytest.approx(boxes["a"].y0, abs=2)
+
+
+def luminance(colour):
+    """Return the relative luminance of #rrggbb, as WCAG 2 defines it."""
+    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return np.dot(linear, (0.2126, 0.7152, 0.0722))
+
+
+def contrast(one, other):
+    """Return the contrast of two colours, 1 to 21."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def mixed(one, other, share):
+    """Return ``share`` (0..1) of one colour in the other, as color-mix does in srgb."""
+    pairs = [(int(one[i : i + 2], 16), int(other[i : i + 2], 16)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in pairs)
+
+
+@pytest.mark.parametrize("place", ["light", "dark", "print"])
+def test_letters_stand_out_from_what_is_behind_them(several, place):
+    """4.5 is what WCAG 2 asks of text (level AA)."""
+    text, _ = several
+    blocks = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
+    found = [dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6});", block)) for block in blocks]
+    colours = found[0] | found[["light", "dark", "print"].index(place)]
+    assert len(found) == 3
+    for name in colours.keys() - {"--paper", "--raised", "--line"}:
+        for behind in ("--paper", "--raised"):
+            assert contrast(colours[name], colours[behind]) >= 4.5, (name, behind)
+    (share,) = re.findall(r"calc\(var\(--t\) \* (\d+)%\)", text)  # of the confusion matrix
+    most = mixed(colours["--accent"], colours["--paper"], int(share) / 100)
+    assert contrast(colours["--ink"], most) >= 4.5
