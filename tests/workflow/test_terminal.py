@@ -135,6 +135,8 @@ def test_a_large_sweep_shows_the_best_runs(tmp_path):
     assert text.count("wide/seed=") == MAX_ROWS
     assert f"*   wide/seed={n - 1}" in text
     assert f"{n - MAX_ROWS} more runs" in text
+    frame.tail(MAX_ROWS + 1).to_csv(tmp_path / "test_scores.csv", index=False)
+    assert "; 1 more run is in" in describe_outcome(tmp_path)
     frame["validation_error_percent"] = 10.0  # a tie, which fewer parameters decided
     frame.to_csv(tmp_path / "test_scores.csv", index=False)
     assert f"*   wide/seed={n - 1}" in describe_outcome(tmp_path)

@@ -30,7 +30,9 @@ def describe_outcome(folder):
     table = pd.DataFrame(rows).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
     hidden = len(frame) - len(shown)
     note = "* selected: of the lowest validation error"
-    note += f"; {hidden} more runs are in {folder / 'test_scores.md'}" if hidden else ""
+    if hidden:
+        more = "1 more run is" if hidden == 1 else f"{hidden} more runs are"
+        note += f"; {more} in {folder / 'test_scores.md'}"
     return "\n".join(["", table, note, "", *_where_to_look(folder)])
 
 
