@@ -11,17 +11,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from made import make_data, make_run
 from PIL import Image
 
 from msgd.evaluation.intervals import wilson_interval
-from msgd.files import read_json
+from msgd.files import read_json, write_json
 from msgd.plots.mistakes import confusion_matrix
 from msgd.report import figures, page, pictures, sections
 from msgd.report.figures import thinned
 from msgd.report.page import write_report
 
-VOID = {"meta", "img", "br", "input", "hr", "link"}
+VOID = {"meta", "img", "br", "input", "hr", "link", "wbr"}
 
 
 class Document(HTMLParser):
@@ -358,3 +359,30 @@ def test_letters_stand_out_from_what_is_behind_them(several, place):
     (share,) = re.findall(r"calc\(var\(--t\) \* (\d+)%\)", text)  # of the confusion matrix
     most = mixed(colours["--accent"], colours["--paper"], int(share) / 100)
     assert contrast(colours["--ink"], most) >= 4.5
+
+
+def test_what_to_change_next_is_said_where_it_helps_and_can_be_read_back(tmp_path):
+    data = make_data(tmp_path)
+    run = make_run(data, "007/default")
+    _, document = write(tmp_path, data, [run])
+    steps = [yaml.safe_load(e["text"]) for e in document.all("pre") if "snakemake" not in e["text"]]
+    longer = {"model": "logistic_regression", "n_epochs": 50}
+    assert steps[0] == {"experiments": {"007": longer}}
+    training = read_json(run / "training.json")
+    write_json(run / "training.json", {**training, "validation_errors": 0})
+    history = pd.read_csv(run / "history.csv")
+    history.assign(best_validation_errors=0).to_csv(run / "history.csv", index=False)
+    assert "Let it train longer" not in write(tmp_path, data, [run])[0]
+
+
+def test_a_single_mistake_is_told_as_one(tmp_path):
+    data = make_data(tmp_path)
+    run = make_run(data, "one/default")
+    labels = np.load(data / "test_y.npy")
+    np.savez(
+        run / "test_predictions.npz", predicted=np.where(np.arange(33) == 5, 1 - labels % 2, labels)
+    )
+    text, document = write(tmp_path, data, [run])
+    assert "This is the one." in text
+    captions = [words(e) for e in document.all("figcaption")]
+    assert any(c.startswith("The only mistake: its true class got") for c in captions)

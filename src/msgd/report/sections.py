@@ -317,11 +317,16 @@ def _gallery(run):
             "row": int(worst.rows[i]),
             "label": int(worst.labels[i]),
             "predicted": int(worst.predicted[i]),
-            "of_label": percent_of(worst.of_label[i]),
-            "of_predicted": percent_of(worst.of_predicted[i]),
+            "of_label": _unbroken(percent_of(worst.of_label[i])),
+            "of_predicted": _unbroken(percent_of(worst.of_predicted[i])),
         }
         for i in range(len(worst.rows))
     ]
+
+
+def _unbroken(text):
+    """Return ``text`` with spaces at which no line ends."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _worst_classes(labels, wrong, pairs):
@@ -411,7 +416,7 @@ def next_steps(row, run, rows):
     settings, steps = run.record["settings"], []
     experiment, model = row["experiment"], settings["model"]
     everything = "snakemake --cores all"
-    if row["stopped_by"] == "n_epochs":
+    if row["stopped_by"] == "n_epochs" and row["validation_errors"]:
         steps.append(
             {
                 "title": "Let it train longer",
@@ -469,5 +474,5 @@ def _can_train(model, run):
 
 
 def _experiment(name, model, **changes):
-    lines = ["experiments:", f"  {name}:", f"    model: {model}"]
+    lines = ["experiments:", f"  {yaml_scalar(name)}:", f"    model: {model}"]
     return "\n".join([*lines, *(f"    {key}: {yaml_scalar(v)}" for key, v in changes.items())])
