@@ -1,6 +1,6 @@
 """What a grid of many short runs costs: CPU seconds per run, everything included.
 
-    python benchmarks/sweep.py [--runs 20] [--output FILE]
+    python benchmarks/sweep.py [--runs 100] [--output FILE]
 
 Runs the workflow once on a grid of the published logistic regression with many seeds, which change
 nothing in it: so every training has the same 74 epochs. From mnist.pkl.gz, which lies there, to the
