@@ -4,9 +4,9 @@
 
 MNIST test digits are saved as pictures in several forms, PNG or JPEG: other sizes, dark on light,
 cut out closely, as a scan of a page, and as if photographed (uneven light, blur, noise, specks, a
-dark desk at the edge, lying on their side with an EXIF orientation). They are read back and
-classified by the runs of logistic regression and the MLP in results/, which `snakemake --cores all`
-makes. Prints JSON with hardware and versions.
+dark desk at the edge or all around, lying on their side with an EXIF orientation). They are read
+back and classified by the runs of logistic regression and the MLP in results/, which
+`snakemake --cores all` makes. Prints JSON with hardware and versions.
 """
 
 import argparse
@@ -65,6 +65,11 @@ def on_desk(page):
     return page
 
 
+def sheet_on_desk(page):
+    """Return a picture with a dark desk on all sides of the page."""
+    return np.pad(page, ((60, 80), (50, 90)), constant_values=0.12)
+
+
 PHOTO = (480, 640)
 # Each form: kind of file, EXIF orientation, the brightness of the picture.
 FORMS = {
@@ -93,6 +98,10 @@ FORMS = {
     "photograph, specks, a dark desk at the edge": (
         *("jpg", 1),
         lambda d, r: photographed(on_desk(on_page(d, r, 200, PHOTO, specks=30)), r),
+    ),
+    "photograph, a dark desk on all sides": (
+        *("jpg", 1),
+        lambda d, r: photographed(sheet_on_desk(on_page(d, r, 200, (340, 500))), r),
     ),
 }
 

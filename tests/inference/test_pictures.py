@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from msgd.errors import UserError
-from msgd.inference.pictures import digit_of, ink_of, placed, read_grey, stored_image
+from msgd.inference.pictures import digit_of, ink_of, placed, read_grey, sheet_of, stored_image
 
 
 def four():
@@ -62,6 +62,11 @@ def with_desk(page):
     return page
 
 
+def on_desk(page, desk=0.15):
+    """Return a page with a desk on all its sides."""
+    return np.pad(page, ((40, 70), (60, 60)), constant_values=desk)
+
+
 BIG = enlarged(four(), 8)
 PICTURES = {
     "the size of the model's": four(),
@@ -75,6 +80,10 @@ PICTURES = {
     "uneven light and noise": uneven(on_page(BIG, (400, 500), (100, 230))),
     "light on dark, uneven": 1 - uneven(on_page(BIG, (400, 500), (50, 30))),
     "pencil, and a darker desk": with_desk(on_page(BIG, (400, 500), (90, 130), dark=0.65)),
+    "a sheet on a desk": uneven(on_desk(on_page(BIG, (250, 350), (5, 90)))),
+    "pencil, a sheet on a desk": uneven(on_desk(on_page(BIG, (250, 350), (5, 90), dark=0.5)), 0.2),
+    "a dark sheet": uneven(on_desk(1 - on_page(BIG, (250, 350), (5, 90)), desk=0.9), 0.2),
+    "a desk on three sides": on_desk(on_page(BIG, (250, 350), (5, 90)))[:290],
     "a desk and a speck": uneven(with_desk(on_page(BIG, (400, 500), (90, 130)))),
 }
 
@@ -122,6 +131,28 @@ def test_other_sizes_and_scales_of_pixels(mnists):
     row = dataclasses.replace(model, image_shape=(1, 784))
     with pytest.raises(UserError, match="not the size of the model's images, 1 x 784"):
         stored_image(PICTURES["a page"], row)
+
+
+def disc(shape):
+    y, x = np.mgrid[-1.1 : 1.1 : shape[0] * 1j, -1.1 : 1.1 : shape[1] * 1j]
+    return np.hypot(y, x) < 1
+
+
+NO_SHEETS = {
+    "a 0 of thick strokes": ((80, 60), disc((80, 60)), np.s_[32:-32, 24:-24]),
+    "a straight 1": ((60, 26), np.s_[3:-3, 2:-2], np.s_[:0]),
+    "a 0 of straight lines": ((80, 60), np.s_[5:-5, 5:-5], np.s_[17:-17, 17:-17]),
+    "a blot": ((80, 60), np.s_[20:50, 10:45], np.s_[:0]),
+}
+
+
+@pytest.mark.parametrize("name", NO_SHEETS)
+def test_what_is_no_sheet_is_not_cut_out(name):
+    shape, bright, dark = NO_SHEETS[name]
+    grey = np.zeros(shape)
+    grey[bright] = 0.9
+    grey[dark] = 0
+    assert sheet_of(grey) is grey
 
 
 def noise_only():

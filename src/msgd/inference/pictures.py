@@ -5,9 +5,10 @@ pixels of a box, with grey levels by antialiasing, and put into 28 x 28 pixels w
 mass in the middle. Here the same is done to the digit of a picture, which must be found first:
 
 1. ``read_grey``: brightness, upright, at most WORKING_SIDE pixels a side
-2. ``ink_of``: what stands out from the ground (paper under uneven light), darker or lighter
-3. ``digit_of``: the ink that hangs together, without specks and what comes in from the edge
-4. ``placed``: that scaled into the box and centred
+2. ``sheet_of``: the sheet of paper alone, if other things show around it
+3. ``ink_of``: what stands out from the ground (paper under uneven light), darker or lighter
+4. ``digit_of``: the ink that hangs together, without specks and what comes in from the edge
+5. ``placed``: that scaled into the box and centred
 
 A picture that has the model's own size already may need none of it: ``stored_image`` decides.
 """
@@ -78,10 +79,39 @@ LEAST_EXTENT = 0.015
 # Ink on a larger share of the picture than this: cut out closely, with its ground at the edges.
 CLOSE_SHARE = 0.2
 CLEARLY_TWO = 0.8  # separation of ink and ground; see _parted
+# Shares that a sheet of paper has at least, of the rectangle around it and of the picture, and of
+# the rectangle's longer side the shorter one. No digit is so much of a rectangle but a straight 1,
+# which is slimmer: with its hole filled, a printed 0 has up to 0.845.
+LEAST_SHEET, LEAST_OF_PICTURE, SLIMMEST_SHEET = 0.85, 0.25, 0.5
 # Of the largest piece of ink, in pixels: a smaller one is a speck.
 SPECK = 0.05
 FULL = 0.75  # share of the inked pixels with less ink than a full stroke
 EDGE = 0.5  # of full ink, where a stroke ends
+
+
+def sheet_of(grey):
+    """Return ``grey`` (height, width), cut down to the sheet of paper in it, if one is seen.
+
+    A sheet is nearly a rectangle, of another brightness than most of the picture's edges. If it
+    lies askew, what else is in the part returned comes in from the edge.
+    """
+    smooth = _smoothed(grey)
+    threshold, separation = _parted(smooth)
+    is_light = smooth > threshold
+    labels, boxes = _labelled(is_light != (_edges(is_light).mean() > 0.5))
+    if separation <= CLEARLY_TWO or not boxes:
+        return grey
+    number = np.argmax(np.bincount(labels.ravel())[1:]) + 1
+    box = boxes[number - 1]
+    bare = labels[box] == number
+    sheet = ndimage.binary_fill_holes(bare)
+    is_sheet = (
+        sheet.mean() > LEAST_SHEET
+        and sheet.sum() > LEAST_OF_PICTURE * grey.size
+        and min(sheet.shape) > SLIMMEST_SHEET * max(sheet.shape)
+        and bare.sum() > (1 - CLOSE_SHARE) * sheet.sum()  # no frame
+    )
+    return grey[box] if is_sheet else grey
 
 
 def ink_of(grey):
@@ -90,7 +120,7 @@ def ink_of(grey):
     grey: brightness, same shape. Ink is a difference of brightness; noise is the standard deviation
     of that of the ground.
     """
-    smooth = ndimage.gaussian_filter(grey, max(grey.shape) / WORKING_SIDE)
+    smooth = _smoothed(grey)
     threshold, separation = _parted(smooth)
     is_light = smooth > threshold
     if separation > CLEARLY_TWO and CLOSE_SHARE < is_light.mean() < 1 - CLOSE_SHARE:
@@ -103,6 +133,10 @@ def ink_of(grey):
     other = difference[sign * difference <= 0]
     noise = 1.4826 * np.median(np.abs(other)) if other.size else 0.0
     return np.clip(sign * difference, 0, None), noise
+
+
+def _smoothed(grey):
+    return ndimage.gaussian_filter(grey, max(grey.shape) / WORKING_SIDE)
 
 
 def _edges(image):
@@ -271,7 +305,7 @@ def _ink_in_place(grey, model):
     if min(model.image_shape) < SMALLEST_SIDE:
         height, width = model.image_shape
         raise UserError(f"it has not the size of the model's images, {height} x {width} pixels")
-    return placed(digit_of(*ink_of(grey)), model.image_shape)
+    return placed(digit_of(*ink_of(sheet_of(grey))), model.image_shape)
 
 
 def _is_placed(ink):
