@@ -42,12 +42,14 @@ def test_what_was_written_is_read(tmp_path, name, float_x, pixels):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
-def test_numpy_alone_reads_it(tmp_path):
-    saved(tmp_path / "a.npz")
+@pytest.mark.parametrize("name", MODELS)
+def test_numpy_alone_reads_it(tmp_path, name):
+    saved(tmp_path / "a.npz", name)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
         about = json.loads(str(file["description"]))
     assert about["format"] == "msgd model"
-    assert (about["model"], about["image_shape"], about["n_classes"]) == ("mlp", [7, 7], 3)
+    assert about["model"] == about["settings"]["model"] == name
+    assert (about["image_shape"], about["n_classes"]) == ([7, 7], 3)
     assert about["pixels"]["scale"] == 1 / 256
 
 
