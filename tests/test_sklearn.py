@@ -348,6 +348,8 @@ def test_data_that_cannot_be_used():
         estimator.fit(x, y, X_val=x)
     with pytest.raises(ValueError, match="y_val has the label 9, which is none of the classes"):
         estimator.fit(x, y, X_val=x[:2], y_val=[0, 9])
+    with pytest.raises(ValueError, match=r"y_val has the label '0', which .* \[0, 1, 2\]"):
+        estimator.fit(x, y, X_val=x[:2], y_val=["0", "1"])
     with pytest.raises(ValueError, match="X has 4 features, but MSGDClassifier is expecting 9"):
         estimator.fit(x, y, X_val=x[:, :4], y_val=y)
     with pytest.raises(TypeError, match="Sparse data was passed"):

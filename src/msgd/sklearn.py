@@ -37,7 +37,7 @@ except ModuleNotFoundError as error:
     if error.name != "sklearn":
         raise
     raise ModuleNotFoundError(
-        "msgd.sklearn needs scikit-learn; the extra sklearn brings it: pip install -e '.[sklearn]'",
+        "scikit-learn is missing: pip install -c constraints.txt -e '.[sklearn]' installs it",
         name="sklearn",
     ) from error
 
@@ -450,7 +450,8 @@ def _encoded(y, classes, name):
     is_known = np.isin(y, classes)
     if not is_known.all():
         unknown = y[~is_known][0]
-        raise UserError(f"{name} has the label {unknown}, which is none of the classes {classes}")
+        what = f"the label {_plain(unknown)!r}, which is none of the classes {_plain(classes)}"
+        raise UserError(f"{name} has {what}")
     return np.searchsorted(classes, y)
 
 
