@@ -216,7 +216,7 @@ def _provenance(record, path):
         "msgd": f"{code['version']}, {commit}{edited}",
         "SHA-256 of its source": f"`{code['sha256']}`",
         "seed": str(record["seed"]),
-        "arithmetic": record["floatX"],
+        "floatX": record["floatX"],
         "backend": f"`{record['backend']}`, on {record['device']}; {record['threads']} threads",
         "hardware": f"{hardware['processor']}, {hardware['cores']} cores, {hardware['machine']}, "
         f"{hardware['system']}",
