@@ -130,7 +130,9 @@ def load_model_file(path):
         raise UserError(f"{path} is missing; msgd select writes model files, and snakemake runs it")
     arrays = load_arrays(path)
     if DESCRIPTION not in arrays:
-        raise UserError(f"{path} does not say what model it holds; msgd select writes a file that does")
+        raise UserError(
+            f"{path} does not say what model it holds; msgd select writes a file that does"
+        )
     text = str(arrays.pop(DESCRIPTION))
     try:
         model = _described(json.loads(text), arrays)
