@@ -305,6 +305,19 @@ def table_of_predict():
     return as_markdown(rows, results)
 
 
+def table_of_sweep():
+    """Return the Markdown table of what a run of a grid costs, by what it is spent on."""
+    results = read_measured("sweep")
+    by_command, n = results["by_command"], results["runs"]
+    spent = {name: by_command[name]["cpu_seconds"] for name in ("train", "score")}
+    others = (cost for name, cost in by_command.items() if name not in spent)
+    spent["all figures, tables and pages"] = sum(cost["cpu_seconds"] for cost in others)
+    spent["Snakemake and shells"] = results["snakemake_and_shells"]
+    spent["all"] = results["cpu_seconds"]
+    rows = [{f"of {n} runs": name, "CPU s per run": f"{s / n:.2f}"} for name, s in spent.items()]
+    return as_markdown(rows, results)
+
+
 def with_code(text):
     """Return ``text`` with the source of functions between marks like ``code: FILE NAME``.
 
@@ -346,6 +359,7 @@ def main():
         (PERFORMANCE, "designs", table_of_designs()),
         (READING, "reference", table_of_reference()),
         (GPU_DAY, "estimates", table_of_estimates()),
+        (PERFORMANCE, "sweep", table_of_sweep()),
         (USING, "predict", table_of_predict()),
     ]
     wanted = {SPEEDS_FILE: measured_speeds(), READING: with_code(READING.read_text("utf-8"))}
