@@ -305,6 +305,21 @@ def table_of_predict():
     return as_markdown(rows, results)
 
 
+def table_of_fits():
+    """Return the Markdown table of fits on MNIST, ours beside scikit-learn's own classifiers."""
+    results = read_measured("sklearn_fit")
+    rows = [
+        {
+            "fit": name,
+            "seconds": f"{fit['median_seconds']:.3g}",
+            "test error": f"{fit['median_test_error_percent']:.2f} %",
+            "epochs or iterations": fit["turns"][0]["n_iter"],
+        }
+        for name, fit in results["fits"].items()
+    ]
+    return as_markdown(rows, results)
+
+
 def table_of_sweep():
     """Return the Markdown table of what a run of a grid costs, by what it is spent on."""
     results = read_measured("sweep")
@@ -359,6 +374,7 @@ def main():
         (PERFORMANCE, "designs", table_of_designs()),
         (READING, "reference", table_of_reference()),
         (GPU_DAY, "estimates", table_of_estimates()),
+        (PERFORMANCE, "fits", table_of_fits()),
         (PERFORMANCE, "sweep", table_of_sweep()),
         (USING, "predict", table_of_predict()),
     ]
