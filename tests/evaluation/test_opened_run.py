@@ -152,6 +152,26 @@ def test_runs_of_different_data(spoiled, capsys, words):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "--data", "{data}"],
+        ["select", "--data", "{data}"],
+        ["tabulate"],
+        ["compare-published"],
+        ["plot", "validation_error_over", "--over", "seed", "--runs"],
+        ["plot", "learning_curve", "--best-of"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_run_given_twice(spoiled, capsys, words):
+    """By another path, too: it would count twice."""
+    words = [word.format(data=spoiled.data) for word in words]
+    again = spoiled.runs / "other" / ".." / "own" / "default"
+    message = [f"{again} is given twice", "give each run once"]
+    spoiled.refuse(capsys, message, *words, spoiled.run, again, "--output", spoiled.out / "x.png")
+
+
+@pytest.mark.parametrize(
     ("command", "split"),
     [("train", "train"), ("train", "valid"), ("score", "test"), ("mistakes", "test")],
 )

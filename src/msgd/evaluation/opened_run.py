@@ -189,7 +189,16 @@ def open_run(run_folder, data_folder=None):
 
 
 def open_runs(run_folders, data_folder=None):
-    """Return the OpenedRuns in ``run_folders``, as open_run does, all trained on the same data."""
+    """Return the OpenedRuns in ``run_folders``, as open_run does, all trained on the same data.
+
+    Raises UserError for runs of different data, and for one given twice, which would count twice.
+    """
+    seen = set()
+    for folder in run_folders:
+        place = Path(folder).resolve()
+        if place in seen:
+            raise UserError(f"{folder} is given twice; give each run once")
+        seen.add(place)
     runs = [open_run(folder, data_folder) for folder in run_folders]
     for run in runs[1:]:
         fault = (
