@@ -163,6 +163,16 @@ def msgd(*arguments, **environment):
     return run("msgd.cli", *arguments, **environment)
 
 
+def msgd_unread(*arguments):
+    """Run the msgd program as before ``| head -0``, where nobody reads; return the process."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = command("msgd.cli", *arguments)
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    return done
+
+
 def snakemake(directory, *arguments, **environment):
     """Run this repository's workflow in ``directory`` in a process of its own."""
     return run("snakemake", *in_folder(directory), *arguments, **environment)

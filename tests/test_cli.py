@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from conftest import as_triple, make_dataset, msgd, save_npz
+from conftest import as_triple, command, make_dataset, msgd, msgd_unread, save_npz
 
 WORDS = ["model=logistic_regression", "batch_size=10", "n_epochs=3", "learning_rate=0.5"]
 
@@ -54,6 +56,21 @@ def test_the_steps_by_hand(data, tmp_path):
         "iteration,epoch,cost,validation_errors,validation_error_percent,patience,"
         "best_validation_errors,best_iteration"
     )
+
+
+def test_nobody_needs_to_read_to_its_end():
+    done = msgd_unread("describe-config")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_standard_output_that_cannot_be_written_is_an_error():
+    with Path("/dev/full").open("w") as full:  # of Linux: a disk without room
+        done = subprocess.run(
+            command("msgd.cli", "describe-config"), stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert line == "msgd describe-config: error: standard output: No space left on device"
 
 
 def test_two_runs_give_the_same_bytes(data, tmp_path):

@@ -13,12 +13,16 @@ from pathlib import Path
 from msgd.config import check_plot_settings, load_schema
 from msgd.errors import RESULT, UserError
 from msgd.models import DEVICES
+from msgd.output import standard_output
 
 log = logging.getLogger("msgd")
 
 # Objects between two searches for garbage. Imports make a million that stay, and Python's 700 would
 # have them gone through again and again: a twentieth of the start.
 GARBAGE_IS_RARE = 50_000
+
+# The exit code that a shell shows of programs that the signal SIGPIPE ended.
+READER_LEFT = 128 + 13
 
 DESCRIPTION = "The msgd program: one subcommand per step of the workflow."
 
@@ -33,6 +37,8 @@ def main(arguments=None):
     except UserError as error:
         log.error("msgd %s: error: %s", options.command, error)
         return 1
+    except BrokenPipeError:  # of a pipe that is read to its end no more (| head): nothing to say
+        return READER_LEFT
     except OSError as error:
         where = error.filename or "a file"
         log.error("msgd %s: error: %s: %s", options.command, where, error.strerror or error)
@@ -345,7 +351,8 @@ def _export(options):
 
 def _print(text):
     """Write a result to standard output: in UTF-8, as files are, whatever the locale."""
-    sys.stdout.buffer.write(text.encode())
+    with standard_output():
+        sys.stdout.buffer.write(text.encode())
 
 
 def _report(options):

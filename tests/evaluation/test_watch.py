@@ -3,11 +3,11 @@
 import os
 import pty
 import select
-import subprocess
+import signal
 import time
 
 import pytest
-from conftest import ROOT, command, environment, msgd
+from conftest import ROOT, command, environment, msgd, msgd_unread
 from rich.console import Console
 
 from msgd.evaluation.progress import Progress
@@ -161,12 +161,8 @@ def test_a_name_that_the_locale_cannot_write_is_shown_as_far_as_it_can(tmp_path)
 
 def test_nobody_needs_to_read_to_its_end(tmp_path):
     """As `| head` does not: no traceback, and no complaint of Python's own at its end."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    words = command("msgd.cli", "watch", tmp_path)
-    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, check=False)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (0, b"")
+    done = msgd_unread("watch", tmp_path)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_errors_are_one_line(tmp_path):

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import toy
-from conftest import make_dataset, msgd
+from conftest import make_dataset, msgd, msgd_unread
 from PIL import Image
 from test_pictures import PICTURES
 
@@ -55,6 +56,14 @@ def test_json_goes_to_standard_output_alone(folder):
     assert [row["file"] for row in rows] == files
     assert [set(row) for row in rows] == [{"file", "class", "probabilities"}] * 2
     assert [len(row["probabilities"]) for row in rows] == [3, 3]
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_nobody_needs_to_read_to_its_end(folder, options):
+    """As `| head` does not: what is said is the status alone."""
+    words = ["predict", *options, "--model", folder / "logistic_regression.npz"]
+    done = msgd_unread(*words, folder / "a.png", folder / "blank.png")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_bad_pictures_are_named_and_the_others_classified(folder, tmp_path):

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import sys
 import time
 
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msgd.evaluation.progress import Watcher
+from msgd.output import standard_output
 
 WIDE = 1000  # columns of what is no terminal: nothing is cut
 SHORTEST_NAME, LONG_NAME = 12, 40
@@ -43,7 +43,8 @@ def watch(results, seconds_between, once=False):
         if console.is_terminal:
             console.print(describe(watcher, console.width))
         else:
-            _print(as_text(watcher))
+            with standard_output():
+                print(as_text(watcher))
         return
     try:
         with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
@@ -52,14 +53,6 @@ def watch(results, seconds_between, once=False):
                 time.sleep(seconds_between)
     except KeyboardInterrupt:  # the way to leave
         return
-
-
-def _print(text):
-    """Write ``text`` to standard output; nobody needs to read to its end (``| head``)."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # nor what Python writes at its end
 
 
 def as_text(watcher):
