@@ -1,5 +1,6 @@
 """How far a run is, told from its files while they are written, torn, moved and removed."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -134,6 +135,30 @@ def test_a_state_of_another_training_is_not_taken_for_its_own(data, tmp_path):
         assert progress._state_of(tmp_path / "states", other) == ([], [])
     mine.settings["learning_rate"] = 0.06
     assert progress._state_of(tmp_path / "states", mine) == ([], [])
+
+
+def test_of_several_states_the_one_used_last_is_taken_and_of_it_the_latest(data, tmp_path):
+    """As a change of the source leaves them: of the same settings, each of its own training."""
+    train(data, tmp_path, killed_after=4)
+    mine = read_run_log(tmp_path, NAME)
+    (first,) = (tmp_path / "states").iterdir()
+    latest = max(first.glob("*.state"))
+    assert len(list(first.glob("*.state"))) == 2
+    others = {}
+    for name, seconds in (("0", 111.0), ("z", 222.0)):  # before and after the first by their names
+        others[name] = shutil.copytree(first, tmp_path / "states" / name)
+        state = State.from_bytes(latest.read_bytes())
+        changed = dataclasses.replace(state, seconds=[seconds for _ in state.seconds])
+        (others[name] / latest.name).write_bytes(changed.to_bytes())
+    for used_last, seconds in (("z", 222.0), ("0", 111.0)):
+        for folder in (first, *others.values()):
+            when = 2e9 if folder == others[used_last] else 1e9
+            os.utime(folder, (when, when))
+        history, times = progress._state_of(tmp_path / "states", mine)
+        assert len(history) == 4  # those of the latest state, not of the one before it
+        assert set(times) == {seconds}
+    (others["0"] / latest.name).write_bytes(b"torn")
+    assert len(progress._state_of(tmp_path / "states", mine)[0]) == 3
 
 
 def test_what_was_before_is_not_made_up_without_its_state(data, tmp_path):
