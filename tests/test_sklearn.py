@@ -326,7 +326,10 @@ WRONG = {
     "floatX is 'half'; allowed: float32 or float64": {"floatX": "half"},
     "threads is 0; allowed: a whole number >= 1": {"threads": 0},
     "backend is 'tpu'; allowed: auto or cpu": {"backend": "tpu"},
-    "seed is -1; allowed: a whole number >= 0": {"random_state": -1},
+    "- random_state is -1; allowed: a whole number >= 0": {"random_state": -1},
+    "- random_state is 'the seed'; allowed: a whole": {"random_state": "the seed"},
+    "l1, l2, lp, p, random_state, patience, ": {"activation": "tanh"},
+    "validation_frequency is 0; allowed: a whole number >= 1 or None$": {"validation_frequency": 0},
     "validation_fraction is 1; allowed: a number > 0 and < 1": {"validation_fraction": 1},
     "validation_frequency is 99; allowed: at most": {"validation_frequency": 99, "n_epochs": 1},
 }

@@ -6,6 +6,7 @@ says what is the same as ``msgd train`` and what is not.
 
 import contextlib
 import math
+import re
 import sys
 import threading
 import warnings
@@ -50,6 +51,8 @@ HYPERPARAMETERS = (
     *("n_hidden", "activation", "nkerns", "filter_size", "pool_size", "maxpool_ties"),
     "arithmetic",
 )
+# Words of config.yaml in an error, and the estimator's own in their place.
+WORDS = {"seed": "random_state", "null": "None"}
 # Those that say where and how precisely to compute, with the defaults of config.yaml.
 RUN_OPTIONS = ("backend", "threads", "floatX")
 
@@ -405,7 +408,19 @@ def _settings_of(estimator):
     given["seed"] = _plain(estimator.random_state)
     if isinstance(given["seed"], np.random.RandomState):
         given["seed"] = given["seed"].randint(np.iinfo(np.int32).max)
-    return complete_experiment({key: value for key, value in given.items() if value is not None})
+    try:
+        return complete_experiment({k: value for k, value in given.items() if value is not None})
+    except UserError as error:
+        raise UserError(_in_own_words(str(error))) from error
+
+
+def _in_own_words(message):
+    """Return the configuration's ``message``, each key by the name of the estimator's parameter.
+
+    What stands in quotes is somebody's value and stays.
+    """
+    quoted_or_word = rf"'[^'\n]*'|\b({'|'.join(WORDS)})\b"
+    return re.sub(quoted_or_word, lambda found: WORDS.get(found[1], found[0]), message)
 
 
 def _run_options_of(estimator):
