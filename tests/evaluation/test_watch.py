@@ -11,7 +11,7 @@ from conftest import ROOT, command, environment, msgd, msgd_unread
 from rich.console import Console
 
 from msgd.evaluation.progress import Progress
-from msgd.evaluation.watch import describe, duration
+from msgd.evaluation.watch import BY_PATIENCE, describe, duration
 
 BEFORE = "2026-11-26 18:02:{:02d},{:03d} INFO "
 
@@ -99,21 +99,40 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_line_is_cut(width):
     runs = [*RUNS, running("grid/learning_rate=0.01+seed=1+n_hidden=500-500-500+l2=0.0001")]
     lines = lines_of(Shown(*runs), width)
     assert max(map(len, lines)) <= width
-    assert len(lines) == len(runs) + 4
+    counts = "2 running, 1 starting, 1 stalled?, 1 failed, 2 finished".replace("2 r", "3 r")
+    below = lines[len(runs) + 1 :]
+    assert " ".join(below).startswith(counts)
     assert any(line.startswith("b/better") for line in lines)
     if width >= 34:
         assert "3.90 % in 1" in "\n".join(lines)
     assert width < 70 or any("l2=0.0001 " in line and "..." in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("width", "caption"),
+    [
+        (120, [f"error, best: on the validation set; {BY_PATIENCE}"]),
+        (60, ["best: on the validation set", BY_PATIENCE]),
+        (48, ["best: on the validation set"]),
+        (20, ["best: on the", "validation set"]),
+    ],
+)
+def test_the_caption_is_of_the_columns_shown_and_is_not_cut(width, caption):
+    lines = lines_of(Shown(running("b/good", 60), running("b/better", 40)), width)
+    assert len(lines) > 3
+    assert lines[-len(caption) :] == caption
+    for column in ("error", "time left"):
+        assert (column in caption[0] + caption[-1]) == (column in lines[0])
+
+
 def test_hundreds_of_runs_are_cut_to_the_height_and_counted():
     runs = [running(f"grid/seed={seed}", 900 - seed) for seed in range(500)]
-    for height in (8, 24, 50):
-        lines = lines_of(Shown(*runs), 100, height)
+    for width, height in ((100, 8), (100, 24), (60, 24), (30, 24), (100, 50)):
+        lines = lines_of(Shown(*runs), width, height)
         assert len(lines) < height
         assert lines[1].split()[0] == "grid/seed=498"  # the last one is silent
         shown = sum(line.startswith("grid/") for line in lines)
-        assert f"{500 - shown} more are not shown" in "\n".join(lines)
+        assert f"{500 - shown} more are not shown" in " ".join(lines)
 
 
 def test_a_folder_without_runs_says_so():

@@ -3,6 +3,7 @@
 import io
 import math
 import sys
+import textwrap
 import time
 
 from rich.cells import cell_len
@@ -27,7 +28,7 @@ LEFT_OUT_FIRST = (
 )
 ORDER = ("running", "starting", "stalled?", "failed", "interrupted", "finished")
 STYLES = {"running": "green", "stalled?": "yellow", "failed": "red", "interrupted": "yellow"}
-CAPTION = "error, best: on the validation set; time left: by patience, and at most by n_epochs"
+BY_PATIENCE = "time left: by patience, and at most by n_epochs"
 
 
 def watch(results, seconds_between, once=False):
@@ -72,17 +73,34 @@ def describe(watcher, width, height=None):
         return Text(f"no runs yet in {watcher.results}; they appear when their training starts")
     silent = {run.name: watcher.seconds_silent(run) for run in runs}
     rows = sorted((_row(run, silent[run.name]) for run in runs), key=lambda row: row["order"])
+    columns = _columns(rows, width)
+    notes = _notes(runs, rows, columns, width)
+    shown = rows
+    if height is not None and len(rows) > height - 3 - len(notes):
+        longest = _notes(runs, rows, columns, width, len(rows))
+        shown = rows[: max(1, height - 3 - len(longest))]
+        notes = _notes(runs, rows, columns, width, len(rows) - len(shown))
+    return Group(_table(shown, columns, width), *notes)
+
+
+def _notes(runs, rows, columns, width, hidden=0):
+    """Return the lines below the table, Texts of at most ``width`` characters each.
+
+    They count the runs and those ``hidden``, name one that failed, and say what the ``columns`` are.
+    """
     states = [row["kind"] for row in rows]
-    counts = [f"{states.count(kind)} {kind}" for kind in ORDER if kind in states]
-    room = len(rows) if height is None else max(1, height - 6)
-    hidden = len(rows) - len(rows[:room])
-    notes = [Text(", ".join(counts) + (f"; {hidden} more are not shown" if hidden else ""))]
-    failures = [run for run in runs if run.state == "failed"]
-    notes += [Text(f"{run.name}: {run.detail}", style="red") for run in failures[:1]]
-    notes += [Text(CAPTION, style="dim")]
-    for note in notes:
-        note.truncate(width, overflow="crop")
-    return Group(_table(rows[:room], width), *notes)
+    counts = ", ".join(f"{states.count(kind)} {kind}" for kind in ORDER if kind in states)
+    counts += f"; {hidden} more are not shown" if hidden else ""
+    failures = [Text(f"{r.name}: {r.detail}", style="red") for r in runs if r.state == "failed"]
+    for failure in failures[:1]:
+        failure.truncate(width, overflow="crop")
+    errors = ", ".join(column for column in ("error", "best") if column in columns)
+    caption = [f"{errors}: on the validation set"]
+    caption += [BY_PATIENCE] if "time left" in columns else []
+    if len("; ".join(caption)) <= width:
+        caption = ["; ".join(caption)]
+    dim = [Text(line, style="dim") for part in caption for line in textwrap.wrap(part, width)]
+    return [*map(Text, textwrap.wrap(counts, width)), *failures[:1], *dim]
 
 
 def _row(run, silent):
@@ -149,13 +167,18 @@ def duration(seconds):
     return f"{hours // 24} d {hours % 24} h"
 
 
-def _table(rows, width):
-    """Return the table of ``rows``, with as many columns and letters as ``width`` allows."""
+def _columns(rows, width):
+    """Return the columns of the table of ``rows``, as many as ``width`` allows."""
     columns = [*COLUMNS]
     for column in LEFT_OUT_FIRST:
         if _width(rows, columns) <= width:
             break
         columns.remove(column)
+    return columns
+
+
+def _table(rows, columns, width):
+    """Return the table of ``rows``, with as many letters of their names as ``width`` allows."""
     longest = max(cell_len(row["run"]) for row in rows)
     for_names = min(longest, LONG_NAME) + width - _width(rows, columns)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
