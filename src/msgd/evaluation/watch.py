@@ -86,7 +86,7 @@ def describe(watcher, width, height=None):
 def _notes(runs, rows, columns, width, hidden=0):
     """Return the lines below the table, Texts of at most ``width`` characters each.
 
-    They count the runs and those ``hidden``, name one that failed, and say what the ``columns`` are.
+    They count the runs and those ``hidden``, name one that failed, and say what ``columns`` are.
     """
     states = [row["kind"] for row in rows]
     counts = ", ".join(f"{states.count(kind)} {kind}" for kind in ORDER if kind in states)
