@@ -17,10 +17,14 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "results/README.md", "config/README.md", "docs/*.md")
-PROGRAMS = "snakemake|msgd|pip|pytest|python|ruff|snakefmt|uv|bash|squeue|scancel|for|cp|cd|mkdir"
+PROGRAMS = (
+    "snakemake|msgd|pip|pytest|python|ruff|snakefmt|uv|bash|squeue|scancel|for|cp|cd|mkdir"
+    "|sphinx-build|tensorboard|export"
+)
 SETTING = r"[A-Z_]+=\S+ "
 BLOCK = re.compile(rf"^    ((?:{SETTING})*(?:{PROGRAMS})(?: .+)?)$", re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)  # code, not commands
+CODE = {"python", "yaml"}  # what may be fenced; commands are indented, where they are found
 # Between backquotes a program's bare name is a name.
 INLINE = re.compile(rf"`((?:{SETTING})+(?:{PROGRAMS})(?: [^`]+)?|(?:{PROGRAMS}) [^`]+)`")
 
@@ -43,15 +47,28 @@ def listed():
     return yaml.safe_load((ROOT / ".ci" / "commands.yaml").read_text(encoding="utf-8"))
 
 
+def fenced_otherwise():
+    """Yield (page, language) of each fenced block that is not code, and might hide commands."""
+    for pattern in PAGES:
+        for page in sorted(ROOT.glob(pattern)):
+            for block in FENCED.findall(page.read_text("utf-8")):
+                language = block.partition("\n")[0].strip("`")
+                if language not in CODE:
+                    yield page.relative_to(ROOT).as_posix(), language
+
+
 def check():
-    """Return the exit code: 1 if the pages and the list differ."""
+    """Return the exit code: 1 if the pages and the list differ, or a block is fenced otherwise."""
     on_pages = shown()
     in_list = {command for entries in listed().values() for command in entries}
     for command in sorted(set(on_pages) - in_list):
         print(f"{on_pages[command]} shows a command that .ci/commands.yaml lacks: {command}")
     for command in sorted(in_list - set(on_pages)):
         print(f".ci/commands.yaml lists a command that no page shows: {command}")
-    return int(in_list != set(on_pages))
+    hidden = [*fenced_otherwise()]
+    for page, language in hidden:
+        print(f"{page} has a block fenced as {language!r}, whose commands would not be found")
+    return int(in_list != set(on_pages) or bool(hidden))
 
 
 def run(environment):

@@ -14,6 +14,7 @@ import re
 import shutil
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,7 @@ PICTURE = "logistic_regression/default/weights.png"
 SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "made by", "source"]
 PERFORMANCE = ROOT / "docs" / "performance.md"
 READING = ROOT / "docs" / "reading-the-kernels.md"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 USING = ROOT / "docs" / "using-a-model.md"
 GPU_DAY = ROOT / "docs" / "gpu-day.md"
 MEASURED = ROOT / "benchmarks" / "results"
@@ -336,15 +338,16 @@ def table_of_sweep():
 def with_code(text):
     """Return ``text`` with the source of functions between marks like ``code: FILE NAME``.
 
-    FILE is a path below src/msgd, NAME a function or class of it.
+    FILE is a path below src/msgd, NAME a function or class of it, or CLASS.METHOD.
     """
     for path, name in re.findall(r"<!-- code: (\S+) (\S+): begin -->", text):
         source = (ROOT / "src" / "msgd" / path).read_text(encoding="utf-8")
-        (node,) = (node for node in ast.parse(source).body if getattr(node, "name", "") == name)
+        node = ast.parse(source)
+        for part in name.split("."):
+            (node,) = (inner for inner in node.body if getattr(inner, "name", "") == part)
         first = min([node.lineno, *(line.lineno for line in node.decorator_list)])
-        lines = source.splitlines()[first - 1 : node.end_lineno]
-        code = "\n".join(["```python", *lines, "```"]) + "\n"
-        text = refreshed(text, f"code: {path} {name}", code)
+        lines = textwrap.dedent("\n".join(source.splitlines()[first - 1 : node.end_lineno]))
+        text = refreshed(text, f"code: {path} {name}", f"```python\n{lines}\n```\n")
     return text
 
 
@@ -378,7 +381,8 @@ def main():
         (PERFORMANCE, "sweep", table_of_sweep()),
         (USING, "predict", table_of_predict()),
     ]
-    wanted = {SPEEDS_FILE: measured_speeds(), READING: with_code(READING.read_text("utf-8"))}
+    wanted = {path: with_code(path.read_text("utf-8")) for path in (READING, TUTORIAL)}
+    wanted[SPEEDS_FILE] = measured_speeds()
     for path, mark, table in tables:
         text = wanted.get(path) or path.read_text(encoding="utf-8")
         wanted[path] = refreshed(text, mark, table)
