@@ -1,0 +1,127 @@
+"""What the pages in docs/ say of configuration, commands and files is what the program does.
+
+Commands in their code blocks are run by CI (.ci/commands.yaml); code in the tutorial is kept up to
+date by docs/refresh.py.
+"""
+
+import argparse
+import re
+import shlex
+import subprocess
+
+import pandas as pd
+import pytest
+import toy
+import yaml
+from conftest import ROOT, as_triple, command, environment, make_dataset, save_npz
+
+from msgd.cli import _parser, main
+from msgd.config import complete_config
+from msgd.evaluation.tables import COLUMNS, PUBLISHED_COLUMNS
+from msgd.files import read_json
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def blocks(path, language):
+    """Return the code blocks of a page in ``language``."""
+    text = path.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def tables(path):
+    """Return a page's tables below each heading: dict of heading -> list of rows of cells."""
+    found, heading = {}, None
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ").replace("`", "")
+        elif line.startswith("|") and not line.startswith("| ---"):
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            found.setdefault(heading, []).append(cells)
+    return {heading: rows[1:] for heading, rows in found.items()}
+
+
+def names(rows):
+    """Return what stands between backquotes in the first column, in order."""
+    return [name for row in rows for name in re.findall("`([^`]+)`", row[0])]
+
+
+def configurations():
+    for page in PAGES:
+        for block in blocks(page, "yaml"):
+            found = yaml.safe_load(block)
+            if "experiments" in found:
+                yield pytest.param(found, id=page.stem)
+
+
+@pytest.mark.parametrize("configuration", [*configurations()])
+def test_a_configuration_on_a_page_is_allowed(configuration):
+    assert complete_config(configuration)
+
+
+def test_pages_show_configurations():
+    assert len([*configurations()]) > 2
+
+
+def test_every_command_is_in_the_table_of_commands():
+    (action,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    helps = [[f"`{choice.dest}`", choice.help] for choice in action._choices_actions]
+    assert tables(DOCS / "commands.md")["Commands and exit codes"] == helps
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a toy run that was trained and scored."""
+    folder = tmp_path_factory.mktemp("trained")
+    save_npz(folder / "toy.npz", as_triple(make_dataset(100, 60, 40, (4, 4), 4)))
+    data, run = folder / "data", folder / "runs" / "toy" / "default"
+    assert main(["unpickle", str(folder / "toy.npz"), "--output", str(data)]) == 0
+    words = toy.words_of("logistic_regression", batch_size=20, improvement_test="mcnemar")
+    where = ["--data", str(data), "--run", str(run), "--backend", "cpu"]
+    assert main(["train", *where, *words]) == 0
+    assert main(["score", *where]) == 0
+    return data, run
+
+
+def test_the_columns_of_tables_are_on_the_page_of_formats(trained):
+    told, (_, run) = tables(DOCS / "file-formats.md"), trained
+    for file in ("history.csv", "timings.csv"):
+        assert names(told[file]) == [*pd.read_csv(run / file)]
+    assert names(told["test_scores.csv"]) == [*COLUMNS]
+    assert names(told["published.csv"]) == [*PUBLISHED_COLUMNS]
+
+
+@pytest.mark.parametrize("file", ["training.json", "provenance.json", "score.json"])
+def test_the_keys_of_a_run_are_on_the_page_of_formats(trained, file):
+    assert sorted(names(tables(DOCS / "file-formats.md")[file])) == sorted(
+        read_json(trained[1] / file)
+    )
+
+
+def test_the_keys_of_a_data_set_are_on_the_page_of_formats(trained):
+    told = names(tables(DOCS / "file-formats.md")["dataset.json"])
+    assert sorted(told) == sorted(read_json(trained[0] / "dataset.json"))
+
+
+@pytest.mark.slow
+def test_the_workflow_on_the_page_runs_with_ours_as_its_module(tmp_path):
+    page = DOCS / "module.md"
+    (snakefile,), (configuration,) = blocks(page, "python"), blocks(page, "yaml")
+    (line,) = re.findall(r"^    (snakemake .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    (tmp_path / "Snakefile").write_text(snakefile.replace("CLONE", str(ROOT)))
+    (tmp_path / "config.yaml").write_text(configuration)
+    save_npz(tmp_path / "data.npz", as_triple(make_dataset(100, 60, 40, (4, 4), 4)))
+    words = shlex.split(line.replace("CLONE", str(ROOT)))
+    done = subprocess.run(
+        command(*words),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    scores = pd.read_csv(tmp_path / "results" / "test_scores.csv")
+    (expected,) = scores[scores["selected"]]["test_error_percent"]
+    assert float((tmp_path / "conclusion.txt").read_text()) == expected
