@@ -4,6 +4,7 @@ Through the msgd program, called in this process, where a warning is an error.
 """
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,9 @@ class Run:
         for figure, name in FIGURES.items():
             self.call("plot", figure, *where, "--output", out / name)
         self.call("report", "--data", self.data, "--output", out / "report.html", self.run)
-        over = ("--over", "seed", "--runs", self.run, self.run)
+        equal = self.run.with_name("equal")
+        shutil.copytree(self.run, equal, dirs_exist_ok=True)
+        over = ("--over", "seed", "--runs", self.run, equal)
         self.call("plot", "validation_error_over", *over, "--dpi", 30, "--output", out / "over.png")
         for name in [*FIGURES.values(), "over.png"]:
             with Image.open(out / name) as image:

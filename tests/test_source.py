@@ -16,7 +16,7 @@ from msgd.source import PACKAGE, SHAPES_NO_NUMBER, closure, run_source, training
 
 # What the program imports before it calls the training: itself, its check of the data's hashes, and
 # how a log begins.
-THE_PROGRAMS = {"cli.py", "data/content.py", "training_log.py"}
+THE_PROGRAMS = {"cli.py", "data/content.py", "output.py", "training_log.py"}
 # Trains, then prints the files of the package's modules that were imported.
 TRAIN_AND_LIST = """
 import json, sys
