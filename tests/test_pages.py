@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT, as_triple, command, environment, make_dataset, save_npz
 
 from msgd.cli import _parser, main
-from msgd.config import complete_config
+from msgd.config import complete_config, expand_grid, hyperparameter_words
 from msgd.evaluation.tables import COLUMNS, PUBLISHED_COLUMNS
 from msgd.files import read_json
 
@@ -102,6 +102,24 @@ def test_the_keys_of_a_run_are_on_the_page_of_formats(trained, file):
 def test_the_keys_of_a_data_set_are_on_the_page_of_formats(trained):
     told = names(tables(DOCS / "file-formats.md")["dataset.json"])
     assert sorted(told) == sorted(read_json(trained[0] / "dataset.json"))
+
+
+@pytest.mark.slow
+def test_the_errors_of_the_tutorials_grid_are_what_comes_out(mnist_folder, tmp_path):
+    page = DOCS / "tutorial.md"
+    (configuration,) = (yaml.safe_load(block) for block in blocks(page, "yaml"))
+    (grid,) = configuration["experiments"].values()
+    told = re.search(r"here from ([^.]*\..*?)\.\n", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    found = []
+    for run in expand_grid(complete_config(configuration)["experiments"]["batches"]).values():
+        folder = tmp_path / str(run["batch_size"])
+        where = ["--data", str(mnist_folder), "--run", str(folder), "--backend", "cpu"]
+        assert main(["train", *where, *hyperparameter_words(run)]) == 0
+        outcome = read_json(folder / "training.json")
+        share = outcome["validation_errors"] / outcome["validation_examples"]
+        found.append(f"{100 * share:.1f}")
+    assert re.findall(r"([\d.]+) %", told) == found
+    assert len(found) == len(grid["batch_size"])
 
 
 @pytest.mark.slow
