@@ -233,7 +233,7 @@ LENET = Kernel(
             "convolution 1",
             "conv1_phase",
             {
-                "load_pixels.i": 10,
+                "load_pixels.i": 1,
                 "copy_words.i": 1,
                 "image": 4,
                 "task": 1,
@@ -252,18 +252,18 @@ LENET = Kernel(
             l2_share=HALF,
             l2_megabytes=21,
         ),
-        Phase("last layer", "logits_phase", {"copy_words.i": 2, "i": 16}, warps=3),
+        Phase("last layer", "logits_phase", {"copy_words.i": 1, "i": 16}, warps=3),
         Phase("loss, hidden errors", "loss_phase", {"unit": 2}, warps=3),
         Phase(
             "last weights, biases",
             "last_update_phase",
-            {"quad": 1, "_sum_products.i": 64, "_sum_rows.i": 64},
+            {"quad": 1, "_sum_products.i": 8, "_sum_rows.i": 8},
             warps=3,
         ),
         Phase(
             "hidden layer backward",
             "hidden_backward_phase",
-            {"tile": 2, "_add_all_terms.i": 16, "_": 2, "i": 7},
+            {"tile": 2, "_add_all_terms.i": 16, "_": 2, "_finish_error_tile.i": 1, "i": 7},
             warps=3,
             l2_share=HALF,
             l2_megabytes=42,
@@ -271,7 +271,7 @@ LENET = Kernel(
         Phase(  # its loop over four images is counted with the groups: so each four times
             "filters 2",
             "conv2_gradient_phase",
-            {"copy_words.i": 8, "copy.i": 4, "square": 64},
+            {"copy_words.i": 4, "copy.i": 4, "square": 64},
             warps=3,
             l2_share=0,
             taken=ONE_OF_FOUR,
@@ -281,11 +281,11 @@ LENET = Kernel(
             "conv2_error_phase",
             {
                 "pair": 2,
-                "copy_words.i": 2,
+                "copy_words.i": 1,
                 "copy.i": 1,
                 "bundle": 10,
                 "_": 5,
-                "_add_strips.i": 18,
+                "_add_strips.i": 6,
                 "row": 4,
             },
             warps=3,
@@ -296,12 +296,11 @@ LENET = Kernel(
             "filters 1",
             "conv1_gradient_phase",
             {
-                "load_pixels.i": 10,
+                "load_pixels.i": 1,
                 "_mark_dark.i": 2,
                 "y": 6,
                 "x": 6,
-                "image": 4,
-                "square": 9,
+                "square": 12,
                 "places": 1,
                 "later": 15,
                 "i": 2,
@@ -310,7 +309,7 @@ LENET = Kernel(
             l2_share=0,
         ),
         Phase(
-            "sums, update", "conv_update_phase", {"i": 1, "group": 125}, warps=3, l2_megabytes=13
+            "sums, update", "conv_update_phase", {"i": 1, "_": 5, "j": 0}, warps=3, l2_megabytes=13
         ),
         Phase("between phases", "", {"GROUP_IMAGES": 1, "image": 4, "chunk": 0, "term": 0}),
     ),
@@ -325,10 +324,9 @@ TENSOR_PHASES = {
         {
             "_clear.i": 1,
             "pair": 2,
-            "copy_words.i": 7,
+            "copy_words.i": 2.5,
             "task": 1,
-            "_": 5,
-            "step": 13,
+            "_": 22,
             "_keep_places.i": 1,
         },
         warps=2,
@@ -338,7 +336,7 @@ TENSOR_PHASES = {
     "filters 2": Phase(
         "filters 2",
         "conv2_gradient_phase",
-        {"image": 4, "copy_words.i": 3.5, "_load_errors.i": 4.5, "row": 8},
+        {"image": 4, "copy_words.i": 1.5, "_load_errors.i": 1.5, "row": 8},
         warps=2,
         l2_share=0,
     ),
@@ -348,22 +346,25 @@ TENSOR_PHASES = {
         {
             "_clear.i": 34,
             "pair": 2,
-            "_load_errors.i": 4.5,
+            "_load_errors.i": 1.5,
             "task": 1.5,
-            "v": 5,
             "step": 4,
-            "_add_halves.i": 27,
+            "_add_halves.i": 3,
         },
         warps=2,
         l2_share=0,
         l2_megabytes=20,
-        taken={"part == ZERO": True},
+        taken={"task & ONE == ZERO": True},
     ),
 }
 for phase in LENET.phases:
-    if "_add_all_terms.i" in phase.passes:
-        rounds = {"_add_all_terms_tf32.i": phase.passes["_add_all_terms.i"]}
+    if phase.name == "hidden layer":
+        rounds = {"_add_all_terms_tf32.i": 26}
         TENSOR_PHASES[phase.name] = phase._replace(passes={**phase.passes, **rounds})
+    if phase.name == "hidden layer backward":  # 104 wide tiles, one of a block
+        passes = {"tile": 0.5, "_add_all_terms.i": 32, "i": 4, "_finish_gradient_tile.i": (4, 26)}
+        TENSOR_PHASES[phase.name] = phase._replace(passes=passes, l2_megabytes=41)
+
 LENET_TF32 = LENET._replace(
     name="lenet_tf32",
     settings={"arithmetic": "tf32"},

@@ -138,6 +138,8 @@ class CudaBackend:
         self.descent = descent_of(settings, float_x)
         self.shared = SharedVariables(dataset, self.batch_size, chunk_batches)
         self.buffers = {}
+        # Of all calls together: a copy to set it to 0 would take as long as to count.
+        self.mistakes, self.n_mistakes = cuda.to_device(np.zeros(1, np.int64)), 0
         self.set_parameters(parameters)
         self.allocate()
 
@@ -153,14 +155,13 @@ class CudaBackend:
     @translate_device_errors
     def count_errors(self, split):
         """See msgd.models.interface.Backend.count_errors."""
-        mistakes = self._buffer("mistakes", (1,), np.int32)
-        mistakes.copy_to_device(np.zeros(1, np.int32))
         n_counted = n_evaluated(len(self.shared.dataset.split(split)[1]), self.batch_size)
         for x, y, start in self.shared.split_pieces(split):
             n = min(len(y), n_counted - start)
             if n > 0:
-                _count_mistakes[launch_shape(n)](self._logits(x), y, n, mistakes)
-        return int(mistakes.copy_to_host()[0])
+                _count_mistakes[launch_shape(n)](self._logits(x), y, n, self.mistakes)
+        before, self.n_mistakes = self.n_mistakes, int(self.mistakes.copy_to_host()[0])
+        return self.n_mistakes - before
 
     @translate_device_errors
     def predict(self, split):
@@ -226,7 +227,7 @@ def _predict_classes(logits, predicted):
 def _count_mistakes(logits, y, n_counted, mistakes):
     """Add to mistakes[0] for how many of the first n_counted images the label is not predicted.
 
-    logits: (N, C) floatX; y: (N,) int32; mistakes: (1,) int32. One thread per image.
+    logits: (N, C) floatX; y: (N,) int32; mistakes: (1,) int64. One thread per image.
     """
     lane, row = cuda.grid(2)
     _, rows = cuda.gridsize(2)

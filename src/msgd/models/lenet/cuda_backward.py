@@ -6,7 +6,7 @@ As in ``cuda_forward.py``. An error is the derivative of the cost by what goes i
 from typing import NamedTuple
 
 import numpy as np
-from numba import cuda, float32, uint32, uint64
+from numba import cuda, float32, uint8, uint32, uint64
 
 from msgd.kernels.cuda import (
     INLINE,
@@ -37,10 +37,18 @@ from msgd.kernels.cuda_product import (
 from msgd.kernels.cuda_sums import LANES, sum_over_lanes
 from msgd.kernels.cuda_tensor_cores import to_tf32
 from msgd.kernels.cuda_vectors import store4
+from msgd.kernels.cuda_wide_product import (
+    WIDE_COLUMNS,
+    WIDE_ROWS,
+    WIDE_STRIDE,
+    multiply_wide_tile,
+)
 from msgd.models.lenet.cuda_forward import (
+    AHEAD,
     FOUR,
     GROUP,
     IMAGE_GROUP,
+    N_AHEAD,
     N_MAPS,
     N_TAPS,
     ONE,
@@ -65,6 +73,11 @@ N_OWN_GRADIENT = np.uint32(OWN_GRADIENT)
 STRIP_SQUARES = (STRIP // PATCH - FILTER_AREA // 5 + 1) // 2  # of a row, at most
 WARPS = np.uint32(BLOCK_THREADS // 32)
 PARTS = np.uint32(8)  # of the images, in sums over a minibatch
+# Terms of a sum that a thread reads before it adds the first: see AHEAD.
+EIGHT, GROUPS = 8, 25
+N_EIGHT, N_GROUPS = np.uint32(EIGHT), np.uint32(GROUPS)
+TOGETHER = 7  # numbers of a tile that a thread reads before it writes the first
+N_TOGETHER = np.uint32(TOGETHER)
 TERMS = np.uint32(16)  # of a thread in a chunk of penalties
 CHUNK = TERMS * THREADS
 
@@ -209,19 +222,28 @@ def _sum_products(part, unit, c, sizes, network):
     kept, errors = network.kept, network.errors
     h = uint64(part * sizes.hidden_padded + unit)
     error = uint64(part * sizes.classes + c)
+    units, products = cuda.local.array(EIGHT, float32), cuda.local.array(EIGHT, float32)
     total = float32(0)
-    for i in range(sizes.batch_padded // PARTS):
-        at = i * PARTS
-        total += kept.hidden[h + at * sizes.hidden_padded] * errors.last[error + at * sizes.classes]
+    for i in range(sizes.batch_padded // (N_EIGHT * PARTS)):
+        for j in range(N_EIGHT):
+            at = (i * N_EIGHT + j) * PARTS
+            units[j] = kept.hidden[h + at * sizes.hidden_padded]
+            products[j] = errors.last[error + at * sizes.classes]
+        for j in range(N_EIGHT):
+            total += units[j] * products[j]
     return total
 
 
 @cuda.jit(device=True, **INLINE)
 def _sum_rows(array, first, stride, sizes):
     """Return the sum of every PARTS-th row's number from array[first] on; stride: of the rows."""
+    numbers = cuda.local.array(EIGHT, float32)
     total = float32(0)
-    for i in range(sizes.batch_padded // PARTS):
-        total += array[first + i * (PARTS * stride)]
+    for i in range(sizes.batch_padded // (N_EIGHT * PARTS)):
+        for j in range(N_EIGHT):
+            numbers[j] = array[first + (i * N_EIGHT + j) * (PARTS * stride)]
+        for j in range(N_EIGHT):
+            total += numbers[j]
     return total
 
 
@@ -235,18 +257,43 @@ def _add_parts(numbers, first, stride):
 
 
 @cuda.jit(device=True, **INLINE)
+def _tile_shape(sizes):
+    """Return the rows and columns of a tile of hidden_backward_phase."""
+    if sizes.tf32:
+        return WIDE_ROWS, WIDE_COLUMNS
+    return TILE_ROWS, TILE_COLUMNS
+
+
+@cuda.jit(device=True, **INLINE)
+def _multiply(factors, n_terms, sizes, here, numbers):
+    """Multiply a tile of n_terms terms; _sum_of returns its sums. factors: Factors."""
+    if sizes.tf32:
+        multiply_wide_tile(factors, n_terms, here.t, numbers)
+    else:
+        multiply_tile(factors, n_terms // FOUR, here.t, ZERO, numbers)
+
+
+@cuda.jit(device=True, **INLINE)
+def _sum_of(numbers, m, n, sizes):
+    """Return the sum in row m and column n of a tile."""
+    return numbers[m * WIDE_STRIDE + n] if sizes.tf32 else tile_sum(numbers, m, n)
+
+
+@cuda.jit(device=True, **INLINE)
 def hidden_backward_phase(newer, descent, sizes, network, here, shared):
     """Overwrite errors.h2, and the older of the hidden layer's weights with the next ones.
 
-    Tiles of two products are numbered one after the other: errors (64 images x 32 features), then
-    gradients (64 units x 32 features), which are at once subtracted.
+    Tiles of two products are numbered one after the other: errors (images x features), then
+    gradients (units x features), which are at once subtracted. The last blocks take the first
+    tiles: if some get one more than others, it is those that had no part in last_update_phase.
     """
-    parameters, in_row = network.parameters, sizes.features_padded // TILE_COLUMNS
-    n_errors = sizes.batch_padded // TILE_ROWS * in_row
+    rows, columns = _tile_shape(sizes)
+    parameters, in_row = network.parameters, sizes.features_padded // columns
+    n_errors = sizes.batch_padded // rows * in_row
     first = newer * sizes.hidden_padded * sizes.features_padded
-    tile = here.block
+    tile = uint32(here.blocks - ONE - here.block)
     while tile < n_errors:
-        row, column = uint32(tile // in_row) * TILE_ROWS, uint32(tile % in_row) * TILE_COLUMNS
+        row, column = uint32(tile // in_row) * rows, uint32(tile % in_row) * columns
         factors = Factors(
             network.errors.hidden_by_unit,
             uint64(row),
@@ -255,12 +302,12 @@ def hidden_backward_phase(newer, descent, sizes, network, here, shared):
             uint64(first + column),
             sizes.features_padded,
         )
-        multiply_tile(factors, sizes.hidden_padded // FOUR, here.t, sizes.tf32, shared.numbers)
+        _multiply(factors, sizes.hidden_padded, sizes, here, shared.numbers)
         _finish_error_tile(row, column, sizes, network, here, shared.numbers)
         tile = uint32(tile + here.blocks)
-    while tile < n_errors + sizes.hidden_padded // TILE_ROWS * in_row:
+    while tile < n_errors + sizes.hidden_padded // rows * in_row:
         number = uint32(tile - n_errors)
-        row, column = uint32(number // in_row) * TILE_ROWS, uint32(number % in_row) * TILE_COLUMNS
+        row, column = uint32(number // in_row) * rows, uint32(number % in_row) * columns
         factors = Factors(
             network.errors.hidden,
             uint64(row),
@@ -269,7 +316,7 @@ def hidden_backward_phase(newer, descent, sizes, network, here, shared):
             uint64(column),
             sizes.features_padded,
         )
-        multiply_tile(factors, sizes.batch_padded // FOUR, here.t, sizes.tf32, shared.numbers)
+        _multiply(factors, sizes.batch_padded, sizes, here, shared.numbers)
         _finish_gradient_tile(row, column, newer, descent, sizes, parameters, here, shared.numbers)
         tile = uint32(tile + here.blocks)
 
@@ -277,35 +324,51 @@ def hidden_backward_phase(newer, descent, sizes, network, here, shared):
 @cuda.jit(device=True, **INLINE)
 def _finish_error_tile(row, column, sizes, network, here, numbers):
     """Write the errors of a tile of images and features; those of padding are 0."""
+    h = cuda.local.array(TOGETHER, float32)
+    rows, columns = _tile_shape(sizes)
+    first = row * sizes.features_padded + column
     i = here.t
-    while i < TILE_ROWS * TILE_COLUMNS:
-        image, m, n = row + i // TILE_COLUMNS, i // TILE_COLUMNS, i % TILE_COLUMNS
-        at = image * sizes.features_padded + column + n
-        slope = activation_slope(network.kept.h2[at], sizes.activation)
-        network.errors.h2[at] = tile_sum(numbers, m, n) * slope
-        i = uint32(i + THREADS)
+    while i < rows * columns:
+        for j in range(N_TOGETHER):
+            at = min(uint32(i + j * THREADS), uint32(rows * columns - ONE))
+            h[j] = network.kept.h2[first + at // columns * sizes.features_padded + at % columns]
+        for j in range(N_TOGETHER):
+            m, n = i // columns, i % columns
+            if m < rows:
+                slope = activation_slope(h[j], sizes.activation)
+                error = _sum_of(numbers, m, n, sizes) * slope
+                network.errors.h2[first + m * sizes.features_padded + n] = error
+            i = uint32(i + THREADS)
 
 
 @cuda.jit(device=True, **INLINE)
 def _finish_gradient_tile(row, column, newer, descent, sizes, parameters, here, numbers):
     """Update the weights of a tile of units and features; write both copies of the next ones."""
-    size = sizes.hidden_padded * sizes.features_padded
-    now, then = newer * size, (ONE - newer) * size
+    weights = cuda.local.array(TOGETHER, float32)
+    rows, columns = _tile_shape(sizes)
+    together = N_TOGETHER if sizes.tf32 else ONE  # more, and the registers of float32 run out
+    stride = WIDE_STRIDE if sizes.tf32 else SUM_STRIDE
+    size, first = sizes.hidden_padded * sizes.features_padded, row * sizes.features_padded + column
+    now, then = newer * size + first, (ONE - newer) * size
     by_unit, by_feature = parameters.weights_by_unit, parameters.weights
     i = here.t
-    while i < TILE_ROWS * TILE_COLUMNS:
-        m, n = i // TILE_COLUMNS, i % TILE_COLUMNS
-        at = (row + m) * sizes.features_padded + column + n
-        weight = updated(by_unit[now + at], tile_sum(numbers, m, n), descent)
-        by_unit[then + at] = weight
-        numbers[m * SUM_STRIDE + n] = weight
-        i = uint32(i + THREADS)
+    while i < rows * columns:
+        for j in range(together):
+            at = min(uint32(i + j * THREADS), uint32(rows * columns - ONE))
+            weights[j] = by_unit[now + at // columns * sizes.features_padded + at % columns]
+        for j in range(together):
+            m, n = i // columns, i % columns
+            if m < rows:
+                weight = updated(weights[j], _sum_of(numbers, m, n, sizes), descent)
+                by_unit[then + first + m * sizes.features_padded + n] = weight
+                numbers[m * stride + n] = weight
+            i = uint32(i + THREADS)
     cuda.syncthreads()
     i = here.t
-    while i < TILE_ROWS * TILE_COLUMNS:
-        m, n = i % TILE_ROWS, i // TILE_ROWS
+    while i < rows * columns:
+        m, n = i % rows, i // rows
         at = (column + n) * sizes.hidden_padded + row + m
-        by_feature[then + at] = numbers[m * SUM_STRIDE + n]
+        by_feature[then + at] = numbers[m * stride + n]
         i = uint32(i + THREADS)
 
 
@@ -321,9 +384,10 @@ def conv2_gradient_phase(sizes, network, shared):
     else:
         _conv2_gradient_sums(sizes, network, shared)
     here, group = here_of(shared), shared.state[IMAGE_GROUP]
-    if here.t < sizes.maps2:
-        to_bias = _sum_errors(group, here.t, sizes, network.errors)
-        at = group * _partial_size(sizes) + sizes.maps2 * sizes.maps1 * AREA + here.t
+    k = uint32(THREADS - ONE - here.t)  # the last warps: tensor cores have no work for them
+    if k < sizes.maps2:
+        to_bias = _sum_errors(group, k, sizes, network.errors)
+        at = group * _partial_size(sizes) + sizes.maps2 * sizes.maps1 * AREA + k
         network.errors.partial[at] = to_bias
 
 
@@ -512,20 +576,26 @@ def _read_filter(weight, sizes, parameters, weights):
 @cuda.jit(device=True, **INLINE)
 def _add_strips(image, sizes, network, here, numbers):
     """Write errors.h1 of two images from number ``image`` on: the sums of overlapping strips."""
+    h = cuda.local.array(AHEAD, float32)
     n, in_row = sizes.squares1 * sizes.maps1, sizes.columns1 * sizes.maps1
     rows2 = sizes.squares2 // sizes.columns2
     i = here.t
     while i < TWO * n:
-        of_pair, at = uint32(i // n), uint32(i % n)
-        y = uint32(at // in_row)
-        total = float32(0)
-        for row in range(rows2):
-            if y >= TWO * row and y < TWO * row + N_PATCH:
-                strip = (of_pair * rows2 + row) * N_PATCH * in_row
-                total += numbers[strip + at - TWO * row * in_row]
-        h = network.kept.h1_by_square[image * n + i]
-        network.errors.h1[image * n + i] = total * activation_slope(h, sizes.activation)
-        i = uint32(i + THREADS)
+        for j in range(N_AHEAD):
+            at = min(uint32(i + j * THREADS), uint32(TWO * n - ONE))
+            h[j] = network.kept.h1_by_square[image * n + at]
+        for j in range(N_AHEAD):
+            of_pair, at = uint32(i // n), uint32(i % n)
+            y = uint32(at // in_row)
+            total = float32(0)
+            for row in range(rows2):
+                if y >= TWO * row and y < TWO * row + N_PATCH and i < TWO * n:
+                    strip = (of_pair * rows2 + row) * N_PATCH * in_row
+                    total += numbers[strip + at - TWO * row * in_row]
+            if i < TWO * n:
+                slope = activation_slope(h[j], sizes.activation)
+                network.errors.h1[image * n + i] = total * slope
+            i = uint32(i + THREADS)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -533,12 +603,15 @@ def conv1_gradient_phase(images, group, sizes, network, here, shared):
     """Overwrite a group's part of errors.partial with the gradients of the first convolution.
 
     A thread owns a map and every so manieth square: 25 sums and the bias's, which the block then
-    adds in order. images: msgd.kernels.cuda.Images.
+    adds in order. What it needs of its next squares is on its way. images:
+    msgd.kernels.cuda.Images.
     """
     gradient = cuda.local.array(FILTER_AREA, float32)
+    error, places = cuda.local.array(AHEAD, float32), cuda.local.array(AHEAD, uint8)
     numbers, n = shared.numbers, (AREA + ONE) * sizes.maps1
     slots = THREADS // sizes.maps1
     slot, k = uint32(here.t // sizes.maps1), uint32(here.t % sizes.maps1)
+    n_squares = images_of(group, images.n) * sizes.squares1
     to_bias = float32(0)
     for tap in range(AREA):
         gradient[tap] = float32(0)
@@ -548,10 +621,20 @@ def conv1_gradient_phase(images, group, sizes, network, here, shared):
     _mark_dark(images_of(group, images.n), sizes, here, numbers)
     cuda.syncthreads()
     if slot < slots:
-        for image in range(images_of(group, images.n)):
-            square = slot
-            while square < sizes.squares1:
-                to_bias += _add_square1(image, square, k, group, sizes, network, numbers, gradient)
+        first = uint64(group * GROUP * sizes.squares1 * sizes.maps1 + k)
+        errors, all_places = network.errors.h1, network.kept.places1
+        for j in range(N_AHEAD):
+            at = first + min(uint32(slot + j * slots), uint32(n_squares - ONE)) * sizes.maps1
+            error[j], places[j] = errors[at], all_places[at]
+        square = slot  # of those of all images
+        while square < n_squares:
+            for j in range(N_AHEAD):
+                if square < n_squares:
+                    to_bias += error[j]
+                    _add_square1(square, error[j], places[j], sizes, numbers, gradient)
+                later = min(uint32(square + N_AHEAD * slots), uint32(n_squares - ONE))
+                at = first + later * sizes.maps1
+                error[j], places[j] = errors[at], all_places[at]
                 square = uint32(square + slots)
     cuda.syncthreads()
     if slot < slots:
@@ -591,17 +674,18 @@ def _mark_dark(n_images, sizes, here, numbers):
 
 
 @cuda.jit(device=True, **INLINE)
-def _add_square1(image, square, k, group, sizes, network, numbers, gradient):
-    """Add what a square of map k adds to its filter's gradient; return the square's error.
+def _add_square1(square, error, places, sizes, numbers, gradient):
+    """Add what a square of a map, of the group's images, adds to its filter's gradient.
 
-    image: of the group; gradient: (25,) float32 registers. The maxima of the lanes' maps differ:
-    each goes through its own, of which there are several only where they are tied.
+    error: the square's; places: of its maxima, uint8; gradient: (25,) float32 registers. The maxima
+    of the lanes' maps differ: each goes through its own, of which there are several only where they
+    are tied.
     """
-    at = ((group * GROUP + image) * sizes.squares1 + square) * sizes.maps1 + k
-    error, places = network.errors.h1[at], uint32(network.kept.places1[at])
-    row, column = TWO * uint32(square // sizes.columns1), TWO * uint32(square % sizes.columns1)
+    image, of_image = uint32(square // sizes.squares1), uint32(square % sizes.squares1)
+    row, column = TWO * uint32(of_image // sizes.columns1), TWO * uint32(of_image % sizes.columns1)
     corner = image * sizes.pixels + row * sizes.width + column
-    if numbers[GROUP * sizes.pixels + image * sizes.squares1 + square] == float32(0):
+    places = uint32(places)
+    if numbers[GROUP * sizes.pixels + square] == float32(0):
         places = ZERO
     while places != ZERO:
         place = uint32(cuda.ffs(places)) - ONE
@@ -610,7 +694,6 @@ def _add_square1(image, square, k, group, sizes, network, numbers, gradient):
             for v in range(N_TAPS):
                 gradient[N_TAPS * u + v] += error * numbers[pixel + u * sizes.width + v]
         places = uint32(places & (places - ONE))
-    return error
 
 
 @cuda.jit(device=True, **INLINE)
@@ -625,10 +708,7 @@ def conv_update_phase(descent, sizes, network, here):
     of_weights2, of_weights1 = sizes.maps2 * sizes.maps1 * AREA, sizes.maps1 * AREA
     i = uint32(here.block * THREADS + here.t)
     while i < n:
-        gradient = float32(0)
-        at = uint64(i)
-        for group in range(n_groups):
-            gradient += network.errors.partial[at + group * n]
+        gradient = _sum_groups(i, n_groups, n, network.errors.partial)
         place = uint32(places[i])
         weights1 = of_weights2 + sizes.maps2  # where those of the first layer begin
         if i < of_weights2 or (i >= weights1 and i < weights1 + of_weights1):
@@ -643,6 +723,22 @@ def conv_update_phase(descent, sizes, network, here):
             else:
                 network.parameters.filters2_by_map[i] = arranged[place]
         i = uint32(i + here.blocks * THREADS)
+
+
+@cuda.jit(device=True, **INLINE)
+def _sum_groups(i, n_groups, n, partial):
+    """Return the sum of number i of all groups, in their order; n: numbers of a group."""
+    numbers = cuda.local.array(GROUPS, float32)
+    total, at = float32(0), uint64(i)
+    for _ in range(n_groups // N_GROUPS):
+        for j in range(N_GROUPS):
+            numbers[j] = partial[at + j * n]
+        for j in range(N_GROUPS):
+            total += numbers[j]
+        at += N_GROUPS * n
+    for j in range(n_groups % N_GROUPS):
+        total += partial[at + j * n]
+    return total
 
 
 @cuda.jit(device=True, **INLINE)

@@ -36,6 +36,11 @@ THREADS, GROUP = np.uint32(BLOCK_THREADS), np.uint32(GROUP_IMAGES)
 N_MAPS, N_TAPS, N_ROW_WEIGHTS = np.uint32(MAPS), np.uint32(FILTER_SIZE), np.uint32(ROW_WEIGHTS)
 ZERO, ONE, TWO, FOUR = np.uint32(0), np.uint32(1), np.uint32(2), np.uint32(4)
 
+# How many loads a thread has on their way before it waits for the first. Memory takes a third of a
+# microsecond to answer, or more, which a loop that waits for each load would mostly do.
+AHEAD = 3
+N_AHEAD = np.uint32(AHEAD)
+
 NOTHING = np.uint32(0)  # in Shared.state: 0, see here_of
 STEP = np.uint32(1)  # how many minibatches are done
 IMAGE_GROUP = np.uint32(2)  # the group of images that the block is at
@@ -111,12 +116,22 @@ def load_pixels(images, group, sizes, here, shared):
 
     images: msgd.kernels.cuda.Images, whose x is flat.
     """
+    words = cuda.local.array((AHEAD, 4), float32)
     n = images_of(group, images.n) * sizes.pixels
     first = (images.start + group * GROUP) * sizes.pixels
-    i = here.t
+    i = uint32(FOUR * here.t)
     while i < n:
-        shared.numbers[i] = float32(images.x[first + i]) * images.pixel_scale
-        i = uint32(i + THREADS)
+        for k in range(N_AHEAD):
+            at = min(uint32(i + k * FOUR * THREADS), uint32(n - FOUR))
+            a, b, c, d = load4(images.x, first + at)
+            words[k, 0], words[k, 1], words[k, 2], words[k, 3] = a, b, c, d
+        for k in range(N_AHEAD):
+            at = uint32(i + k * FOUR * THREADS)
+            if at < n:
+                a, b = words[k, 0] * images.pixel_scale, words[k, 1] * images.pixel_scale
+                c, d = words[k, 2] * images.pixel_scale, words[k, 3] * images.pixel_scale
+                store4(shared.numbers, at, (a, b, c, d))
+        i = uint32(i + N_AHEAD * FOUR * THREADS)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -134,10 +149,18 @@ def copy_words(source, first, n, here, target, at):
 
     source, target: float32, with room for that.
     """
+    words = cuda.local.array((AHEAD, 4), float32)
+    last = uint32((n - ONE) // FOUR * FOUR)
     i = uint32(FOUR * here.t)
     while i < n:
-        store4(target, at + i, load4(source, first + i))
-        i = uint32(i + FOUR * THREADS)
+        for k in range(N_AHEAD):
+            a, b, c, d = load4(source, first + min(uint32(i + k * FOUR * THREADS), last))
+            words[k, 0], words[k, 1], words[k, 2], words[k, 3] = a, b, c, d
+        for k in range(N_AHEAD):
+            if i + k * FOUR * THREADS < n:
+                word = words[k, 0], words[k, 1], words[k, 2], words[k, 3]
+                store4(target, at + i + k * FOUR * THREADS, word)
+        i = uint32(i + N_AHEAD * FOUR * THREADS)
 
 
 @cuda.jit(device=True, **INLINE)

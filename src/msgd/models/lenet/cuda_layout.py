@@ -13,6 +13,7 @@ from numba import cuda
 
 from msgd.kernels.cuda_conv import FILTER_AREA, FILTER_SIZE, MAPS, PATCH, ROW_WEIGHTS
 from msgd.kernels.cuda_product import SHARED_FLOATS as PRODUCT_FLOATS
+from msgd.kernels.cuda_wide_product import SHARED_FLOATS as WIDE_PRODUCT_FLOATS
 from msgd.kernels.formulas import ACTIVATIONS
 from msgd.models.lenet.model import conv_shapes, dense_sizes
 
@@ -21,7 +22,7 @@ WARPS = THREADS // 32
 GROUP = 4  # images of a block
 STRIP = 72  # numbers of PATCH rows below the second convolution, at most; registers of a thread
 SHARED_BYTES = 48 * 1024
-PREDICTED_TOGETHER = 1024  # images that pass through the layers at a time
+PREDICTED_TOGETHER = 5000  # images that pass through the layers at a time, in 175 MB
 # Tensor cores, see cuda_tensor.py: of the filters' gradients, maps2 x 25 maps1, each of 8 warps has
 # up to 7 tiles of 8 rows by 4 of 16 columns.
 TENSOR_WEIGHTS = 8 * 4 * 16  # of those columns
@@ -91,12 +92,12 @@ def sizes_of(image_shape, settings, n_classes, batch, tf32=False):
         "columns2": second.out_width,
         "squares2": second.out_height * second.out_width,
         "features": features,
-        "features_padded": up(features, 32),
+        "features_padded": up(features, 64 if tf32 else 32),
         "hidden": hidden,
-        "hidden_padded": up(hidden, 64),
+        "hidden_padded": up(hidden, 128 if tf32 else 64),
         "classes": n_classes,
         "batch": batch,
-        "batch_padded": up(batch, 64),
+        "batch_padded": up(batch, 128 if tf32 else 64),
         "activation": ACTIVATIONS[settings["activation"]],
         "first_only": settings["maxpool_ties"] == "first",
         "tf32": tf32,
@@ -166,6 +167,7 @@ def shared_sizes(sizes):
     map2 = s.maps1 * s.squares1
     numbers = max(
         PRODUCT_FLOATS,
+        WIDE_PRODUCT_FLOATS,
         GROUP * s.pixels
         + FILTER_SIZE * s.bundles[0] * row_weights
         + 2 * MAPS * s.bundles[0] * (s.squares1 + 1),

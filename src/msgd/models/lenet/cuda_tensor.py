@@ -31,9 +31,11 @@ from msgd.kernels.cuda_sums import EVERY_LANE, LANES
 from msgd.kernels.cuda_tensor_cores import add_product, to_tf32
 from msgd.kernels.cuda_vectors import load4
 from msgd.models.lenet.cuda_forward import (
+    AHEAD,
     FOUR,
     GROUP,
     IMAGE_GROUP,
+    N_AHEAD,
     N_MAPS,
     N_TAPS,
     ONE,
@@ -46,7 +48,7 @@ from msgd.models.lenet.cuda_forward import (
 from msgd.models.lenet.cuda_layout import TENSOR_MAPS2, TENSOR_PADDING
 
 TENSOR_WARPS = np.uint32(8)
-EIGHT, SIXTEEN, AREA = np.uint32(8), np.uint32(16), np.uint32(25)
+THREE, EIGHT, SIXTEEN, AREA = np.uint32(3), np.uint32(8), np.uint32(16), np.uint32(25)
 TASK_MAPS = np.uint32(32)  # of the second convolution, whose sums a warp owns at a time
 N_PADDING = np.uint32(TENSOR_PADDING)  # numbers behind an image's errors that are read too
 WEIGHT_TILES = 4  # of 16 weights of each map, whose gradients a warp sums
@@ -56,6 +58,9 @@ GRADIENT_TILES = WEIGHT_TILES * MAP_TILES
 ROWS = 4  # of h1 that a warp adds to, in either half; and rows of errors there
 N_ROWS = np.uint32(ROWS)
 TWICE_ROWS = 2 * ROWS
+HALVES_AHEAD = 9  # loads on their way where few other registers are in use
+N_HALVES_AHEAD = np.uint32(HALVES_AHEAD)
+COLUMN_SUMS = 3 * ROWS  # rows of sums, for three columns of the filters
 OTHER_COLUMN = FOUR  # the lane of the next column, by its bit
 
 
@@ -110,26 +115,32 @@ def _convolve_row(n_images, first, row, part, lane, sizes, parameters, kept, sha
         for k in range(FOUR):
             sums[tile, k] = float32(0)
     g, q = lane
-    steps = (N_TAPS * sizes.maps1 + EIGHT - ONE) // EIGHT
+    words = cuda.local.array((AHEAD, 8), float32)
+    steps = (N_TAPS * sizes.maps1 + EIGHT - ONE) // EIGHT  # of a row of the filters
+    all_steps = N_TAPS * steps
     pairs = (sizes.maps2 + TASK_MAPS - ONE) // TASK_MAPS * TWO  # of tiles of 8 maps
     in_row, size = sizes.columns1 * sizes.maps1, sizes.squares1 * sizes.maps1
-    corner = uint64(TWO * row * in_row + g * sizes.maps1 + q)
-    weight = uint64((TWO * part * LANES + FOUR * g + q) * FOUR)
-    for _ in range(N_TAPS):
-        for step in range(steps):
-            at = corner + EIGHT * step
-            words = weight + step * pairs * LANES * FOUR
-            pair = load4(parameters.filters2, words)
-            next_pair = load4(parameters.filters2, words + LANES * FOUR)
-            for image in range(TWO):
-                a = _two_rows(shared.numbers, at + image * size, in_row)
-                tile = image * FOUR
-                add_product(a, (pair[0], pair[1]), sums, tile)
-                add_product(a, (pair[2], pair[3]), sums, tile + ONE)
-                add_product(a, (next_pair[0], next_pair[1]), sums, tile + TWO)
-                add_product(a, (next_pair[2], next_pair[3]), sums, tile + TWO + ONE)
-        corner += in_row
-        weight += steps * pairs * LANES * FOUR
+    weight = uint32((TWO * part * LANES + FOUR * g + q) * FOUR)
+    in_step = pairs * LANES * FOUR
+    last = uint32(weight + (all_steps - ONE) * in_step)
+    for j in range(N_AHEAD):
+        _read_weights(min(uint32(weight + j * in_step), last), parameters, words, j)
+    at, column = uint64(TWO * row * in_row + g * sizes.maps1 + q), ZERO
+    for _ in range(all_steps // N_AHEAD):
+        for j in range(N_AHEAD):
+            _add_step(at, size, in_row, words, j, shared.numbers, sums)
+            weight = uint32(weight + in_step)
+            _read_weights(
+                min(uint32(weight + (N_AHEAD - ONE) * in_step), last), parameters, words, j
+            )
+            at, column = at + EIGHT, uint32(column + ONE)
+            if column == steps:  # on to the next row of the filters
+                at, column = at + in_row - EIGHT * steps, ZERO
+    for j in range(all_steps % N_AHEAD):
+        _add_step(at, size, in_row, words, j, shared.numbers, sums)
+        at, column = at + EIGHT, uint32(column + ONE)
+        if column == steps:
+            at, column = at + in_row - EIGHT * steps, ZERO
     for image in range(TWO):
         if first + image < n_images:
             for tile in range(FOUR):
@@ -143,6 +154,33 @@ def _convolve_row(n_images, first, row, part, lane, sizes, parameters, kept, sha
                     kept.h2_by_unit[unit * sizes.batch_padded + first + image] = h
                     at = (image * sizes.squares2 + square) * sizes.maps2 + k
                     shared.numbers[TWO * size + EIGHT + at] = float32(places)
+
+
+@cuda.jit(device=True, **INLINE)
+def _add_step(at, size, in_row, words, j, numbers, sums):
+    """Add a step of eight terms to the sums of two images; words[j]: the filters' numbers.
+
+    at: where in ``numbers`` the lane's first term of the first image is; size: of an image.
+    """
+    for image in range(TWO):
+        a = _two_rows(numbers, at + image * size, in_row)
+        for tile in range(FOUR):
+            b = words[j, TWO * tile], words[j, TWO * tile + ONE]
+            add_product(a, b, sums, image * FOUR + tile)
+
+
+@cuda.jit(device=True, **INLINE)
+def _read_weights(at, parameters, words, j):
+    """Overwrite words[j], 8 float32 registers, with a lane's numbers of B for a step's four tiles.
+
+    at: where in parameters.filters2 they begin.
+    """
+    word, next_word = (
+        load4(parameters.filters2, at),
+        load4(parameters.filters2, at + LANES * FOUR),
+    )
+    for k in range(FOUR):
+        words[j, k], words[j, FOUR + k] = word[k], next_word[k]
 
 
 @cuda.jit(device=True, **INLINE)
@@ -194,17 +232,26 @@ def _keep_places(first, sizes, kept, here, numbers):
 @cuda.jit(device=True, **INLINE)
 def _load_errors(image, at, sizes, network, here, numbers):
     """Overwrite the planes at numbers[at] with an image's errors of h2, in TF32; not padding."""
+    error, word = cuda.local.array(AHEAD, float32), cuda.local.array(AHEAD, uint32)
     bundles = (sizes.maps2 + N_MAPS - ONE) // N_MAPS
+    n = sizes.squares2 * sizes.maps2
     i = here.t
-    while i < sizes.squares2 * sizes.maps2:
-        k, square = uint32(i // sizes.squares2), uint32(i % sizes.squares2)
-        error = to_tf32(network.errors.h2[image * sizes.features_padded + i])
-        word = (image * sizes.squares2 + square) * bundles + k // N_MAPS
-        places = network.kept.places2[word] >> (FOUR * (k % N_MAPS))
-        for place in range(FOUR):
-            target = at + place * sizes.error_plane + square * sizes.error_stride + k
-            numbers[target] = error if places & (ONE << place) else float32(0)
-        i = uint32(i + THREADS)
+    while i < n:
+        for j in range(N_AHEAD):
+            later = min(uint32(i + j * THREADS), uint32(n - ONE))
+            k, square = uint32(later // sizes.squares2), uint32(later % sizes.squares2)
+            error[j] = network.errors.h2[image * sizes.features_padded + later]
+            of_square = (image * sizes.squares2 + square) * bundles
+            word[j] = network.kept.places2[of_square + k // N_MAPS]
+        for j in range(N_AHEAD):
+            k, square = uint32(i // sizes.squares2), uint32(i % sizes.squares2)
+            places = word[j] >> (FOUR * (k % N_MAPS))
+            rounded = to_tf32(error[j])
+            for place in range(FOUR):
+                target = at + place * sizes.error_plane + square * sizes.error_stride + k
+                if i < n:
+                    numbers[target] = rounded if places & (ONE << place) else float32(0)
+            i = uint32(i + THREADS)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -322,7 +369,10 @@ def conv2_error_tensor_phase(group, sizes, network, shared):
         warp = of_warp(uint32(here_of(shared).t // LANES))
         task = warp
         while task < tasks and warp < TENSOR_WARPS:
-            _spread_rows(first, task, sizes, network, shared)
+            if task & ONE == ZERO:
+                _spread_rows(first, task, ZERO, sizes, network, shared)
+            else:
+                _spread_rows(first, task, ONE, sizes, network, shared)
             task = uint32(task + TENSOR_WARPS)
         cuda.syncthreads()
         _add_halves(first, sizes, network, here_of(shared), shared.numbers)
@@ -349,51 +399,62 @@ def _own(task, sizes, shared):
 
 
 @cuda.jit(device=True, **INLINE)
-def _spread_rows(first, task, sizes, network, shared):
+def _spread_rows(first, task, part, sizes, network, shared):
     """Spread an image's errors over ROWS rows of h1 in either half, for 8 of its maps.
 
-    first: number of the first image of the pair. One column of the filters after the other is
-    multiplied; its sums lie by the columns of the errors, and are moved on from lane to lane.
+    first: number of the first image of the pair; part: that of the task, a constant. Three columns
+    of the filters are multiplied, then two: registers hold no more.
     """
-    sums = cuda.local.array((ROWS, 4), float32)
-    errors = cuda.local.array((TWICE_ROWS, 4), float32)
     inside = cuda.local.array((ROWS, 4), float32)
     beyond = cuda.local.array((ROWS, 4), float32)
     for i in range(N_ROWS):
         for k in range(FOUR):
             inside[i, k], beyond[i, k] = float32(0), float32(0)
-    _, tile, part, g, q = _own(task, sizes, shared)
-    pairs = (sizes.maps2 + SIXTEEN - ONE) // SIXTEEN
-    weight = uint64(tile * pairs * AREA * LANES * FOUR + (FOUR * g + q) * FOUR)
-    v = ZERO
-    while v < N_TAPS:
-        for i in range(N_ROWS):
-            for k in range(FOUR):
-                sums[i, k] = float32(0)
-        for step in range(pairs):
-            _read_rows(task, step, sizes, shared, errors)
-            if part == ZERO:
-                _add_column(ZERO, weight, network.parameters, errors, sums)
-            else:
-                _add_column(ONE, weight, network.parameters, errors, sums)
-            weight += N_TAPS * LANES * FOUR
-        _move(v, g, q, sums, inside, beyond)
-        v = uint32(v + ONE)
+    _spread_columns(ZERO, THREE, task, part, sizes, network, shared, inside, beyond)
+    _spread_columns(THREE, TWO, task, part, sizes, network, shared, inside, beyond)
     _keep_rows(first, task, sizes, network, shared, inside, beyond)
 
 
 @cuda.jit(device=True, **INLINE)
-def _move(v, g, q, sums, inside, beyond):
-    """Add the sums of column v of the filters to where they belong; all (ROWS, 4) float32.
+def _spread_columns(v, n, task, part, sizes, network, shared, inside, beyond):
+    """Add to inside and beyond (see _move) what columns v to v + n - 1 of the filters give.
 
-    Column x of h1 gets what column x - v of the errors gives: the lane of column g gets it from the
-    one of column g - v. Where there is none it gets, going round, what column g + 8 - v has: that
-    is for column 8 + g.
+    v, part: constants; n: 2 or 3, too. Their sums lie by the columns of the errors, and are moved
+    on from lane to lane at the end.
     """
+    sums = cuda.local.array((COLUMN_SUMS, 4), float32)
+    errors = cuda.local.array((TWICE_ROWS, 4), float32)
+    for i in range(np.uint32(COLUMN_SUMS)):
+        for k in range(FOUR):
+            sums[i, k] = float32(0)
+    _, tile, _, g, q = _own(task, sizes, shared)
+    pairs = (sizes.maps2 + SIXTEEN - ONE) // SIXTEEN
+    in_column = pairs * N_TAPS * LANES * FOUR
+    weight = uint64((tile * N_TAPS + v) * in_column + (FOUR * g + q) * FOUR)
+    for step in range(pairs):
+        _read_rows(task, step, sizes, shared, errors)
+        _add_column(ZERO, part, weight, network.parameters, errors, sums)
+        _add_column(ONE, part, weight + in_column, network.parameters, errors, sums)
+        if n > TWO:
+            _add_column(TWO, part, weight + TWO * in_column, network.parameters, errors, sums)
+        weight += N_TAPS * LANES * FOUR
+    for column in range(n):
+        _move(v + column, column, (g, q), sums, inside, beyond)
+
+
+@cuda.jit(device=True, **INLINE)
+def _move(v, column, lane, sums, inside, beyond):
+    """Add the sums of column v of the filters, rows ROWS column and on, to where they belong.
+
+    inside, beyond: (ROWS, 4) float32 registers. Column x of h1 gets what column x - v of the errors
+    gives: the lane of column g gets it from the one of column g - v. Where there is none it gets,
+    going round, what column g + 8 - v has: that is for column 8 + g.
+    """
+    g, q = lane
     source = int32(((g + EIGHT - v) & (EIGHT - ONE)) * FOUR + q)
     for i in range(N_ROWS):
         for k in range(FOUR):
-            got = cuda.shfl_sync(EVERY_LANE, sums[i, k], source)
+            got = cuda.shfl_sync(EVERY_LANE, sums[column * N_ROWS + i, k], source)
             inside[i, k] += got if g >= v else float32(0)
             beyond[i, k] += float32(0) if g >= v else got
 
@@ -417,10 +478,10 @@ def _read_rows(task, step, sizes, shared, errors):
 
 
 @cuda.jit(device=True, **INLINE)
-def _add_column(part, weight, parameters, errors, sums):
-    """Add to the sums of a column of the filters what 16 maps add, in two steps.
+def _add_column(column, part, weight, parameters, errors, sums):
+    """Add to sums[ROWS column] and on what 16 maps and a column of the filters add, in two steps.
 
-    A warp has rows ROWS part to ROWS part + 3 of h1. part: a constant; weight: where in
+    A warp has rows ROWS part to ROWS part + 3 of h1. column, part: constants; weight: where in
     parameters.filters2_by_map the lane's numbers of the column begin.
     """
     for u in range(N_TAPS):
@@ -430,9 +491,9 @@ def _add_column(part, weight, parameters, errors, sums):
             if row >= u and row < u + N_ROWS:  # the row of errors that row u of the filters meets
                 y, lower = row - u, row - u + N_ROWS
                 a = errors[y, 0], errors[lower, 0], errors[y, 1], errors[lower, 1]
-                add_product(a, (words[0], words[1]), sums, i)
+                add_product(a, (words[0], words[1]), sums, column * N_ROWS + i)
                 a = errors[y, 2], errors[lower, 2], errors[y, 3], errors[lower, 3]
-                add_product(a, (words[2], words[3]), sums, i)
+                add_product(a, (words[2], words[3]), sums, column * N_ROWS + i)
 
 
 @cuda.jit(device=True, **INLINE)
@@ -473,18 +534,22 @@ def _keep(value, of_pair, place, is_lower, sizes, errors, numbers):
 @cuda.jit(device=True, **INLINE)
 def _add_halves(first, sizes, network, here, numbers):
     """Overwrite errors.h1 of two images: what both halves add, times the activation's slope."""
+    upper, h = cuda.local.array(HALVES_AHEAD, float32), cuda.local.array(HALVES_AHEAD, float32)
     half, n = sizes.squares2 // sizes.columns2, sizes.squares1 * sizes.maps1
     in_row = sizes.columns1 * sizes.maps1
     rows, behind = half + N_ROWS, _behind_errors(sizes)
     i = here.t
     while i < TWO * n:
-        image, at = uint32(i // n), uint32(i % n)
-        y = uint32(at // in_row)
-        total = float32(0)
-        if y < rows:
-            total += network.errors.h1[first * n + i]
-        if y >= half and y < half + rows:
-            total += numbers[behind + image * rows * in_row + at - half * in_row]
-        h = network.kept.h1_by_square[first * n + i]
-        network.errors.h1[first * n + i] = total * activation_slope(h, sizes.activation)
-        i = uint32(i + THREADS)
+        for j in range(N_HALVES_AHEAD):
+            at = uint64(first * n + min(uint32(i + j * THREADS), uint32(TWO * n - ONE)))
+            upper[j], h[j] = network.errors.h1[at], network.kept.h1_by_square[at]
+        for j in range(N_HALVES_AHEAD):
+            image, at = uint32(i // n), uint32(i % n)
+            y = uint32(at // in_row)
+            total = upper[j] if y < rows else float32(0)
+            if y >= half and y < half + rows and i < TWO * n:
+                total += numbers[behind + image * rows * in_row + at - half * in_row]
+            if i < TWO * n:
+                slope = activation_slope(h[j], sizes.activation)
+                network.errors.h1[first * n + i] = total * slope
+            i = uint32(i + THREADS)
