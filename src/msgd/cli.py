@@ -271,11 +271,13 @@ def _train(options):
 def _log_start(settings, float_x, dataset):
     """Let the log begin with what is trained, by which it can be followed (msgd watch)."""
     from msgd.config import resolve_batch_size
+    from msgd.models import load_stages
     from msgd.models.interface import n_evaluated
     from msgd.training_log import describe_start
 
     n_train, n_valid = len(dataset.train_x), len(dataset.valid_x)
-    n_counted = n_evaluated(n_valid, resolve_batch_size(settings, n_train)["batch_size"])
+    stages = load_stages(resolve_batch_size(settings, n_train))
+    n_counted = sum(n_evaluated(n_valid, s.batch_size) for s in stages if s.is_validated)
     for line in describe_start(settings, float_x, n_train, n_valid, n_counted):
         log.info("%s", line)
 
