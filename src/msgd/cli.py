@@ -117,7 +117,9 @@ def _parser():
         )
 
     report = command("report", _report, "tell the story of the runs on one HTML page")
-    report.add_argument("runs", nargs="+", type=Path, help="folders of scored runs")
+    report.add_argument(
+        "runs", nargs="+", type=Path, help="folders of scored runs, and of runs without labels"
+    )
     report.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
     report.add_argument("--output", type=Path, required=True, help="HTML file to write")
 

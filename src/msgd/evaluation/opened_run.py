@@ -162,6 +162,10 @@ class OpenedRun:
             )
         return history
 
+    def validations(self):
+        """Return the rows of the history that are validations (DataFrame)."""
+        return validations_of(self.history())
+
     def seconds(self):
         """Return the seconds of training at which each row of the history was written (Series)."""
         import pandas as pd
@@ -177,6 +181,16 @@ class OpenedRun:
         if not is_whole or timings[keys].values.tolist() != history[keys].values.tolist():
             raise UserError(f"{path} is not of the rows in history.csv: are they of one run?")
         return timings["seconds"]
+
+
+def validations_of(history):
+    """Return the rows of ``history`` (DataFrame) that are validations, their counts as integers.
+
+    Beside rows of a stage without validation, whose places are empty, pandas reads them as floats.
+    """
+    rows = history[history["validation_errors"].notna()].reset_index(drop=True)
+    counts = ["validation_errors", "patience", "best_validation_errors", "best_iteration"]
+    return rows.astype({name: "int64" for name in counts if rows[name].notna().all()})
 
 
 def open_run(run_folder, data_folder=None):
@@ -224,7 +238,7 @@ def open_runs(run_folders, data_folder=None):
 
     Raises UserError for runs of different data, and for one given twice, which would count twice.
     """
-    seen = set()
+    run_folders, seen = [*run_folders], set()
     for folder in run_folders:
         place = Path(folder).resolve()
         if place in seen:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from msgd.errors import UserError
-from msgd.evaluation.opened_run import open_run
+from msgd.evaluation.opened_run import open_run, validations_of
 from msgd.evaluation.progress import history_so_far, read_run_log
 from msgd.plots.style import BLUE, GREY, INK, ORANGE, run_title, save_figure, set_title
 
@@ -102,7 +102,7 @@ def _figure(history, training, settings):
     training: training.json, or what is known of it so far; settings: completed hyperparameters.
     """
     is_validated = history["validation_errors"].notna()
-    validated = history[is_validated].convert_dtypes()
+    validated = validations_of(history)
     epochs = dict([*history[~is_validated].groupby("stage", sort=False)])
     panels = dict.fromkeys(epochs, 2 if len(epochs) > 1 else 4)  # name: relative height
     if len(validated):
