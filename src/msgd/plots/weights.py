@@ -2,7 +2,8 @@
 
 A row of images is one array, with a gap between two images, and one picture on the figure's one
 pair of axes: a hundred pairs take seconds to be laid out. Of what is learned without labels the
-weights are all there is to see: of those the sheet has a square of the units at the end.
+weights are all there is to see: of those the sheet has a square of the units at the end, each on a
+scale of its own, as the tutorials show them, for a few large weights would leave all others pale.
 """
 
 from typing import NamedTuple
@@ -99,15 +100,23 @@ def plot_weights(data_folder, run_folder, path, dpi, colormap):
 
 def _plot_square(found, name, path, dpi, colormap):
     """Draw the WeightImages ``found`` of the last snapshot of the run ``name``."""
-    images = found.images[-1]
+    images = of_their_largest(found.images[-1])
     rows = in_rows(images, SQUARE)
     figure, axes = plt.subplots(figsize=(SQUARE * SMALL_CELL + 1, len(rows) * SMALL_CELL + 0.75))
     n = f"the first {len(images)} of {found.n_all:,}" if found.n_all > len(images) else found.n_all
     set_title(figure, f"{name}: weights of the first layer in {found.titles[-1]}, {n} units")
     pictures = _draw_rows(axes, rows, **_scale(images, colormap))
     axes.set(xticks=[], yticks=[])
-    figure.colorbar(pictures[0], ax=axes, shrink=0.5, aspect=30, label="weight")
+    label = "weight, as a share of the unit's largest"
+    figure.colorbar(pictures[0], ax=axes, shrink=0.5, aspect=30, label=label)
     save_figure(figure, path, dpi)
+
+
+def of_their_largest(images):
+    """Return ``images`` (..., height, width), each as shares of its largest finite size."""
+    sizes = np.where(np.isfinite(images), np.abs(images), 0)
+    largest = sizes.max(axis=(-2, -1), keepdims=True)
+    return images / np.where(largest > 0, largest, 1).astype(images.dtype)
 
 
 def in_rows(images, n_columns):
@@ -125,6 +134,7 @@ def animate_weights(data_folder, run_folder, path, dpi, colormap, frames_per_sec
     """Animate the snapshots' weight images, one frame each, to the GIF file ``path``."""
     titles, images, _, is_square = load_weight_images(data_folder, run_folder)
     n_columns = SQUARE if is_square else min(5, images.shape[1])
+    images = of_their_largest(images) if is_square else images
     frames = np.stack([in_rows(frame, n_columns) for frame in images])
     cell = SMALL_CELL if is_square else 1.2
     figure, axes = plt.subplots(figsize=(n_columns * cell, frames.shape[1] * cell + 0.45))

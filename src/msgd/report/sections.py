@@ -26,7 +26,7 @@ from msgd.plots.mistakes import (
     percent_of,
 )
 from msgd.plots.style import height_over_width
-from msgd.plots.weights import SQUARE, load_weight_images
+from msgd.plots.weights import SQUARE, load_weight_images, of_their_largest
 from msgd.report import figures
 from msgd.report.pictures import data_uri, ink_picture, weight_mosaic
 
@@ -332,15 +332,17 @@ def _square(run):
     titles, images, n_all, _ = load_weight_images(run.dataset.folder, run.folder)
     n, height, width = images[-1].shape
     n_columns = min(SQUARE, n)
-    sizes = np.abs(np.where(np.isfinite(images[-1]), images[-1], 0))
     tile = height_over_width(height, width)
     shown = f"each of the {n_all}" if n == n_all else f"the first {n} of {n_all:,}"
     return {
-        "picture": data_uri(weight_mosaic(images[-1], float(sizes.max()) or 1.0, n_columns)),
+        "picture": data_uri(weight_mosaic(of_their_largest(images[-1]), 1.0, n_columns)),
         "n_columns": n_columns,
         "n_rows": -(-n // n_columns),
         "tile": (100.0, round(100 * tile, 2)),
-        "finding": f"The weights of {shown} units after {titles[-1]}, as a picture each.",
+        "finding": (
+            f"The weights of {shown} units after {titles[-1]}, as a picture each, on a scale of "
+            "its own."
+        ),
     }
 
 
