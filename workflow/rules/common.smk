@@ -179,6 +179,16 @@ def drawn_runs(wildcards):
     return [f"{wildcards.experiment}/{wildcards.run}"]
 
 
+def predicted_by_drawn(wildcards):
+    """The predictions of each run of which one is drawn."""
+    if wildcards.experiment in UNLABELLED:
+        model = EXPERIMENTS[wildcards.experiment]["model"]
+        raise WorkflowError(
+            f"{wildcards.experiment} is of the model {model}, which predicts no classes"
+        )
+    return of_drawn("test_predictions.npz")(wildcards)
+
+
 def of_drawn(name):
     """A function that gives the file ``name`` of each run of which one is drawn."""
 

@@ -79,7 +79,7 @@ use rule plot_weights as animate_weights with:
 use rule plot_learning_curve as plot_confusion with:
     """Draw the labels of the test set against what the model says."""
     input:
-        predictions=of_drawn("test_predictions.npz"),
+        predictions=predicted_by_drawn,
         training=of_drawn("training.json"),
         provenance=of_drawn("provenance.json"),
         dataset=f"{DATA}/dataset.json",
@@ -101,7 +101,7 @@ use rule plot_learning_curve as plot_confusion with:
 use rule plot_confusion as plot_mistakes with:
     """Draw the test images on which the model is most wrong."""
     input:
-        predictions=of_drawn("test_predictions.npz"),
+        predictions=predicted_by_drawn,
         best=ancient(of_drawn("best_parameters.npz")),
         training=of_drawn("training.json"),
         provenance=of_drawn("provenance.json"),
