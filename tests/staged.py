@@ -88,6 +88,11 @@ def weight_images(parameters, image_shape):
     return parameters["weights"].reshape(-1, *image_shape)
 
 
+def reconstructions(parameters, images):
+    """Return the mean unit for every image, (len(images), D): recognised by its being the same."""
+    return np.tile(parameters["weights"].mean(axis=0), (len(images), 1))
+
+
 def two_pretrained_layers(settings):
     """Return the stages of a model that is pre-trained layer by layer and then fine-tuned."""
     n_epochs = settings["pretraining_epochs"]
@@ -109,6 +114,7 @@ improvement_threshold: null
 improvement_test: null
 improvement_alpha: null
 validation_frequency: null
+corruption: { type: number, default: 0.25, description: share of pixels set to 0 }
 explode: { type: number, default: 1 , description: factor of each cost over the one before }
 """,
     "pretrained": """
@@ -136,6 +142,7 @@ def register(monkeypatch, folder):
         model = types.ModuleType(f"msgd.models.{name}.model")
         model.initial_parameters = initial_parameters
         model.weight_images = weight_images
+        model.reconstructions = reconstructions
         if name == "pretrained":
             model.stages = two_pretrained_layers
         backend = types.ModuleType(f"msgd.models.{name}.cpu")

@@ -434,6 +434,12 @@ def _plot_mistakes(options):
     plot_mistakes(options.data, options.run, options.output, options.dpi, options.n_mistakes)
 
 
+def _plot_reconstructions(options):
+    from msgd.plots.reconstructions import plot_reconstructions
+
+    plot_reconstructions(options.data, options.run, options.output, options.dpi)
+
+
 def _plot_validation_error_over(options):
     from msgd.plots.comparison import plot_validation_error_over
 
@@ -448,6 +454,7 @@ FIGURES = {
     "weights_animation": (_animate_weights, ["run", "data"], ".gif"),
     "confusion": (_plot_confusion, ["run", "data"], ".png"),
     "mistakes": (_plot_mistakes, ["run", "data"], ".png"),
+    "reconstructions": (_plot_reconstructions, ["run", "data"], ".png"),
     "validation_error_over": (_plot_validation_error_over, ["runs", "over"], ".png"),
 }
 

@@ -27,6 +27,7 @@ from msgd.plots.learning_curve import (
     plot_learning_curve,
     plot_learning_curve_so_far,
 )
+from msgd.plots.reconstructions import MOST_IMAGES, corrupted, plot_reconstructions
 from msgd.plots.weights import animate_weights, plot_weights
 from msgd.report.page import write_report
 from msgd.training.loop import Training
@@ -259,6 +260,45 @@ def test_a_snapshot_is_of_a_stage_and_its_epoch(data, results):
     ]
     assert found.titles[6].startswith("fine_tune, epoch ")
     assert not found.is_square
+
+
+# Reconstructions.
+
+
+def test_reconstructions_stand_below_what_they_are_of(data, results, tmp_path, drawn):
+    plot_reconstructions(data, results / "runs" / DA, tmp_path / "pictures.png", 50)
+    assert has_picture(tmp_path / "pictures.png")
+    run = open_run(results / "runs" / DA, data)
+    shape, n = run.dataset.image_shape, MOST_IMAGES
+    shown = np.stack([axes.images[0].get_array() for axes in drawn[0].axes])
+    images, given, made = shown.reshape(3, n, -1)
+    np.testing.assert_array_equal(images, run.dataset.images("test", slice(0, n)))
+    np.testing.assert_array_equal(given, corrupted(images, 0.25, run.settings["seed"]))
+    best = run.best_parameters()
+    np.testing.assert_array_equal(made, staged.reconstructions(best, given))
+    assert shown.shape == (3 * n, *shape)
+    labels = [axes.get_ylabel() for axes in drawn[0].axes if axes.get_ylabel()]
+    assert labels == ["images", "25 % set to 0", "reconstructions"]
+
+
+def test_without_corruption_there_is_no_row_of_it(data, tmp_path, monkeypatch, drawn):
+    monkeypatch.setitem(SETTINGS, DA, ["model=da", "corruption=0"])
+    train(data, tmp_path, DA)
+    plot_reconstructions(data, tmp_path / "runs" / DA, tmp_path / "pictures.png", 50)
+    assert len(drawn[0].axes) == 2 * MOST_IMAGES
+
+
+def test_a_model_that_reconstructs_nothing_says_so(data, results, tmp_path):
+    with pytest.raises(UserError, match="which reconstructs no images; those that do: da, ca"):
+        plot_reconstructions(data, results / "runs" / SUPERVISED, tmp_path / "pictures.png", 50)
+
+
+def test_as_many_pixels_are_set_to_zero_as_asked():
+    images = np.ones((50, 1000))
+    found = corrupted(images, 0.3, 7)
+    assert {*np.unique(found)} == {0, 1}
+    assert 0.69 < found.mean() < 0.71
+    np.testing.assert_array_equal(corrupted(images, 0, 7), images)
 
 
 # Scores and selection are for classifiers.

@@ -24,7 +24,7 @@ from conftest import (
     snakemake,
 )
 
-from msgd.models import MODELS, UNSUPERVISED
+from msgd.models import AUTOENCODERS, MODELS, UNSUPERVISED
 from msgd.training.snapshots import load_arrays
 
 TOY = {
@@ -684,6 +684,7 @@ def test_without_labels_there_are_figures_and_nothing_of_errors(tmp_path):
     folder = make_folder(tmp_path / "toy")
     grid = {"model": WITHOUT_LABELS[0], **SMALL, "learning_rate": [0.1, 0.2]}
     figures = dict.fromkeys(["animate_weights", "plot_learning_curve", "plot_weights"], 2)
+    figures |= {"plot_reconstructions": 2} if WITHOUT_LABELS[0] in AUTOENCODERS else {}
     assert jobs_of(folder, {"alone": grid}) == {"unpickle": 1, "train": 2, **figures}
 
 
@@ -699,6 +700,7 @@ def test_beside_classifiers_these_alone_are_scored(tmp_path):
         **dict.fromkeys(drawn, 3),
         **dict.fromkeys(PER_RUN - drawn - {"train"}, 2),
         **dict.fromkeys(AFTER, 1),
+        **({"plot_reconstructions": 1} if WITHOUT_LABELS[0] in AUTOENCODERS else {}),
     }
 
 
@@ -726,7 +728,7 @@ def test_what_learns_without_labels_runs_to_its_end(tmp_path):
         assert [*history["epoch"]] == [1, 2, 3]
         assert history["validation_errors"].isna().all()
         plots = folder / "results" / "plots" / name / "default"
-        assert {path.name for path in plots.iterdir()} == {
-            *("learning_curve.png", "weights.png", "weights.gif")
-        }
+        more = {"reconstructions.png"} if name in AUTOENCODERS else set()
+        expected = {"learning_curve.png", "weights.png", "weights.gif"} | more
+        assert {path.name for path in plots.iterdir()} == expected
     assert would_run(folder) == {}

@@ -28,7 +28,7 @@ from msgd.evaluation.outcome import describe_outcome
 from msgd.evaluation.tensorboard import FILE_NAME as EVENT_FILE
 from msgd.evaluation.tensorboard import INSTALL as INSTALL_TENSORBOARD
 from msgd.files import sha256_of_hashes
-from msgd.models import UNSUPERVISED
+from msgd.models import AUTOENCODERS, UNSUPERVISED
 from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 
 # `config` is Snakemake's own: bound anew, it is the complete one for all rules and for the report.
@@ -79,13 +79,16 @@ if config["plots"]["all_runs"]:
     DRAWN += [run for experiment in HAS_BEST for run in GRIDS[experiment]]
 FIGURES = ["learning_curve.png", "weights.png", "weights.gif"]
 FIGURES_OF_ERRORS = ["confusion.png", "mistakes.png"]
+FIGURES_OF_MODEL = {
+    **dict.fromkeys(UNSUPERVISED, FIGURES),
+    **dict.fromkeys(AUTOENCODERS, [*FIGURES, "reconstructions.png"]),
+}
 PLOTS = [
     f"results/plots/{run}/{figure}"
     for run in DRAWN
-    for figure in [
-        *FIGURES,
-        *([] if run.split("/")[0] in UNLABELLED else FIGURES_OF_ERRORS),
-    ]
+    for figure in FIGURES_OF_MODEL.get(
+        EXPERIMENTS[run.split("/")[0]]["model"], FIGURES + FIGURES_OF_ERRORS
+    )
 ]
 # What tells of errors, where anything makes some.
 TABLES = [

@@ -24,6 +24,8 @@ MODELS = {
 # Those that learn from images alone. They predict no classes, so nothing counts their errors: no
 # validation, no score, no part in the selection.
 UNSUPERVISED = ("da", "ca", "rbm")
+# Those of them whose model.py has reconstructions(parameters, images).
+AUTOENCODERS = ("da", "ca")
 CLASSIFIERS = tuple(name for name in MODELS if name not in UNSUPERVISED)
 
 
