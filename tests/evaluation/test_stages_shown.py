@@ -15,7 +15,13 @@ from msgd.cli import main
 from msgd.data.unpickle import unpickle
 from msgd.errors import UserError
 from msgd.evaluation.opened_run import open_run
-from msgd.evaluation.progress import Watcher, history_so_far, read_run_log
+from msgd.evaluation.progress import (
+    Watcher,
+    _gaps,
+    _seconds_per_iteration,
+    history_so_far,
+    read_run_log,
+)
 from msgd.evaluation.score import score_run
 from msgd.evaluation.selection import best_run, score_rows
 from msgd.evaluation.tensorboard import write_event_file
@@ -31,6 +37,7 @@ from msgd.plots.reconstructions import MOST_IMAGES, corrupted, plot_reconstructi
 from msgd.plots.weights import animate_weights, plot_weights
 from msgd.report.page import write_report
 from msgd.training.loop import Training
+from msgd.training_log import TrainingLog
 
 DA, PRETRAINED, SUPERVISED = "da/default", "pretrained/default", "lr/default"
 SETTINGS = {
@@ -119,6 +126,18 @@ def test_a_training_in_stages_is_followed_through_kills(data, results, tmp_path,
         pd.testing.assert_frame_equal(
             rows.astype(float), whole[[*rows]].head(n_rows).astype(float), atol=1e-6, rtol=0
         )
+
+
+def test_the_speed_is_that_within_a_stage():
+    """Between the last epoch of one and the first of the next lies what begins a stage."""
+    rows = [("pretrain_1", 2), ("pretrain_1", 4), ("fine_tune", 6), ("fine_tune", 8)]
+    log = TrainingLog(
+        validations=[{"stage": stage, "iteration": iteration} for stage, iteration in rows],
+        times=[0.0, 10.0, 500.0, 510.0],
+        began=0.0,
+    )
+    assert _gaps(log) == [(10.0, 2), (10.0, 2)]
+    assert _seconds_per_iteration(log) == 5
 
 
 def test_what_is_done_of_a_finished_run_is_said(results):
