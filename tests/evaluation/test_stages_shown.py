@@ -151,6 +151,18 @@ def test_what_is_done_of_a_finished_run_is_said(results):
     assert found.best_errors is not None
 
 
+def test_a_run_of_a_version_without_stages_is_still_shown(results, tmp_path):
+    shutil.copytree(results / "runs" / SUPERVISED, tmp_path / "runs" / SUPERVISED)
+    path = tmp_path / "runs" / SUPERVISED / "training.json"
+    training = read_json(path)
+    del training["stages"]
+    write_json(path, training)
+    for name in ("history.csv", "timings.csv"):
+        table = path.with_name(name)
+        pd.read_csv(table).drop(columns="stage").to_csv(table, index=False)
+    assert progress_of(tmp_path, SUPERVISED).best_errors == training["validation_errors"]
+
+
 def lines_of(results, width=200):
     console = Console(width=width, height=50, color_system=None, highlight=False)
     with console.capture() as captured:

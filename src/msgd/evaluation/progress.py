@@ -289,7 +289,7 @@ def progress_of_finished(results, name):
         epoch=training["epochs_run"],
         cap=settings["n_epochs"],
         n_train_batches=training["n_train_batches"],
-        stage=last["stage"] if len(training["stages"]) > 1 else None,
+        stage=last["stage"] if len(training.get("stages", ())) > 1 else None,
         cost=float(last["cost"]),
         **_errors_of_finished(training, last),
         seconds=float(timed["seconds"]),
