@@ -35,7 +35,7 @@ from numba.cuda.cudadrv import nvvm
 from msgd.config import complete_experiment, parse_hyperparameter_words
 from msgd.kernels import cuda as kernels
 from msgd.kernels import options
-from msgd.models import load_backend, load_model
+from msgd.models import CLASSIFIERS, load_backend, load_model
 
 COMPUTE_CAPABILITY = (9, 0)
 VARIABLE = re.compile(rb'@"?llvm\.dbg\.')  # in a line of LLVM's code that says where a variable is
@@ -200,8 +200,9 @@ def launches(model_name, float_name, side=28, n_classes=10, **changes):
     for backend_class in backend_classes(model_name):
         backend = backend_class(dataset, parameters, settings, float_x)
         backend.train(0, 2)
-        backend.count_errors("valid")
-        backend.predict("valid")
+        if model_name in CLASSIFIERS:
+            backend.count_errors("valid")
+            backend.predict("valid")
         if hasattr(backend, "cost_and_gradient"):
             backend.cost_and_gradient()
     return launched

@@ -53,7 +53,7 @@ def test_the_steps_by_hand(data, tmp_path):
     assert provenance["data"]["sha256"]["train_x"]
     history = (run / "history.csv").read_text()
     assert history.splitlines()[0] == (
-        "iteration,epoch,cost,validation_errors,validation_error_percent,patience,"
+        "stage,iteration,epoch,cost,validation_errors,validation_error_percent,patience,"
         "best_validation_errors,best_iteration"
     )
 

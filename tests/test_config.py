@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from msgd import config
 from msgd.errors import UserError
-from msgd.models import MODELS
+from msgd.models import CLASSIFIERS, MODELS, UNSUPERVISED
 
 
 def minimal(**settings):
@@ -63,7 +63,7 @@ def test_the_tutorial_configuration_is_the_published_one():
     shown = yaml.safe_load((ROOT / "config" / "tutorial.yaml").read_text())
     for name, run in shown["experiments"].items():
         assert run == {"model": name}
-    assert set(shown["experiments"]) == set(MODELS)
+    assert set(shown["experiments"]) == set(CLASSIFIERS)
     config.complete_config(shown)
 
 
@@ -300,3 +300,47 @@ def test_every_run_of_a_grid_is_checked_against_the_training_set():
     with pytest.raises(UserError, match=r"lr\.batch_size is 51; allowed: at most 50") as caught:
         config.check_split_sizes(experiments, 50)
     assert str(caught.value).count("\n- ") == 1
+
+
+# Models that learn without labels, as far as they are registered.
+
+WITHOUT_LABELS = [name for name in UNSUPERVISED if name in MODELS]
+# {(model, key): {a value that is not allowed: what is said to be}}
+BAD_WITHOUT_LABELS = {
+    ("da", "corruption"): {1: "a number >= 0 and < 1", -0.1: ">= 0", "much": "a number"},
+    ("ca", "contraction"): {-0.1: "a number >= 0"},
+    ("rbm", "gibbs_steps"): {0: "a whole number >= 1", 1.5: "a whole number >= 1"},
+    ("rbm", "persistent"): {"yes please": "true or false", 1: "true or false"},
+}
+
+
+@pytest.mark.parametrize("model", WITHOUT_LABELS)
+def test_what_learns_without_labels_has_one_layer_and_no_patience(model):
+    complete = config.complete_experiment({"model": model})
+    assert isinstance(complete["n_hidden"], int)
+    assert not {"patience", "validation_frequency", "improvement_test"} & set(complete)
+    with pytest.raises(UserError, match=r"n_hidden is '?\[?.*allowed: a whole number >= 1"):
+        config.complete_experiment({"model": model, "n_hidden": "many"})
+    grid = config.complete_config({"experiments": {"a": {"model": model, "n_hidden": [5, 6]}}})
+    assert [*config.expand_grid(grid["experiments"]["a"])] == ["n_hidden=5", "n_hidden=6"]
+    with pytest.raises(UserError, match="patience is not a known key"):
+        config.complete_experiment({"model": model, "patience": 5})
+
+
+@pytest.mark.parametrize(("model", "key"), [k for k in BAD_WITHOUT_LABELS if k[0] in MODELS])
+def test_what_a_key_of_theirs_must_be_is_said(model, key):
+    for value, allowed in BAD_WITHOUT_LABELS[model, key].items():
+        with pytest.raises(UserError, match=f"{key} is {value!r}; allowed: .*{allowed}"):
+            config.complete_experiment({"model": model, key: value})
+
+
+def test_a_bound_that_is_not_allowed_itself_is_said():
+    schema = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+    assert config._allowed(schema) == "a number >= 0 and < 1"
+
+
+def test_truth_values_stand_in_names_and_words_as_in_yaml():
+    assert config._word(True) == "true"
+    assert config._word([False, None, 3]) == "false-null-3"
+    words = ["model=rbm", f"persistent={config.yaml_scalar(False)}"]
+    assert config.parse_hyperparameter_words(words) == {"model": "rbm", "persistent": False}

@@ -14,7 +14,7 @@ from conftest import as_triple, make_dataset, save_npz
 from PIL import Image
 
 from msgd.cli import main
-from msgd.models import MODELS
+from msgd.models import CLASSIFIERS
 
 FIGURES = {
     "learning_curve": "curve.png",
@@ -97,7 +97,7 @@ def relabelled(triple, test_y):
     return train, valid, (test_x, test_y)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", CLASSIFIERS)
 @pytest.mark.parametrize("shift", [0, 1])
 def test_no_mistakes_and_nothing_but_mistakes(tmp_path, model, shift):
     """The test labels are the predictions, or all others."""
@@ -108,7 +108,7 @@ def test_no_mistakes_and_nothing_but_mistakes(tmp_path, model, shift):
     second.finish()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", CLASSIFIERS)
 def test_the_least_of_everything(tmp_path, model):
     """Two classes, one validation and one test example, one minibatch, trained once."""
     triple = triple_of(n_train=6, n_valid=1, n_test=1, n_classes=2)
@@ -121,7 +121,7 @@ def test_the_least_of_everything(tmp_path, model):
     run.finish()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", CLASSIFIERS)
 def test_pixels_that_say_nothing(tmp_path, model):
     """All are zero: so are weights, or their gradients; one class is predicted and no other."""
     triple = triple_of()
@@ -181,7 +181,7 @@ def test_costs_that_are_no_numbers_are_left_out_of_the_curve(tmp_path, cost):
     run.finish()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", CLASSIFIERS)
 def test_a_cost_of_zero(tmp_path, model):
     """Each class has pixels of its own, and steps are so large that the softmax is 0 or 1."""
     triple = [(np.repeat(np.eye(4)[y] * 255 / 256, 16, axis=1), y) for _, y in triple_of()]

@@ -27,7 +27,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from msgd.cli import main
 from msgd.config import complete_experiment, experiment_schema
 from msgd.files import read_json
-from msgd.models import MODELS, cpu_backend, load_model
+from msgd.models import CLASSIFIERS, UNSUPERVISED, cpu_backend, load_model
 from msgd.sklearn import HYPERPARAMETERS, MSGDClassifier
 from msgd.training.snapshots import load_parameters
 
@@ -47,7 +47,7 @@ CHECKED = [
         floatX="float64",
     ),
 ]
-NETWORKS = [name for name in MODELS if not name.startswith("logistic")]
+NETWORKS = [name for name in CLASSIFIERS if not name.startswith("logistic")]
 EXPECTED_FAILURES = {}  # of scikit-learn's checks: name -> reason; docs/scikit-learn.md says none
 
 
@@ -64,13 +64,21 @@ def test_scikit_learn_finds_an_estimator_of_its_own_in_networks(estimator, check
     check(estimator)
 
 
-def test_the_constructor_takes_every_hyperparameter_of_every_model():
-    keys = {key for model in MODELS for key in experiment_schema(model)["properties"]}
+def test_the_constructor_takes_every_hyperparameter_of_every_classifier():
+    keys = {key for model in CLASSIFIERS for key in experiment_schema(model)["properties"]}
     assert set(HYPERPARAMETERS) == keys - {"seed"}
     parameters = inspect.signature(MSGDClassifier).parameters
     assert list(parameters)[: len(HYPERPARAMETERS)] == list(HYPERPARAMETERS)
     defaults = {parameters[key].default for key in HYPERPARAMETERS}
     assert defaults == {"logistic_regression", None}
+
+
+@pytest.mark.parametrize("name", UNSUPERVISED)
+def test_a_model_that_predicts_no_classes_is_refused(name):
+    x, y = conftest.make_dataset(48, shape=toy.SHAPE).split("train")
+    with pytest.raises(ValueError, match=f"'{name}', which learns from images without their"):
+        MSGDClassifier(name).fit(x, y)
+    assert not hasattr(MSGDClassifier(name), "partial_fit")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +120,7 @@ def assert_same_training(fitted, expected):
     assert fitted.stopped_by_ == outcome["stopped_by"]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("seed", [None, 7])
 def test_the_bytes_are_those_of_msgd_train(tmp_path, name, seed):
     dataset = conftest.make_dataset(66, 20, 20, shape=toy.SHAPE)
@@ -280,7 +288,7 @@ def test_labels_of_any_kind(names):
     np.testing.assert_array_equal(estimator.predict(dataset.train_x), estimator.classes_[best])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_predictions_are_those_of_the_kernels(name):
     dataset = conftest.make_dataset(60, 300, shape=toy.SHAPE)
     estimator = MSGDClassifier(
@@ -484,7 +492,7 @@ def test_a_fit_writes_no_file_and_leaves_numba_its_threads(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_rows_larger_than_a_piece_give_the_same_bits(monkeypatch, name):
     """MNIST as float32 is: its lists of nonzero pixels go through files that have no name."""
     x, y = conftest.make_dataset(48, shape=toy.SHAPE).split("train")

@@ -4,7 +4,7 @@ import conftest as _  # noqa: F401 (before msgd: it sees to Numba and to the sim
 import numpy as np
 
 from msgd.config import complete_experiment
-from msgd.models import DEVICES, MODELS, load_backend, load_model
+from msgd.models import CLASSIFIERS, DEVICES, MODELS, load_backend, load_model
 
 # Layers, where a model has any to choose. A model without an entry trains with its defaults.
 LAYERS = {
@@ -24,7 +24,7 @@ FAST_LAYERS = {
 FAST_SHAPE = (16, 20)
 SHAPE = (7, 7)  # the smallest images that such a LeNet can have: 7 x 7, 3 x 3, 1 x 1
 
-SGD_MODELS = [name for name, trainer in MODELS.items() if trainer == "loop"]
+SGD_MODELS = [name for name in CLASSIFIERS if MODELS[name] == "loop"]
 
 
 BACKENDS = [(name, device) for name in MODELS for device in DEVICES]

@@ -117,7 +117,9 @@ def _parser():
         )
 
     report = command("report", _report, "tell the story of the runs on one HTML page")
-    report.add_argument("runs", nargs="+", type=Path, help="folders of scored runs")
+    report.add_argument(
+        "runs", nargs="+", type=Path, help="folders of scored runs, and of runs without labels"
+    )
     report.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
     report.add_argument("--output", type=Path, required=True, help="HTML file to write")
 
@@ -271,11 +273,13 @@ def _train(options):
 def _log_start(settings, float_x, dataset):
     """Let the log begin with what is trained, by which it can be followed (msgd watch)."""
     from msgd.config import resolve_batch_size
+    from msgd.models import load_stages
     from msgd.models.interface import n_evaluated
     from msgd.training_log import describe_start
 
     n_train, n_valid = len(dataset.train_x), len(dataset.valid_x)
-    n_counted = n_evaluated(n_valid, resolve_batch_size(settings, n_train)["batch_size"])
+    stages = load_stages(resolve_batch_size(settings, n_train))
+    n_counted = sum(n_evaluated(n_valid, s.batch_size) for s in stages if s.is_validated)
     for line in describe_start(settings, float_x, n_train, n_valid, n_counted):
         log.info("%s", line)
 
@@ -430,6 +434,12 @@ def _plot_mistakes(options):
     plot_mistakes(options.data, options.run, options.output, options.dpi, options.n_mistakes)
 
 
+def _plot_reconstructions(options):
+    from msgd.plots.reconstructions import plot_reconstructions
+
+    plot_reconstructions(options.data, options.run, options.output, options.dpi)
+
+
 def _plot_validation_error_over(options):
     from msgd.plots.comparison import plot_validation_error_over
 
@@ -444,6 +454,7 @@ FIGURES = {
     "weights_animation": (_animate_weights, ["run", "data"], ".gif"),
     "confusion": (_plot_confusion, ["run", "data"], ".png"),
     "mistakes": (_plot_mistakes, ["run", "data"], ".png"),
+    "reconstructions": (_plot_reconstructions, ["run", "data"], ".png"),
     "validation_error_over": (_plot_validation_error_over, ["runs", "over"], ".png"),
 }
 

@@ -149,7 +149,9 @@ def _word(value):
     """Return ``value`` as it stands in a run's name: short, and without what a path cannot hold."""
     if isinstance(value, list):
         return "-".join(map(_word, value))
-    return "null" if value is None else str(value)
+    if value is None or isinstance(value, bool):
+        return yaml_scalar(value)
+    return str(value)
 
 
 def resolve_batch_size(settings, n_train):
@@ -400,7 +402,8 @@ def _allowed(schema):
         words = [w if w != "a list" else f"a list of {_allowed(schema['items'])}" for w in words]
     if "pattern" in schema:
         words = [schema["pattern"].strip("^$") if w == "text" else w for w in words]
-    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
+    lower = {"minimum": ">=", "exclusiveMinimum": ">"}
+    bounds = {**lower, "maximum": "<=", "exclusiveMaximum": "<"}
     ranges = [f"{sign} {schema[bound]}" for bound, sign in bounds.items() if bound in schema]
     if ranges:
         words[0] += " " + " and ".join(ranges)

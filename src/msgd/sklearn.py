@@ -24,7 +24,14 @@ from msgd.config import (
 )
 from msgd.data.dataset import BYTE_SCALE, Dataset
 from msgd.errors import UserError
-from msgd.models import MODELS, load_model, load_trainer
+from msgd.models import (
+    CLASSIFIERS,
+    MODELS,
+    UNSUPERVISED,
+    load_model,
+    load_stages,
+    load_trainer,
+)
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -63,7 +70,7 @@ PREDICTED_ROWS = 256  # at a time: a LeNet's convolution of so many images takes
 
 def _trains_by_minibatch(estimator):
     """Return whether the estimator's model can be trained a pass at a time."""
-    return MODELS.get(estimator.model) == "loop"
+    return estimator.model in CLASSIFIERS and MODELS[estimator.model] == "loop"
 
 
 class MSGDClassifier(ClassifierMixin, BaseEstimator):
@@ -226,6 +233,7 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
             backend = _backend(dataset, settings, options, start)
             with _terminal(self.verbose), backend as (kernels, device):
                 n_batches = len(x) // settings["batch_size"]
+                kernels.begin(load_stages(settings)[-1])
                 cost = float(np.mean(kernels.train(0, n_batches), dtype=np.float64))
                 parameters = kernels.get_parameters()
             if not all(np.isfinite(a).all() for a in (cost, *parameters.values())):
@@ -405,6 +413,11 @@ def _asked_of(estimator):
 def _settings_of(estimator):
     """Return the completed hyperparameters of a run; UserError if they cannot be used."""
     given = {name: _plain(getattr(estimator, name)) for name in HYPERPARAMETERS}
+    if given["model"] in UNSUPERVISED:
+        raise UserError(
+            f"model is {given['model']!r}, which learns from images without their labels and "
+            f"predicts no classes; allowed: {' or '.join(CLASSIFIERS)}"
+        )
     given["seed"] = _plain(estimator.random_state)
     if isinstance(given["seed"], np.random.RandomState):
         given["seed"] = given["seed"].randint(np.iinfo(np.int32).max)
@@ -427,7 +440,7 @@ def _run_options_of(estimator):
     """Return backend, threads and floatX (dict); UserError if they cannot be used."""
     given = {name: _plain(getattr(estimator, name)) for name in RUN_OPTIONS}
     given = {key: value for key, value in given.items() if value is not None}
-    complete = complete_config({**given, "experiments": {"any": {"model": next(iter(MODELS))}}})
+    complete = complete_config({**given, "experiments": {"any": {"model": CLASSIFIERS[0]}}})
     return {name: complete[name] for name in RUN_OPTIONS}
 
 

@@ -16,7 +16,8 @@ from msgd.config import (
     resolve_batch_size,
 )
 from msgd.errors import UserError
-from msgd.models import MODELS
+from msgd.models import MODELS, Stage, load_stages
+from msgd.models.interface import n_batches
 
 LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) (.*)")
 HYPERPARAMETERS = "hyperparameters: "
@@ -26,9 +27,13 @@ SIZES = re.compile(
 )
 GOES_ON = re.compile(r"going on from the state after iteration (\d+)")
 # As msgd.training.loop and msgd.training.conjugate_gradient write them; tests read both back.
+EPOCH = (
+    r"((?P<stage>\w+), )?epoch \d+, minibatch \d+/(?P<n_train_batches>\d+), "
+    r"iteration (?P<iteration>\d+): cost (?P<cost>\S+)"
+)
+WITHOUT_VALIDATION = re.compile(EPOCH)
 VALIDATION = re.compile(
-    r"epoch \d+, minibatch \d+/(?P<n_train_batches>\d+), iteration (?P<iteration>\d+): "
-    r"cost (?P<cost>\S+), validation error \S+ % \((?P<errors>\d+)/(?P<examples>\d+)\), "
+    EPOCH + r", validation error \S+ % \((?P<errors>\d+)/(?P<examples>\d+)\), "
     r"patience (?P<patience>\d+)(?P<best>, best so far)?"
 )
 FULL_ITERATION = re.compile(
@@ -41,17 +46,20 @@ class TrainingLog:
     """What a log says.
 
     settings: completed hyperparameters, None in a log that does not name them; float_x: "float32"
-    or "float64"; validation_examples: how many are counted; n_train_batches: iterations of an
-    epoch; resumed_from: the iteration of the state it went on from, or None; validations: a dict
-    each, of iteration, cost, errors, patience (None: there is none) and is_best (None: not said);
-    times: when each was written, in seconds by the clock of the machine that trained; began: the
-    same of the first line; end: None (under way, or killed), "finished", "failed" or
-    "interrupted"; message: what it was stopped by, or the error.
+    or "float64"; validation_examples: how many are counted, None: none, or not said; stages: a
+    (Stage, iterations of an epoch) each, as far as the settings say; n_train_batches: iterations of
+    an epoch of the latest stage; resumed_from: how many iterations of all stages together the state
+    had that it went on from, or None; validations: of validations, and of epochs of stages without
+    any, a dict each, of stage, iteration, epoch, cost, errors, patience (None: there are none) and
+    is_best (None: not said); times: when each was written, in seconds by the clock of the machine
+    that trained; began: the same of the first line; end: None (under way, or killed), "finished",
+    "failed" or "interrupted"; message: what it was stopped by, or the error.
     """
 
     settings: dict | None = None
     float_x: str | None = None
     validation_examples: int | None = None
+    stages: list[tuple[Stage, int]] = field(default_factory=list)
     n_train_batches: int | None = None
     resumed_from: int | None = None
     validations: list[dict] = field(default_factory=list)
@@ -59,6 +67,20 @@ class TrainingLog:
     began: float | None = None
     end: str | None = None
     message: str = ""
+
+    def position(self, row):
+        """Return how many iterations of all stages were done at ``row``, a dict with a stage.
+
+        Of several stages only the last may end before its cap.
+        """
+        names = [stage.name for stage, _ in self.stages]
+        place = names.index(row["stage"]) if row["stage"] in names else 0
+        before = sum(stage.n_epochs * n_batches for stage, n_batches in self.stages[:place])
+        return before + row["iteration"]
+
+    def cap(self, name):
+        """Return the cap on the epochs of the stage of that name, None if it is not known."""
+        return next((stage.n_epochs for stage, _ in self.stages if stage.name == name), None)
 
 
 def describe_start(settings, float_x, n_train, n_valid, n_counted):
@@ -97,18 +119,22 @@ def _take(log, moment, level, message):
     if message.startswith(HYPERPARAMETERS):
         log.settings = _settings(message.removeprefix(HYPERPARAMETERS))
     elif sizes := SIZES.fullmatch(message):
-        log.float_x, log.validation_examples = sizes[1], int(sizes[3])
-        log.n_train_batches = log.settings and _batches_of_epoch(log.settings, int(sizes[2]))
+        log.float_x, log.validation_examples = sizes[1], int(sizes[3]) or None
+        if log.settings:
+            log.stages = _stages(log.settings, int(sizes[2]))
+            _, log.n_train_batches = log.stages[0]
     elif goes_on := GOES_ON.fullmatch(message):
         log.resumed_from = int(goes_on[1])
     elif validation := VALIDATION.fullmatch(message):
         log.n_train_batches = int(validation["n_train_batches"])
         log.validation_examples = int(validation["examples"])
-        patience, is_best = int(validation["patience"]), validation["best"] is not None
-        _append(log, moment, validation, patience, is_best)
+        _append(log, moment, validation, is_best=validation["best"] is not None)
+    elif epoch := WITHOUT_VALIDATION.fullmatch(message):
+        log.n_train_batches = int(epoch["n_train_batches"])
+        _append(log, moment, epoch)
     elif iteration := FULL_ITERATION.fullmatch(message):
         log.n_train_batches = 1  # an iteration sees all minibatches
-        _append(log, moment, iteration, None, None)
+        _append(log, moment, iteration)
     elif level == "RESULT":
         log.end, log.message = "finished", message.rpartition("stopped by ")[2]
     elif level == "ERROR":
@@ -117,23 +143,32 @@ def _take(log, moment, level, message):
         log.message = message.removeprefix("msgd train: ")
 
 
-def _append(log, moment, validation, patience, is_best):
+def _append(log, moment, found, is_best=None):
+    """Append what a line says, a match of one of the patterns, to ``log``."""
+    words = found.groupdict()
+    whole = {key: int(words[key]) for key in ("errors", "patience") if key in words}
+    iteration = int(words["iteration"])
     log.validations.append(
         {
-            "iteration": int(validation["iteration"]),
-            "cost": float(validation["cost"]),
-            "errors": int(validation["errors"]),
-            "patience": patience,
+            "stage": words.get("stage") or "train",
+            "iteration": iteration,
+            "epoch": (iteration - 1) // log.n_train_batches + 1,
+            "cost": float(words["cost"]),
+            "errors": None,
+            "patience": None,
+            **whole,
             "is_best": is_best,
         }
     )
     log.times.append(moment)
 
 
-def _batches_of_epoch(settings, n_train):
+def _stages(settings, n_train):
+    """Return the stages of a training with ``settings``, each with the iterations of an epoch."""
+    stages = load_stages(resolve_batch_size(settings, n_train))
     if MODELS[settings["model"]] != "loop":  # an iteration sees all minibatches
-        return 1
-    return n_train // resolve_batch_size(settings, n_train)["batch_size"]
+        return [(stage, 1) for stage in stages]
+    return [(stage, n_batches(n_train, stage.batch_size)) for stage in stages]
 
 
 def _settings(text):

@@ -15,7 +15,7 @@ from msgd.errors import UserError
 from msgd.evaluation.model_card import write_best_model
 from msgd.files import read_json, write_json
 from msgd.inference.model_file import load_model_file
-from msgd.models import MODELS, load_model
+from msgd.models import CLASSIFIERS, load_model
 from msgd.provenance import describe_run
 from msgd.training.snapshots import load_parameters, save_parameters
 
@@ -121,7 +121,7 @@ def test_the_card_says_what_how_on_what_and_where_from(tmp_path, data):
         assert f"- {key}: `{yaml_scalar(value)}`\n" in markdown
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", CLASSIFIERS)
 def test_the_program_on_the_card_runs(tmp_path, data, model, monkeypatch, capsys):
     run = make_run(tmp_path, data, "default", model)
     markdown, page = card(tmp_path, data, run)

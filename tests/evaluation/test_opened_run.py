@@ -433,7 +433,7 @@ RUN = {
     "no history": (without("history.csv"), "history.csv is missing", NEED_HISTORY),
     "another table": (
         written("history.csv", "a,b\n1,2\n"),
-        "it lacks iteration, epoch",
+        "it lacks stage, iteration, epoch",
         NEED_HISTORY,
     ),
     "an empty history": (written("history.csv", ""), "is not one of msgd's", NEED_HISTORY),
@@ -445,8 +445,8 @@ RUN = {
     "no timings": (without("timings.csv"), "timings.csv is missing", ["report"]),
     "empty timings": (written("timings.csv", ""), "timings.csv is not one of msgd's", ["report"]),
     "another's timings": (
-        written("timings.csv", "iteration,seconds\n1,2\n"),
-        "timings.csv is not of the validations in history.csv",
+        written("timings.csv", "stage,iteration,seconds\ntrain,1,2\n"),
+        "timings.csv is not of the rows in history.csv",
         ["report"],
     ),
 }

@@ -54,7 +54,7 @@ def train(data, results, kind="threshold", killed_after=None, name=NAME, **chang
     options += ["--seconds-between-states", "0", "--backend", "cpu"]
     place, function = (conjugate_gradient._Fit, "validate")
     if model != "logistic_cg":
-        place, function = loop, "_validate"
+        place, function = loop._Loop, "validate"
     original, calls = getattr(place, function), []
 
     def dying(*arguments, **keywords):
@@ -99,9 +99,11 @@ def test_a_training_is_followed_through_kills(data, tmp_path, kind):
         assert 0 <= soonest <= latest
         for with_state in (False, True):
             log = read_run_log(results, NAME)
-            rows = pd.DataFrame(history_so_far(results, log, with_state).rows).astype(float)
+            rows = pd.DataFrame(history_so_far(results, log, with_state).rows)
+            assert {*rows.pop("stage")} == {"train"}
+            rows = rows.astype(float)
             shared = [column for column in whole if column in rows]
-            assert {*whole} - {*shared} <= {"improvement_p"}
+            assert {*whole} - {*shared} <= {"stage", "improvement_p"}
             pd.testing.assert_frame_equal(
                 rows[shared], whole[shared].head(known).astype(float), atol=1e-6, rtol=0
             )

@@ -13,10 +13,10 @@ from models import model_of
 
 from msgd.inference.export import build_onnx, write_onnx
 from msgd.inference.predict import predict_classes
-from msgd.models import MODELS, load_backend
+from msgd.models import CLASSIFIERS, load_backend
 from msgd.models.interface import n_batches
 
-CASES = [(name, {}) for name in MODELS] + [
+CASES = [(name, {}) for name in CLASSIFIERS] + [
     ("mlp", {"n_hidden": 6, "activation": "sigmoid"}),
     ("mlp", {"n_hidden": [5, 4, 3]}),
     ("lenet", {"activation": "sigmoid"}),
@@ -65,7 +65,7 @@ def test_the_graph_is_the_models_formulas(name, changes, float_x, pixels):
     assert len(set(labels)) > 1, "all of one class: nothing was compared"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_the_graph_gives_the_classes_of_the_kernels(name):
     dataset = make_dataset(40, 20, 200, (9, 11), 4)
     model = model_of(dataset, toy.settings_of(name), noise=1.0)
@@ -106,7 +106,7 @@ STEPS = {"logistic_regression": 830, "logistic_cg": 0, "mlp": 2500, "lenet": 30}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("float_x", [np.float32, np.float64])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_all_test_images_of_mnist_get_the_same_classes(mnist, name, float_x):
     """Of published sizes, after some training; conjugate gradients, which train whole, by chance.
 

@@ -12,7 +12,7 @@ from models import model_of
 
 from msgd.errors import UserError
 from msgd.inference.model_file import ground_and_ink, load_model_file, save_model
-from msgd.models import MODELS
+from msgd.models import CLASSIFIERS
 from msgd.training.snapshots import load_arrays, save_parameters
 
 
@@ -29,7 +29,7 @@ def saved(path, name="mlp", float_x=np.float32, pixels="uint8"):
 
 
 @pytest.mark.parametrize(("float_x", "pixels"), [("float32", "uint8"), ("float64", "float64")])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_what_was_written_is_read(tmp_path, name, float_x, pixels):
     expected = saved(tmp_path / "a.npz", name, np.dtype(float_x).type, pixels)
     found = load_model_file(tmp_path / "a.npz")
@@ -42,7 +42,7 @@ def test_what_was_written_is_read(tmp_path, name, float_x, pixels):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_numpy_alone_reads_it(tmp_path, name):
     saved(tmp_path / "a.npz", name)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:

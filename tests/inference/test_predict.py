@@ -14,7 +14,7 @@ from test_pictures import PICTURES
 
 from msgd.inference.model_file import load_model_file, save_model
 from msgd.inference.predict import as_table, predict_pictures
-from msgd.models import MODELS
+from msgd.models import CLASSIFIERS
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     """Model files of toys of 28 x 28 pixels and three classes, and pictures, good and bad."""
     root = tmp_path_factory.mktemp("predict")
     dataset = dataclasses.replace(make_dataset(shape=(28, 28)), is_mnist=True)
-    for name in MODELS:
+    for name in CLASSIFIERS:
         settings = toy.settings_of(name, batch_size=10)
         parameters = toy.random_parameters(dataset, settings, np.float32)
         record = {"data": {}, "code": {}}
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_the_kernels_class_has_the_largest_probability(folder, name):
     model = load_model_file(folder / f"{name}.npz")
     predictions, faults = predict_pictures(model, [folder / "a.png", folder / "ü b.jpg"])

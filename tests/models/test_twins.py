@@ -7,7 +7,7 @@ import pytest
 import toy
 from contract import Contract, SgdContract
 
-from msgd.models import MODELS, interface, load_backend, load_model, load_trainer
+from msgd.models import CLASSIFIERS, MODELS, interface, load_backend, load_model, load_trainer
 
 
 def public_methods(backend):
@@ -20,23 +20,27 @@ def public_methods(backend):
 
 @pytest.mark.parametrize(("name", "device"), toy.BACKENDS)
 def test_a_backend_offers_what_the_interface_says(name, device):
-    expected = public_methods(interface.Backend)
-    assert len(expected) == 6
+    expected = public_methods(interface.Classifier if name in CLASSIFIERS else interface.Backend)
+    assert len(expected) == (9 if name in CLASSIFIERS else 7)
     found = public_methods(load_backend(name, device))
     assert {method: found.pop(method) for method in expected} == expected
     # What CpuBackend and CudaBackend ask of a room beside the interface. Compiled functions, which
     # ReferenceBackend asks for, are not among the methods.
     hooks = {
-        "cpu": {"train_span", "predict_rows"},
-        "cuda": {"launch_train", "launch_logits"},
+        "cpu": {"train_span"},
+        "cuda": {"launch_train"},
         "reference": {"build_network", "minibatch"},
     }
+    if name in CLASSIFIERS:
+        hooks["cpu"] |= {"predict_rows"}
+        hooks["cuda"] |= {"launch_logits"}
     full = {"cost_and_gradient"} if MODELS[name] == "conjugate_gradient" else set()
-    assert set(found) - {"allocate", "keep_parameters", "fetch_parameters"} == hooks[device] | full
+    shared = {"allocate", "keep_parameters", "fetch_parameters", "keep_chain", "fetch_chain"}
+    assert set(found) - shared == hooks[device] | full
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_keeps_the_contract(name):
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_classifier_keeps_the_contract(name):
     """Its own file takes in the tests of contract.py, with an adapter."""
     tests = importlib.import_module(f"test_{name}").TestContract
     assert issubclass(tests, SgdContract if MODELS[name] == "loop" else Contract)
@@ -46,7 +50,8 @@ def test_every_model_keeps_the_contract(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_room_offers_its_functions(name):
     model = load_model(name)
-    for function in ("initial_parameters", "probabilities", "weight_images"):
+    predicting = ("probabilities",) if name in CLASSIFIERS else ()
+    for function in ("initial_parameters", "weight_images", *predicting):
         assert inspect.getdoc(getattr(model, function))
     assert "Source:" in model.__doc__
     assert "Deviations" in model.__doc__

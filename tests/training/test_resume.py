@@ -75,7 +75,7 @@ def is_killed(place, name, call, *arguments, **changes):
 
 @pytest.mark.parametrize("improvement_test", ["threshold", "mcnemar"])
 @pytest.mark.parametrize(
-    "place", [(loop, "_validate"), (Checkpoint, "save_snapshot"), (State, "to_bytes")]
+    "place", [(loop._Loop, "validate"), (Checkpoint, "save_snapshot"), (State, "to_bytes")]
 )
 def test_every_moment_of_a_short_run_can_be_the_last(data, tmp_path, improvement_test, place):
     """Before each validation, each snapshot and each state."""
@@ -91,16 +91,18 @@ def test_every_moment_of_a_short_run_can_be_the_last(data, tmp_path, improvement
 
 
 def test_a_resumed_run_trains_only_what_was_missing(data, tmp_path, monkeypatch):
-    assert is_killed(loop, "_validate", 5, data, tmp_path)
+    assert is_killed(loop._Loop, "validate", 5, data, tmp_path)
     validated = []
-    validate = loop._validate
-    monkeypatch.setattr(loop, "_validate", lambda *a: (validated.append(a[4]), validate(*a)))
+    validate = loop._Loop.validate
+    monkeypatch.setattr(
+        loop._Loop, "validate", lambda *a: (validated.append(a[2]), validate(*a))[1]
+    )
     train(data, tmp_path)
     assert validated == [100, 120]
 
 
 def test_without_states_a_killed_run_starts_afresh(data, tmp_path):
-    assert is_killed(loop, "_validate", 5, data, tmp_path, states=None)
+    assert is_killed(loop._Loop, "validate", 5, data, tmp_path, states=None)
     assert not (tmp_path / "run" / "snapshots").exists()
     train(data, tmp_path, states=None)
     train(data, tmp_path / "whole")
@@ -110,7 +112,7 @@ def test_without_states_a_killed_run_starts_afresh(data, tmp_path):
 @pytest.mark.parametrize("model", ONE_MODEL_IS_QUICK)
 def test_a_killed_process_goes_on(data, tmp_path, model):
     """SIGKILL at random moments of the run, on several attempts at the same run and on new ones."""
-    n_epochs = {"logistic_regression": 300, "logistic_cg": 60, "mlp": 100, "lenet": 40}[model]
+    n_epochs = {"logistic_regression": 300, "logistic_cg": 60, "mlp": 100}.get(model, 40)
     changes = {"model": model, "n_epochs": n_epochs}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["msgd.training.run", f"msgd.models.{model}.cpu"])

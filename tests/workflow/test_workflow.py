@@ -24,6 +24,7 @@ from conftest import (
     snakemake,
 )
 
+from msgd.models import AUTOENCODERS, MODELS, UNSUPERVISED
 from msgd.training.snapshots import load_arrays
 
 TOY = {
@@ -662,3 +663,72 @@ def test_the_report_holds_tables_and_figures(folder):
     parts += ("the story on one page",)
     for part in parts:
         assert part in page
+
+
+# What learns without labels: nothing that tells errors is asked of it.
+
+WITHOUT_LABELS = [name for name in UNSUPERVISED if name in MODELS]
+SMALL = {"n_hidden": 6, "batch_size": 20, "n_epochs": 3}
+needs_one = pytest.mark.skipif(not WITHOUT_LABELS, reason="no such model is registered")
+
+
+def jobs_of(folder, experiments):
+    """Return {rule: number of jobs} of a configuration with these experiments."""
+    write_config(folder, {**TOY, "experiments": experiments})
+    return would_run(folder)
+
+
+@needs_one
+def test_without_labels_there_are_figures_and_nothing_of_errors(tmp_path):
+    """Of a grid those of every run, for none is the best."""
+    folder = make_folder(tmp_path / "toy")
+    grid = {"model": WITHOUT_LABELS[0], **SMALL, "learning_rate": [0.1, 0.2]}
+    figures = dict.fromkeys(["animate_weights", "plot_learning_curve", "plot_weights"], 2)
+    figures |= {"plot_reconstructions": 2} if WITHOUT_LABELS[0] in AUTOENCODERS else {}
+    assert jobs_of(folder, {"alone": grid}) == {"unpickle": 1, "train": 2, **figures}
+
+
+@needs_one
+def test_beside_classifiers_these_alone_are_scored(tmp_path):
+    folder = make_folder(tmp_path / "toy")
+    one = {"model": WITHOUT_LABELS[0], **SMALL}
+    found = jobs_of(folder, {**TOY["experiments"], "alone": one})
+    drawn = {"animate_weights", "plot_learning_curve", "plot_weights"}
+    assert found == {
+        "unpickle": 1,
+        "train": 3,
+        **dict.fromkeys(drawn, 3),
+        **dict.fromkeys(PER_RUN - drawn - {"train"}, 2),
+        **dict.fromkeys(AFTER, 1),
+        **({"plot_reconstructions": 1} if WITHOUT_LABELS[0] in AUTOENCODERS else {}),
+    }
+
+
+@needs_one
+@pytest.mark.parametrize("figure", ["confusion.png", "mistakes.png"])
+def test_a_figure_of_mistakes_is_not_made_without_labels(tmp_path, figure):
+    folder = make_folder(tmp_path / "toy")
+    write_config(folder, {**TOY, "experiments": {"a": {"model": WITHOUT_LABELS[0], **SMALL}}})
+    done = snakemake(folder, "-n", f"results/plots/a/default/{figure}")
+    assert done.returncode != 0
+    assert "predicts no classes" in done.stderr + done.stdout
+
+
+@needs_one
+def test_what_learns_without_labels_runs_to_its_end(tmp_path):
+    folder = make_folder(tmp_path / "toy")
+    experiments = {name: {"model": name, **SMALL} for name in WITHOUT_LABELS}
+    write_config(folder, {**TOY, "experiments": experiments})
+    done = snakemake(folder, "--cores", "2")
+    assert done.returncode == 0, done.stderr
+    assert "there are no scores" in done.stdout
+    assert {path.name for path in (folder / "results").iterdir() if path.is_file()} == set()
+    for name in WITHOUT_LABELS:
+        history = pd.read_csv(folder / "results" / "runs" / name / "default" / "history.csv")
+        assert [*history["epoch"]] == [1, 2, 3]
+        assert history["validation_errors"].isna().all()
+        plots = folder / "results" / "plots" / name / "default"
+        more = {"reconstructions.png"} if name in AUTOENCODERS else set()
+        expected = {"learning_curve.png", "weights.png", "weights.gif"} | more
+        assert {path.name for path in plots.iterdir()} == expected
+    assert would_run(folder) == {}

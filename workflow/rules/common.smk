@@ -28,6 +28,7 @@ from msgd.evaluation.outcome import describe_outcome
 from msgd.evaluation.tensorboard import FILE_NAME as EVENT_FILE
 from msgd.evaluation.tensorboard import INSTALL as INSTALL_TENSORBOARD
 from msgd.files import sha256_of_hashes
+from msgd.models import AUTOENCODERS, UNSUPERVISED
 from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 
 # `config` is Snakemake's own: bound anew, it is the complete one for all rules and for the report.
@@ -52,32 +53,57 @@ RUNS_OF = {
     for experiment in EXPERIMENTS
 }
 GRIDS = {experiment: runs for experiment, runs in RUNS_OF.items() if len(runs) > 1}
+# What learns without labels makes no errors: it is not scored, and nothing says which of its runs is best.
+UNLABELLED = [
+    name for name, grid in EXPERIMENTS.items() if grid["model"] in UNSUPERVISED
+]
+SCORED = [
+    run for run, settings in RUNS.items() if settings["model"] not in UNSUPERVISED
+]
 # Snakemake keeps all inputs of a job for each of its outputs, so a job of all runs of a grid would cost
 # the square of their number.
 BATCH = 25
 SCORED_TOGETHER = {
     f"{experiment}_{first // BATCH + 1}": runs[first : first + BATCH]
     for experiment, runs in GRIDS.items()
+    if experiment not in UNLABELLED
     for first in range(0, len(runs), BATCH)
 }
 # What figures are drawn of: each experiment's run; of a grid the best one, whose name is known only
-# after training. Of any other run they are drawn when they are asked for.
+# after training, or all where none is best. Of any other run they are drawn when they are asked for.
 BEST = "best"  # in the place of a run's name: the run of the lowest validation error
-DRAWN = [run for runs in RUNS_OF.values() if len(runs) == 1 for run in runs]
-DRAWN += [f"{experiment}/{BEST}" for experiment in GRIDS]
+HAS_BEST = [experiment for experiment in GRIDS if experiment not in UNLABELLED]
+DRAWN = [run for name, runs in RUNS_OF.items() if name not in HAS_BEST for run in runs]
+DRAWN += [f"{experiment}/{BEST}" for experiment in HAS_BEST]
 if config["plots"]["all_runs"]:
-    DRAWN += [run for runs in GRIDS.values() for run in runs]
-FIGURES = [
-    "learning_curve.png",
-    "weights.png",
-    "weights.gif",
-    "confusion.png",
-    "mistakes.png",
+    DRAWN += [run for experiment in HAS_BEST for run in GRIDS[experiment]]
+FIGURES = ["learning_curve.png", "weights.png", "weights.gif"]
+FIGURES_OF_ERRORS = ["confusion.png", "mistakes.png"]
+FIGURES_OF_MODEL = {
+    **dict.fromkeys(UNSUPERVISED, FIGURES),
+    **dict.fromkeys(AUTOENCODERS, [*FIGURES, "reconstructions.png"]),
+}
+PLOTS = [
+    f"results/plots/{run}/{figure}"
+    for run in DRAWN
+    for figure in FIGURES_OF_MODEL.get(
+        EXPERIMENTS[run.split("/")[0]]["model"], FIGURES + FIGURES_OF_ERRORS
+    )
 ]
+# What tells of errors, where anything makes some.
+TABLES = [
+    f"results/{name}.{kind}"
+    for name in ["test_scores", "published", "model_card"]
+    for kind in ["csv", "md", "html"]
+    if SCORED and (name, kind) != ("model_card", "csv")
+]
+if SCORED:
+    TABLES += ["results/best_model.npz", "results/report.html"]
 THREADS = 1 if config["backend"] == "reference" else config["threads"]
 COMPARED = {
     experiment: compared_hyperparameters(grid)
     for experiment, grid in EXPERIMENTS.items()
+    if experiment not in UNLABELLED
 }
 COMPARISONS = [
     f"results/plots/{experiment}/validation_error_over_{key}.png"
@@ -127,6 +153,12 @@ def settings_of(wildcards):
     return RUNS[run]
 
 
+def score_of(wildcards):
+    """The score of this run, if it has any."""
+    run = f"{wildcards.experiment}/{wildcards.run}"
+    return [f"results/runs/{run}/score.json"] if run in SCORED else []
+
+
 def compared_runs(wildcards):
     """The runs of an experiment with a grid."""
     experiment, key = wildcards.experiment, wildcards.hyperparameter
@@ -139,7 +171,7 @@ def compared_runs(wildcards):
 
 def is_of_the_best(wildcards):
     """Whether a figure is of the best run of a grid, and not of a run by its name."""
-    return wildcards.run == BEST and wildcards.experiment in GRIDS
+    return wildcards.run == BEST and wildcards.experiment in HAS_BEST
 
 
 def drawn_runs(wildcards):
@@ -148,6 +180,16 @@ def drawn_runs(wildcards):
         return GRIDS[wildcards.experiment]
     settings_of(wildcards)  # says which runs there are
     return [f"{wildcards.experiment}/{wildcards.run}"]
+
+
+def predicted_by_drawn(wildcards):
+    """The predictions of each run of which one is drawn."""
+    if wildcards.experiment in UNLABELLED:
+        model = EXPERIMENTS[wildcards.experiment]["model"]
+        raise WorkflowError(
+            f"{wildcards.experiment} is of the model {model}, which predicts no classes"
+        )
+    return of_drawn("test_predictions.npz")(wildcards)
 
 
 def of_drawn(name):

@@ -13,8 +13,8 @@ rule write_report:
         timings=expand("results/runs/{run}/timings.csv", run=RUNS),
         best=ancient(expand("results/runs/{run}/best_parameters.npz", run=RUNS)),
         snapshots=ancient(expand("results/runs/{run}/snapshots", run=RUNS)),
-        scores=expand("results/runs/{run}/score.json", run=RUNS),
-        predictions=expand("results/runs/{run}/test_predictions.npz", run=RUNS),
+        scores=expand("results/runs/{run}/score.json", run=SCORED),
+        predictions=expand("results/runs/{run}/test_predictions.npz", run=SCORED),
         arrays=ancient(ARRAYS),  # their hashes are in dataset.json
         dataset=f"{DATA}/dataset.json",
     output:

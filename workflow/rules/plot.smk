@@ -2,7 +2,7 @@
 #   results/runs/<experiment>/<run>/*, results/data/<dataset>/*
 # OUTPUTS
 #   results/plots/<experiment>/<run>/: learning_curve.png, weights.png, weights.gif,
-#   confusion.png, mistakes.png
+#   confusion.png, mistakes.png; of auto-encoders reconstructions.png
 #   of an experiment with a grid: results/plots/<experiment>/validation_error_over_<hyperparameter>.png
 #
 # <run> is a run's name, or `best`: then all runs of a grid are inputs, and the command picks the one
@@ -79,7 +79,7 @@ use rule plot_weights as animate_weights with:
 use rule plot_learning_curve as plot_confusion with:
     """Draw the labels of the test set against what the model says."""
     input:
-        predictions=of_drawn("test_predictions.npz"),
+        predictions=predicted_by_drawn,
         training=of_drawn("training.json"),
         provenance=of_drawn("provenance.json"),
         dataset=f"{DATA}/dataset.json",
@@ -101,7 +101,7 @@ use rule plot_learning_curve as plot_confusion with:
 use rule plot_confusion as plot_mistakes with:
     """Draw the test images on which the model is most wrong."""
     input:
-        predictions=of_drawn("test_predictions.npz"),
+        predictions=predicted_by_drawn,
         best=ancient(of_drawn("best_parameters.npz")),
         training=of_drawn("training.json"),
         provenance=of_drawn("provenance.json"),
@@ -119,6 +119,27 @@ use rule plot_confusion as plot_mistakes with:
         options=plot_options("dpi", "n_mistakes", data=DATA),
     message:
         "worst mistakes of {wildcards.experiment}/{wildcards.run}"
+
+
+use rule plot_confusion as plot_reconstructions with:
+    """Draw test images, corrupted as in training, and what an auto-encoder makes of them."""
+    input:
+        best=ancient(of_drawn("best_parameters.npz")),
+        training=of_drawn("training.json"),
+        provenance=of_drawn("provenance.json"),
+        dataset=f"{DATA}/dataset.json",
+    output:
+        run_figure("reconstructions.png", "Weights", "reconstructions"),
+    log:
+        "results/logs/plot_reconstructions/{experiment}/{run}.log",
+    benchmark:
+        "results/benchmarks/plot_reconstructions/{experiment}/{run}.tsv"
+    localrule: True
+    params:
+        code=drawing_code("plots/reconstructions.py", asks_model=True),
+        figure="reconstructions",
+    message:
+        "reconstructions of {wildcards.experiment}/{wildcards.run}"
 
 
 use rule plot_learning_curve as plot_validation_error_over with:

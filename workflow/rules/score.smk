@@ -27,7 +27,9 @@ rule score:
     benchmark:
         "results/benchmarks/score/{experiment}/{run}.tsv"
     wildcard_constraints:
-        experiment=one_of(name for name in EXPERIMENTS if name not in GRIDS),
+        experiment=one_of(
+            name for name in EXPERIMENTS if name not in [*GRIDS, *UNLABELLED]
+        ),
     threads: THREADS
     resources:
         gpu=gpus,
@@ -84,8 +86,8 @@ for batch, runs in SCORED_TOGETHER.items():
 rule tabulate:
     """Write the table of all runs with their test scores."""
     input:
-        training=expand("results/runs/{run}/training.json", run=RUNS),
-        scores=expand("results/runs/{run}/score.json", run=RUNS),
+        training=expand("results/runs/{run}/training.json", run=SCORED),
+        scores=expand("results/runs/{run}/score.json", run=SCORED),
     output:
         csv="results/test_scores.csv",
         md="results/test_scores.md",
@@ -112,9 +114,9 @@ rule tabulate:
 rule compare_published:
     """Write the table that holds the runs against the published figures."""
     input:
-        training=expand("results/runs/{run}/training.json", run=RUNS),
-        provenance=expand("results/runs/{run}/provenance.json", run=RUNS),
-        scores=expand("results/runs/{run}/score.json", run=RUNS),
+        training=expand("results/runs/{run}/training.json", run=SCORED),
+        provenance=expand("results/runs/{run}/provenance.json", run=SCORED),
+        scores=expand("results/runs/{run}/score.json", run=SCORED),
     output:
         csv="results/published.csv",
         md="results/published.md",

@@ -8,10 +8,10 @@
 rule select:
     """Keep the model of the lowest validation error of all runs, and describe it on a card."""
     input:
-        training=expand("results/runs/{run}/training.json", run=RUNS),
-        provenance=expand("results/runs/{run}/provenance.json", run=RUNS),
-        best=ancient(expand("results/runs/{run}/best_parameters.npz", run=RUNS)),
-        scores=expand("results/runs/{run}/score.json", run=RUNS),
+        training=expand("results/runs/{run}/training.json", run=SCORED),
+        provenance=expand("results/runs/{run}/provenance.json", run=SCORED),
+        best=ancient(expand("results/runs/{run}/best_parameters.npz", run=SCORED)),
+        scores=expand("results/runs/{run}/score.json", run=SCORED),
         dataset=f"{DATA}/dataset.json",
     output:
         best="results/best_model.npz",

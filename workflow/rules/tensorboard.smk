@@ -14,7 +14,7 @@ rule tensorboard:
         timings="results/runs/{experiment}/{run}/timings.csv",
         training="results/runs/{experiment}/{run}/training.json",
         provenance="results/runs/{experiment}/{run}/provenance.json",
-        score="results/runs/{experiment}/{run}/score.json",
+        score=score_of,
     output:
         f"results/tensorboard/{{experiment}}/{{run}}/{EVENT_FILE}",
     log:

@@ -14,13 +14,14 @@ from msgd.config import check_split_sizes, complete_experiment, resolve_batch_si
 from msgd.data.dataset import Dataset, load_dataset
 from msgd.errors import UserError
 from msgd.files import read_json
+from msgd.models import UNSUPERVISED
 from msgd.models.interface import check_parameters, expected_arrays
 from msgd.training.snapshots import list_snapshots, load_arrays, load_parameters
 
 RECORD = "provenance.json"
 # Of training.json and score.json: pairs of errors and the examples they were counted among, and
 # what else must be whole numbers.
-TRAINING_PAIRS = (("validation_errors", "validation_examples"),)
+TRAINING_PAIRS = (("validation_errors", "validation_examples"),)  # where a stage is validated
 TRAINING_NUMBERS = (
     *("n_params", "epochs_run", "iterations_run", "best_epoch", "best_iteration"),
     "n_train_batches",
@@ -28,7 +29,8 @@ TRAINING_NUMBERS = (
 SCORE_PAIRS = (("test_errors", "test_examples"), ("all_test_errors", "all_test_examples"))
 # Of history.csv, whatever the rule.
 HISTORY_COLUMNS = (
-    *("iteration", "epoch", "cost", "validation_errors", "validation_error_percent", "patience"),
+    *("stage", "iteration", "epoch", "cost"),
+    *("validation_errors", "validation_error_percent", "patience"),
     *("best_validation_errors", "best_iteration"),
 )
 FLOATS = {"float32": np.float32, "float64": np.float64}
@@ -47,6 +49,27 @@ class OpenedRun:
     training: dict
     settings: dict
     dataset: Dataset | None = None
+
+    @property
+    def is_classifier(self):
+        """Whether the model predicts classes, and has errors to be counted."""
+        return self.settings["model"] not in UNSUPERVISED
+
+    @property
+    def stages(self):
+        """The stages of the training (list of dict): name, n_train_batches, iterations_run."""
+        if "stages" in self.training:
+            return self.training["stages"]
+        keys = "n_train_batches", "iterations_run"  # of an earlier version, which had one stage
+        return [{"name": "train", **{key: self.training[key] for key in keys}}]
+
+    def require_classes(self):
+        """Raise UserError unless the model predicts classes."""
+        if not self.is_classifier:
+            raise UserError(
+                f"{self.folder} is of the model {self.settings['model']}, which learns without "
+                "labels and predicts no classes: it has no errors"
+            )
 
     @property
     def sha256(self):
@@ -69,7 +92,7 @@ class OpenedRun:
         return parameters
 
     def best_parameters(self):
-        """Return the parameters of the fewest validation errors, which are finite."""
+        """Return the parameters of the fewest validation errors, or last epoch: finite ones."""
         path = self.folder / "best_parameters.npz"
         parameters = self.parameters(path)
         for name, array in parameters.items():
@@ -105,13 +128,14 @@ class OpenedRun:
 
     def score(self):
         """Return what score.json holds (dict)."""
+        self.require_classes()
         return _counts(self.folder / "score.json", "msgd score", SCORE_PAIRS)
 
     def history(self):
         """Return history.csv as a DataFrame with a row at least; it ends as training.json says."""
         import pandas as pd  # which other figures do without
 
-        path = self.folder / "history.csv"
+        path, training = self.folder / "history.csv", self.training
         _require(path, "msgd train")
         try:
             history = pd.read_csv(path)
@@ -121,17 +145,29 @@ class OpenedRun:
         if missing or not len(history):
             raise UserError(f"{path} is not one of msgd's: it lacks {', '.join(missing) or 'rows'}")
         last = history.iloc[-1]
+        if not self.is_classifier:
+            if (last["cost"], last["iteration"]) != (training["cost"], training["best_iteration"]):
+                raise UserError(
+                    f"{self.folder} holds files of two runs: history.csv ends with a cost of "
+                    f"{last['cost']} after iteration {last['iteration']}, training.json says "
+                    f"{training['cost']} after {training['best_iteration']}"
+                )
+            return history
         best = last["best_validation_errors"], last["best_iteration"]
-        if best != (self.training["validation_errors"], self.training["best_iteration"]):
+        if best != (training["validation_errors"], training["best_iteration"]):
             raise UserError(
                 f"{self.folder} holds files of two runs: history.csv ends with the best of "
                 f"{best[0]:.0f} errors after iteration {best[1]:.0f}, training.json says "
-                f"{self.training['validation_errors']} after {self.training['best_iteration']}"
+                f"{training['validation_errors']} after {training['best_iteration']}"
             )
         return history
 
+    def validations(self):
+        """Return the rows of the history that are validations (DataFrame)."""
+        return validations_of(self.history())
+
     def seconds(self):
-        """Return the seconds of training at which each validation took place (Series)."""
+        """Return the seconds of training at which each row of the history was written (Series)."""
         import pandas as pd
 
         path = self.folder / "timings.csv"
@@ -140,12 +176,21 @@ class OpenedRun:
             timings = pd.read_csv(path)
         except ValueError as error:
             raise UserError(f"{path} is not one of msgd's ({error})") from error
-        validations = [*self.history()["iteration"]]
-        if "seconds" not in timings or [*timings.get("iteration", ())] != validations:
-            raise UserError(
-                f"{path} is not of the validations in history.csv: are they of one run?"
-            )
+        keys, history = ["stage", "iteration"], self.history()
+        is_whole = {*keys, "seconds"} <= {*timings}
+        if not is_whole or timings[keys].values.tolist() != history[keys].values.tolist():
+            raise UserError(f"{path} is not of the rows in history.csv: are they of one run?")
         return timings["seconds"]
+
+
+def validations_of(history):
+    """Return the rows of ``history`` (DataFrame) that are validations, their counts as integers.
+
+    Beside rows of a stage without validation, whose places are empty, pandas reads them as floats.
+    """
+    rows = history[history["validation_errors"].notna()].reset_index(drop=True)
+    counts = ["validation_errors", "patience", "best_validation_errors", "best_iteration"]
+    return rows.astype({name: "int64" for name in counts if rows[name].notna().all()})
 
 
 def open_run(run_folder, data_folder=None):
@@ -161,11 +206,11 @@ def open_run(run_folder, data_folder=None):
         sha256, given = dict(record["data"]["sha256"]), dict(record["settings"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not one of msgd's: it lacks settings or data") from error
-    training = _counts(folder / "training.json", "msgd train", TRAINING_PAIRS, TRAINING_NUMBERS)
     try:
         settings = complete_experiment(given)  # keys younger than the record: defaults
     except UserError as error:
         raise UserError(f"{path}: {_one_line(error)}") from error
+    training = _read_training(folder / "training.json", settings)
     for key, own in (("model", settings["model"]), ("floatX", record.get("floatX"))):
         if own is not None and training.get(key, own) != own:
             raise UserError(
@@ -193,7 +238,7 @@ def open_runs(run_folders, data_folder=None):
 
     Raises UserError for runs of different data, and for one given twice, which would count twice.
     """
-    seen = set()
+    run_folders, seen = [*run_folders], set()
     for folder in run_folders:
         place = Path(folder).resolve()
         if place in seen:
@@ -206,6 +251,16 @@ def open_runs(run_folders, data_folder=None):
         )
         _check_same_data(run.sha256, runs[0].sha256, fault)
     return runs
+
+
+def _read_training(path, settings):
+    """Return what training.json holds (dict): a cost in the place of errors without labels."""
+    if settings["model"] not in UNSUPERVISED:
+        return _counts(path, "msgd train", TRAINING_PAIRS, TRAINING_NUMBERS)
+    training = _counts(path, "msgd train", (), TRAINING_NUMBERS)
+    if not isinstance(training.get("cost"), float):
+        raise UserError(f"{path} is not one of msgd's: cost is {training.get('cost')}")
+    return training
 
 
 def _one_line(error):

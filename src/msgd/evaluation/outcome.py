@@ -9,9 +9,15 @@ from msgd.evaluation.tables import error_rate
 MAX_ROWS = 12  # of a larger sweep the best ones are shown
 
 
-def describe_outcome(folder):
-    """Return the table of scores in ``folder`` (test_scores.csv) and where to look for more."""
+def describe_outcome(folder, has_scores=True):
+    """Return the table of scores in ``folder`` (test_scores.csv) and where to look for more.
+
+    has_scores: whether any experiment has a score; without, there are figures alone.
+    """
     folder = Path(folder)
+    if not has_scores:
+        text = "Nothing here predicts classes, so there are no scores, no best model and no page."
+        return "\n".join(["", text, "", *_where_figures_are(folder)])
     frame = pd.read_csv(folder / "test_scores.csv")
     shown = frame
     if len(frame) > MAX_ROWS:
@@ -38,10 +44,18 @@ def describe_outcome(folder):
 
 def _where_to_look(folder):
     """Return lines on what lies where in ``folder``."""
+    figures, everything = _where_figures_are(folder)
     return [
         f"the story on one page        {folder / 'report.html'}",
-        f"figures                      {folder / 'plots'}",
+        figures,
         f"the selected model, its card {folder / 'best_model.npz'}, {folder / 'model_card.html'}",
         f"beside the published figures {folder / 'published.html'}",
+        everything,
+    ]
+
+
+def _where_figures_are(folder):
+    return [
+        f"figures                      {folder / 'plots'}",
         f"every figure and table       snakemake --report {folder / 'everything.html'}",
     ]

@@ -31,8 +31,10 @@ class Progress:
     """How far a run is; what is not known, or not yet, is None.
 
     name: experiment/run; state: "starting", "running", "finished", "failed" or "interrupted";
-    detail: what it was stopped by, or its error; iteration, epoch: of the latest validation, of
-    which errors are; cap: of epochs; examples: among which errors are counted; patience:
+    detail: what it was stopped by, or its error; stage: the name of the one that is trained, where
+    there are several, and the next ones are its; iteration, epoch: of the latest validation, of
+    which errors are, or the latest epoch of a stage without any, of which cost is; cap: of epochs;
+    examples: among which errors are counted; patience:
     minibatches trained at least; seconds: of training until then; seconds_per_iteration: lately;
     silent_after: seconds without news after which it may have been killed, None where it has ended.
     """
@@ -52,6 +54,8 @@ class Progress:
     seconds: float | None = None
     seconds_per_iteration: float | None = None
     silent_after: float | None = None
+    stage: str | None = None
+    cost: float | None = None
 
     @property
     def is_under_way(self):
@@ -79,7 +83,10 @@ class Progress:
         return max(0, self.patience + 1 - self.iteration)
 
     def seconds_left(self):
-        """Return the (soonest, latest) end in seconds: by patience, by the cap; None: not known."""
+        """Return the (soonest, latest) end of the stage in seconds: by patience, by the cap.
+
+        None if it is not known.
+        """
         if self.seconds_per_iteration is None or not self.is_under_way or self.cap is None:
             return None
         at_most = max(0, self.cap * self.n_train_batches - self.iteration)
@@ -88,7 +95,7 @@ class Progress:
 
 
 class History(NamedTuple):
-    """The validations of a training so far.
+    """The validations of a training so far, or its epochs where it has none.
 
     rows: a dict each with the columns of history.csv; seconds_before: of training before the log,
     in the trainings that it went on from; is_whole: whether what was before the log was found.
@@ -120,12 +127,13 @@ def history_so_far(results, log, with_state=False):
     if log.resumed_from is not None or with_state:
         rows, seconds = _state_of(Path(results) / "states", log)
     last = log.resumed_from or 0
-    before = [second for row, second in zip(rows, seconds, strict=True) if row["iteration"] <= last]
-    known = rows[-1]["iteration"] if rows else -1
+    timed = zip(rows, seconds, strict=True)
+    before = [second for row, second in timed if log.position(row) <= last]
+    known = log.position(rows[-1]) if rows else -1
     is_whole = log.resumed_from is None or known >= log.resumed_from
     rows = [*rows]
     for validation in log.validations:
-        if validation["iteration"] > known:
+        if log.position(validation) > known:
             rows.append(_row(validation, log, rows[-1] if rows else None, is_whole))
     return History(rows, before[-1] if before else 0.0, is_whole)
 
@@ -135,17 +143,19 @@ def _row(validation, log, last, is_whole):
     iteration, errors = validation["iteration"], validation["errors"]
     is_best = validation["is_best"]
     best = last and last["best_validation_errors"], last and last["best_iteration"]
-    if is_best is None and is_whole:  # conjugate gradients do not say
+    if is_best is None and is_whole and errors is not None:  # conjugate gradients do not say
         is_best = best[0] is None or errors < best[0]
     if is_best:
         best = errors, iteration
     examples = log.validation_examples
+    has_percent = examples and errors is not None
     return {
+        "stage": validation["stage"],
         "iteration": iteration,
-        "epoch": (iteration - 1) // log.n_train_batches + 1,
+        "epoch": validation["epoch"],
         "cost": validation["cost"],
         "validation_errors": errors,
-        "validation_error_percent": 100 * errors / examples if examples else None,
+        "validation_error_percent": 100 * errors / examples if has_percent else None,
         "patience": validation["patience"],
         "best_validation_errors": best[0],
         "best_iteration": best[1],
@@ -190,17 +200,17 @@ def _history_of_state(path, log):
         state = State.from_bytes(path.read_bytes())
     except TORN:
         return None
-    last = max([log.resumed_from or 0, *(v["iteration"] for v in log.validations)])
-    known = {v["iteration"]: v for v in log.validations}
+    last = max([log.resumed_from or 0, *map(log.position, log.validations)])
+    known = {log.position(validation): validation for validation in log.validations}
     if state is None or state.iteration < (log.resumed_from or 0):
         return None
     for row in state.history:
-        told = known.get(row["iteration"])
+        told = known.get(log.position(row))
         if told and (
             told["errors"] != row["validation_errors"] or abs(told["cost"] - row["cost"]) > 1e-6
         ):
             return None
-    n = sum(row["iteration"] <= last for row in state.history)
+    n = sum(log.position(row) <= last for row in state.history)
     return state.history[:n], state.seconds[:n]
 
 
@@ -214,13 +224,16 @@ def progress_of_log(results, name):
     progress = Progress(name, state, log.message if log.end else "")
     if log.end is None:
         progress.silent_after = _silent_after(log)
-    progress.cap = (log.settings or {}).get("n_epochs")
     progress.examples = log.validation_examples
+    if log.stages:
+        progress.cap = log.stages[0][0].n_epochs
     if not history.rows:
         return progress
     last = history.rows[-1]
+    progress.stage = last["stage"] if len(log.stages) > 1 else None
+    progress.cap = log.cap(last["stage"])
     progress.iteration, progress.epoch = last["iteration"], last["epoch"]
-    progress.n_train_batches = log.n_train_batches
+    progress.n_train_batches, progress.cost = log.n_train_batches, last["cost"]
     progress.errors, progress.patience = last["validation_errors"], last["patience"]
     if last["best_iteration"] is not None:
         progress.best_errors = last["best_validation_errors"]
@@ -234,16 +247,19 @@ def progress_of_log(results, name):
 
 def _gaps(log):
     """Return (seconds, iterations) between the latest validations of ``log``."""
-    pairs = list(zip(log.times, (v["iteration"] for v in log.validations), strict=True))
-    recent = pairs[-RECENT - 1 :]
-    return [(max(0.0, b[0] - a[0]), b[1] - a[1]) for a, b in itertools.pairwise(recent)]
+    recent = list(zip(log.times, log.validations, strict=True))[-RECENT - 1 :]
+    return [
+        (max(0.0, then - before), row["iteration"] - last["iteration"])
+        for (before, last), (then, row) in itertools.pairwise(recent)
+        if row["stage"] == last["stage"]
+    ]
 
 
 def _seconds_per_iteration(log):
     """Return the median of late; after a single validation it holds the start, too."""
     gaps = _gaps(log)
     if not gaps and log.times:
-        done = log.validations[0]["iteration"] - (log.resumed_from or 0)
+        done = log.position(log.validations[0]) - (log.resumed_from or 0)
         gaps = [(max(0.0, log.times[0] - log.began), done)]
     per_iteration = [seconds / n for seconds, n in gaps if n > 0]
     return statistics.median(per_iteration) if per_iteration else None
@@ -273,12 +289,23 @@ def progress_of_finished(results, name):
         epoch=training["epochs_run"],
         cap=settings["n_epochs"],
         n_train_batches=training["n_train_batches"],
-        errors=int(last["validation_errors"]),
-        examples=training["validation_examples"],
-        best_errors=training["validation_errors"],
-        best_epoch=training["best_epoch"],
+        stage=last["stage"] if len(training.get("stages", ())) > 1 else None,
+        cost=float(last["cost"]),
+        **_errors_of_finished(training, last),
         seconds=float(timed["seconds"]),
     )
+
+
+def _errors_of_finished(training, last):
+    """Return what a Progress says of errors; training: training.json; last: of history.csv."""
+    if "cost" in training:
+        return {}
+    return {
+        "errors": int(last["validation_errors"]),
+        "examples": training["validation_examples"],
+        "best_errors": training["validation_errors"],
+        "best_epoch": training["best_epoch"],
+    }
 
 
 def _last_row(path):

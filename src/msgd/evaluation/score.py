@@ -20,10 +20,12 @@ def score_run(data_folder, run_folder, backend, threads, chunk_batches=None):
 
     score.json holds the zero-one errors of the examples that count, the test set without its tail
     batch, and of all of them; test_predictions.npz holds ``predicted``, (N,) int32. The
-    other arguments are as in run_training. Raises UserError if the run was trained on other data.
+    other arguments are as in run_training. Raises UserError if the run was trained on other data,
+    or predicts no classes.
     """
     run_folder = Path(run_folder)
     run = open_run(run_folder, data_folder)
+    run.require_classes()
     check_images(run.dataset, ["test"])
     kernels = build_backend(
         run.dataset,

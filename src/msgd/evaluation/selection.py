@@ -12,7 +12,7 @@ def score_rows(run_folders):
 
     It holds the names of experiment and run, all of training.json and score.json, the two error
     rates in percent, and ``selected``, which is True of one. Raises UserError for runs of different
-    data, whose errors do not compare.
+    data, whose errors do not compare, and of models that predict no classes.
     """
     rows, runs = [], open_runs(run_folders)
     for folder, run in zip(map(Path, run_folders), runs, strict=True):
@@ -31,9 +31,11 @@ def score_rows(run_folders):
 def best_run(run_folders):
     """Return the folder (Path) of the run of lowest validation error, as ``select`` chooses it.
 
-    Raises UserError for runs of different data, whose errors do not compare.
+    Raises UserError as score_rows does.
     """
     runs = open_runs(run_folders)
+    for run in runs:
+        run.require_classes()
     return runs[select([run.training for run in runs])].folder
 
 

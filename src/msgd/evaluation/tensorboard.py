@@ -4,6 +4,7 @@ The file follows from the run's files alone: equal runs with equal timings give 
 name is always the same, and its times are seconds since the run began to train, not dates.
 """
 
+import itertools
 import math
 from pathlib import Path
 
@@ -21,7 +22,7 @@ INSTALL = (
 )
 # Columns of history.csv, and what TensorBoard shows them as.
 SCALARS = {
-    "cost": ("training/cost", "mean over the minibatches since the last validation"),
+    "cost": ("training/cost", "mean over the minibatches since the last one shown"),
     "epoch": ("training/epoch", "the epoch in which the validation falls"),
     "patience": ("training/patience", "minibatches trained at least"),
     "validation_error_percent": ("validation/error_percent", "zero-one errors"),
@@ -34,9 +35,9 @@ TEST_ERROR = ("test/error_percent", "of the parameters of the fewest validation 
 def write_event_file(run_folder, output):
     """Write the run in ``run_folder`` to a file in the folder ``output``; return its path.
 
-    A step of TensorBoard's is a minibatch. The test error, if the run is scored, stands at the
-    iteration of the best parameters. Raises UserError if TensorBoard is not installed, or the run
-    is not whole.
+    A step of TensorBoard's is a minibatch, counted through all stages. The test error, if the run
+    is scored, stands at the iteration of the best parameters. Raises UserError if TensorBoard is
+    not installed, or the run is not whole.
     """
     try:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -55,8 +56,8 @@ def write_event_file(run_folder, output):
     if (folder / "score.json").is_file():
         score = run.score()
         percent = 100 * score["test_errors"] / score["test_examples"]
-        step, end = run.training["best_iteration"], history["seconds"].iloc[-1]
-        events.append(_event(end, step, TEST_ERROR, percent))
+        step = _before(run)[run.stages[-1]["name"]] + run.training["best_iteration"]
+        events.append(_event(history["seconds"].iloc[-1], step, TEST_ERROR, percent))
     path = Path(output) / FILE_NAME
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         writer = RecordWriter(stream)
@@ -66,10 +67,21 @@ def write_event_file(run_folder, output):
 
 
 def _timed_history(run):
-    """Return history.csv of an OpenedRun with the seconds of timings.csv (DataFrame)."""
+    """Return history.csv of an OpenedRun with the seconds of timings.csv and steps (DataFrame)."""
     history = run.history()
+    steps = history["stage"].map(_before(run)) + history["iteration"]
+    history = history.assign(seconds=run.seconds(), step=steps)
+    if not run.is_classifier:
+        return history
     best = history["best_validation_errors"] / run.training["validation_examples"]
-    return history.assign(seconds=run.seconds(), best_error_percent=100 * best)
+    return history.assign(best_error_percent=100 * best)
+
+
+def _before(run):
+    """Return how many iterations came before each stage of an OpenedRun: dict by its name."""
+    names = [stage["name"] for stage in run.stages]
+    ends = itertools.accumulate(stage["iterations_run"] for stage in run.stages)
+    return dict(zip(names, [0, *ends], strict=False))
 
 
 def _summary_of_hyperparameters(settings, name):
@@ -89,9 +101,9 @@ def _summary_of_hyperparameters(settings, name):
 
 
 def _events_of(row):
-    """Return the events of a validation, a row of the timed history; NaN: there is no value."""
+    """Return the events of a row of the timed history; NaN: there is no value."""
     return [
-        _event(row["seconds"], row["iteration"], scalar, row[column])
+        _event(row["seconds"], row["step"], scalar, row[column])
         for column, scalar in SCALARS.items()
         if not math.isnan(row.get(column, math.nan))
     ]

@@ -19,12 +19,12 @@ WIDE = 1000  # columns of what is no terminal: nothing is cut
 SHORTEST_NAME, LONG_NAME = 12, 40
 # The columns, and which go first where the terminal is narrow.
 COLUMNS = (
-    *("run", "state", "epoch", "error", "best"),
+    *("run", "state", "epoch", "cost", "error", "best"),
     *("patience left", "elapsed", "time left", "stopped by"),
 )
 LEFT_OUT_FIRST = (
     *("elapsed", "stopped by", "patience left", "error"),
-    *("epoch", "time left", "state"),
+    *("epoch", "cost", "time left", "state"),
 )
 ORDER = ("running", "starting", "stalled?", "failed", "interrupted", "finished")
 STYLES = {"running": "green", "stalled?": "yellow", "failed": "red", "interrupted": "yellow"}
@@ -96,6 +96,7 @@ def _notes(runs, rows, columns, width, hidden=0):
         failure.truncate(width, overflow="crop")
     errors = ", ".join(column for column in ("error", "best") if column in columns)
     caption = [f"{errors}: on the validation set"]
+    caption += ["cost: mean of the latest epoch"] if "cost" in columns else []
     caption += [BY_PATIENCE] if "time left" in columns else []
     if len("; ".join(caption)) <= width:
         caption = ["; ".join(caption)]
@@ -116,6 +117,8 @@ def _row(run, silent):
         "run": run.name,
         "state": f"{kind} {duration(silent)}" if kind == "stalled?" else kind,
         "epoch": _epoch(run),
+        # Beside errors it would say little more.
+        "cost": "" if run.cost is None or run.errors is not None else f"{run.cost:.6g}",
         "error": _percent(run.error_percent, run.errors),
         "best": _best(run),
         "patience left": _patience(run),
@@ -128,7 +131,8 @@ def _row(run, silent):
 def _epoch(run):
     if run.epoch is None:
         return f"0 of {run.cap:,}" if run.cap and run.state == "starting" else ""
-    return f"{run.epoch:,}" + (f" of {run.cap:,}" if run.cap is not None else "")
+    stage = f"{run.stage}: " if run.stage else ""
+    return f"{stage}{run.epoch:,}" + (f" of {run.cap:,}" if run.cap is not None else "")
 
 
 def _percent(percent, errors):
@@ -169,11 +173,11 @@ def duration(seconds):
 
 def _columns(rows, width):
     """Return the columns of the table of ``rows``, as many as ``width`` allows."""
-    columns = [*COLUMNS]
+    columns = [c for c in COLUMNS if c != "cost" or any(row["cost"] for row in rows)]
     for column in LEFT_OUT_FIRST:
         if _width(rows, columns) <= width:
             break
-        columns.remove(column)
+        columns = [c for c in columns if c != column]
     return columns
 
 

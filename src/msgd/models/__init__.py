@@ -7,6 +7,7 @@ has one more, whose kernels are plain and serve where the fast ones of ``cuda.py
 """
 
 import importlib
+from typing import NamedTuple
 
 from msgd.errors import UserError
 
@@ -20,11 +21,42 @@ MODELS = {
     "mlp": "loop",
     "lenet": "loop",
 }
+# Those that learn from images alone. They predict no classes, so nothing counts their errors: no
+# validation, no score, no part in the selection.
+UNSUPERVISED = ("da", "ca", "rbm")
+# Those of them whose model.py has reconstructions(parameters, images).
+AUTOENCODERS = ("da", "ca")
+CLASSIFIERS = tuple(name for name in MODELS if name not in UNSUPERVISED)
+
+
+class Stage(NamedTuple):
+    """A part of a training: so many epochs of minibatches, all of one size.
+
+    is_validated: whether the patience rule watches it by validation errors; if not, it runs to its
+    last epoch, and the history tells its cost.
+    """
+
+    name: str
+    n_epochs: int
+    batch_size: int
+    is_validated: bool
 
 
 def load_model(name):
     """Return the module ``msgd.models.<name>.model``."""
     return importlib.import_module(f"msgd.models.{name}.model")
+
+
+def load_stages(settings):
+    """Return the Stages (list) of a training with ``settings``, completed hyperparameters.
+
+    A model that is trained in several defines ``stages(settings)`` in its model.py.
+    """
+    model = load_model(settings["model"])
+    if hasattr(model, "stages"):
+        return model.stages(settings)
+    is_validated = settings["model"] not in UNSUPERVISED
+    return [Stage("train", settings["n_epochs"], settings["batch_size"], is_validated)]
 
 
 def load_backend(name, device):

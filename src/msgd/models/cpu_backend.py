@@ -4,6 +4,7 @@ import numpy as np
 
 from msgd.kernels.arguments import Minibatches, descent_of
 from msgd.models.interface import (
+    OneStage,
     check_parameters,
     check_parts,
     count_mistakes,
@@ -17,16 +18,15 @@ from msgd.models.lists import Lists
 PIECE_BYTES = 2**27
 
 
-class CpuBackend:
+class CpuBackend(OneStage):
     """A model on the CPU, over memory-mapped arrays.
 
     A model's room adds ``keep_parameters(parameters)``, which gets what set_parameters has checked,
-    get_parameters, ``allocate()``, which makes its scratch arrays, ``train_span(first, last,
-    costs)``, which trains minibatches of one piece and writes their costs, and
-    ``predict_rows(split, start, stop, predicted)``, which writes the classes of images
-    start..stop-1. ``patch`` is the shape of the patches that the room's lists are made of,
-    ``group_batches`` how many minibatches of an epoch belong together there: calls of train_span
-    end where a group ends, or where the caller wants to stop.
+    get_parameters, ``allocate()``, which makes its scratch arrays, and ``train_span(first, last,
+    costs)``, which trains minibatches of one piece and writes their costs. ``patch`` is the shape
+    of the patches that the room's lists are made of, ``group_batches`` how many minibatches of an
+    epoch belong together there: calls of train_span end where a group ends, or where the caller
+    wants to stop.
     """
 
     patch = (1, 1)
@@ -69,21 +69,6 @@ class CpuBackend:
             start = stop
         return costs
 
-    def count_errors(self, split):
-        """See msgd.models.interface.Backend.count_errors."""
-        return count_mistakes(self.predict(split), self.dataset.split(split)[1], self.batch_size)
-
-    def predict(self, split):
-        """See msgd.models.interface.Backend.predict."""
-        x, _ = self.dataset.split(split)
-        predicted = np.empty(len(x), np.int32)
-        piece = len(x) if self._is_resident(split) else max(1, PIECE_BYTES // x[0].nbytes)
-        for start in range(0, len(x), piece):
-            stop = min(start + piece, len(x))
-            self.predict_rows(split, start, stop, predicted[start:stop])
-            self._release_pages(split)
-        return predicted
-
     def _lists(self, split):
         """Return the msgd.models.lists.Lists of ``split``, made when first asked for."""
         if split not in self.lists:
@@ -118,3 +103,25 @@ class CpuBackend:
         in_epoch = first % self.n_train_batches
         begin_of_group = in_epoch // self.group_batches * self.group_batches
         return first - in_epoch + min(begin_of_group + batches_of_piece, self.n_train_batches)
+
+
+class CpuClassifier(CpuBackend):
+    """A classifier on the CPU: its room adds ``predict_rows(split, start, stop, predicted)``.
+
+    That writes the classes of images start..stop-1 of ``split`` into predicted, int32.
+    """
+
+    def count_errors(self, split):
+        """See msgd.models.interface.Classifier.count_errors."""
+        return count_mistakes(self.predict(split), self.dataset.split(split)[1], self.batch_size)
+
+    def predict(self, split):
+        """See msgd.models.interface.Classifier.predict."""
+        x, _ = self.dataset.split(split)
+        predicted = np.empty(len(x), np.int32)
+        piece = len(x) if self._is_resident(split) else max(1, PIECE_BYTES // x[0].nbytes)
+        for start in range(0, len(x), piece):
+            stop = min(start + piece, len(x))
+            self.predict_rows(split, start, stop, predicted[start:stop])
+            self._release_pages(split)
+        return predicted

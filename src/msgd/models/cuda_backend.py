@@ -10,7 +10,13 @@ from msgd.errors import UserError
 from msgd.kernels import options
 from msgd.kernels.arguments import descent_of
 from msgd.kernels.cuda import first_argmax, launch_shape, require_device
-from msgd.models.interface import check_parameters, check_parts, expected_arrays, n_evaluated
+from msgd.models.interface import (
+    OneStage,
+    check_parameters,
+    check_parts,
+    expected_arrays,
+    n_evaluated,
+)
 
 log = logging.getLogger(__name__)
 
@@ -115,14 +121,14 @@ class SharedVariables:
         )
 
 
-class CudaBackend:
+class CudaBackend(OneStage):
     """What the CUDA backends of all models share; see msgd.models.interface.Backend.
 
-    A model's room adds ``allocate()``, which makes its scratch arrays, and two launches:
-    ``launch_train(x, y, minibatch, costs)`` trains len(costs) minibatches, in
-    ``self.shared.stream``, and writes their costs; ``launch_logits(x, logits)`` writes the
-    (n, C) logits of the images x. It may replace ``keep_parameters(parameters)``, which gets what
-    set_parameters has checked, and with it ``fetch_parameters()``, which returns the same.
+    A model's room adds ``allocate()``, which makes its scratch arrays, and
+    ``launch_train(x, y, minibatch, costs)``, which trains len(costs) minibatches, in
+    ``self.shared.stream``, and writes their costs. It may replace ``keep_parameters(parameters)``,
+    which gets what set_parameters has checked, and with it ``fetch_parameters()``, which returns
+    the same.
     """
 
     @translate_device_errors
@@ -152,35 +158,6 @@ class CudaBackend:
             self.launch_train(x, y, minibatch, piece)
         return costs.copy_to_host()
 
-    @translate_device_errors
-    def count_errors(self, split):
-        """See msgd.models.interface.Backend.count_errors."""
-        n_counted = n_evaluated(len(self.shared.dataset.split(split)[1]), self.batch_size)
-        for x, y, start in self.shared.split_pieces(split):
-            n = min(len(y), n_counted - start)
-            if n > 0:
-                _count_mistakes[launch_shape(n)](self._logits(x), y, n, self.mistakes)
-        before, self.n_mistakes = self.n_mistakes, int(self.mistakes.copy_to_host()[0])
-        return self.n_mistakes - before
-
-    @translate_device_errors
-    def predict(self, split):
-        """See msgd.models.interface.Backend.predict."""
-        pieces = [self._predict(x).copy_to_host() for x, _, _ in self.shared.split_pieces(split)]
-        return np.concatenate(pieces)
-
-    def _predict(self, x):
-        """Return the predicted classes of the images x as a device array, (len(x),) int32."""
-        predicted = self._buffer("predicted", (len(x),), np.int32)
-        _predict_classes[launch_shape(len(x))](self._logits(x), predicted)
-        return predicted
-
-    def _logits(self, x):
-        """Return the logits of the images x as a device array, (len(x), C) floatX."""
-        logits = self._buffer("logits", (len(x), self.n_classes), self.float_x)
-        self.launch_logits(x, logits)
-        return logits
-
     def _buffer(self, name, shape, dtype):
         """Return a device array with anything in it: that of the call before, if it has the shape.
 
@@ -208,6 +185,42 @@ class CudaBackend:
     def fetch_parameters(self):
         """Return a copy of the parameters, a dict as keep_parameters gets."""
         return {name: array.copy_to_host() for name, array in self.parameters.items()}
+
+
+class CudaClassifier(CudaBackend):
+    """A classifier on a CUDA device: its room adds ``launch_logits(x, logits)``.
+
+    That writes the (n, C) logits of the images x.
+    """
+
+    @translate_device_errors
+    def count_errors(self, split):
+        """See msgd.models.interface.Classifier.count_errors."""
+        n_counted = n_evaluated(len(self.shared.dataset.split(split)[1]), self.batch_size)
+        for x, y, start in self.shared.split_pieces(split):
+            n = min(len(y), n_counted - start)
+            if n > 0:
+                _count_mistakes[launch_shape(n)](self._logits(x), y, n, self.mistakes)
+        before, self.n_mistakes = self.n_mistakes, int(self.mistakes.copy_to_host()[0])
+        return self.n_mistakes - before
+
+    @translate_device_errors
+    def predict(self, split):
+        """See msgd.models.interface.Classifier.predict."""
+        pieces = [self._predict(x).copy_to_host() for x, _, _ in self.shared.split_pieces(split)]
+        return np.concatenate(pieces)
+
+    def _predict(self, x):
+        """Return the predicted classes of the images x as a device array, (len(x),) int32."""
+        predicted = self._buffer("predicted", (len(x),), np.int32)
+        _predict_classes[launch_shape(len(x))](self._logits(x), predicted)
+        return predicted
+
+    def _logits(self, x):
+        """Return the logits of the images x as a device array, (len(x), C) floatX."""
+        logits = self._buffer("logits", (len(x), self.n_classes), self.float_x)
+        self.launch_logits(x, logits)
+        return logits
 
 
 @cuda.jit(**options.CUDA_ENTRY)

@@ -1,8 +1,8 @@
 """The wall between training and kernels: what every ``Backend`` offers, whatever its model.
 
 A backend holds a model's parameters and the six shared variables where its kernels run. The
-training loop asks two things of it: train a span of minibatches, and count the zero-one errors of a
-split. So Python stays out of the way for as long as nothing has to be decided.
+training loop asks it to train a span of minibatches, and a classifier to count the zero-one errors
+of a split. So Python stays out of the way for as long as nothing has to be decided.
 """
 
 from typing import Protocol
@@ -26,19 +26,21 @@ class Backend(Protocol):
         before any kernel is called, if these do not fit each other.
         """
 
-    def train(self, first, last):
-        """Train minibatches first..last-1; return the cost of each, (last - first,) floatX.
+    def begin(self, stage):
+        """Get ready for the minibatches of ``stage``, a msgd.models.Stage.
 
-        Minibatch i is rows [jB, (j+1)B) of train with j = i mod n_train_batches: no shuffling.
-        Changes the parameters. Where calls end may change how sums are rounded; the training loop
-        ends them where the settings say, so that runs repeat bit for bit.
+        Called with the parameters as the stages before have left them, and before set_state where a
+        training that was killed goes on within the stage.
         """
 
-    def count_errors(self, split):
-        """Return how many of the n_evaluated(N, B) examples of ``split`` are misclassified."""
+    def train(self, first, last):
+        """Train minibatches first..last-1 of the stage; return their costs, (last - first,) floatX.
 
-    def predict(self, split):
-        """Return the predicted class of every example of ``split``, (N,) int32."""
+        Minibatch i is rows [jB, (j+1)B) of train with j = i mod n_train_batches: no shuffling.
+        Random numbers follow from the stage and i alone. Changes the parameters. Where calls end
+        may change how sums are rounded; the training loop ends them where the settings say, so that
+        runs repeat bit for bit.
+        """
 
     def get_parameters(self):
         """Return a copy of the parameters: dict of name -> floatX array, in the model's order."""
@@ -48,6 +50,36 @@ class Backend(Protocol):
 
         Raises UserError if its names, shapes or dtypes are others: no kernel sees unchecked sizes.
         """
+
+    def get_state(self):
+        """Return a copy of what training needs beside the parameters: dict of name -> array."""
+
+    def set_state(self, state):
+        """Replace it by ``state``, a dict as get_state returns in the same stage."""
+
+
+class Classifier(Backend, Protocol):
+    """A backend that predicts classes: what a validated stage and the scores ask for."""
+
+    def count_errors(self, split):
+        """Return how many of the n_evaluated(N, B) examples of ``split`` are misclassified."""
+
+    def predict(self, split):
+        """Return the predicted class of every example of ``split``, (N,) int32."""
+
+
+class OneStage:
+    """What a backend of one stage does that needs nothing beside its parameters: nothing."""
+
+    def begin(self, stage):
+        """See Backend.begin."""
+
+    def get_state(self):
+        """See Backend.get_state."""
+        return {}
+
+    def set_state(self, state):
+        """See Backend.set_state."""
 
 
 def check_parts(dataset, settings, float_x, chunk_batches):

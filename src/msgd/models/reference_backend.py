@@ -7,6 +7,7 @@ from msgd.kernels import options
 from msgd.kernels.arguments import descent_of
 from msgd.kernels.cpu import first_argmax
 from msgd.models.interface import (
+    OneStage,
     check_parameters,
     check_parts,
     count_mistakes,
@@ -15,14 +16,13 @@ from msgd.models.interface import (
 )
 
 
-class ReferenceBackend:
+class ReferenceBackend(OneStage):
     """A model in plain loops, one minibatch after the other, on one thread of the CPU.
 
-    A room's reference.py adds two compiled functions as static methods: ``train_minibatch(x, y,
-    *network, descent)``, which takes one step of SGD and returns the cost before it, and
-    ``logits(x, *network)``, which returns those of every image, (n, C). x: (n, *image_shape)
-    floatX; y: (n,) int32. ``build_network()`` returns the arguments ``network``; the parameters
-    among them are the arrays of ``self.parameters``.
+    A room's reference.py adds a compiled function as a static method: ``train_minibatch(x, y,
+    *network, descent)``, which takes one step of SGD and returns the cost before it. x:
+    (n, *image_shape) floatX; y: (n,) int32. ``build_network()`` returns the arguments ``network``;
+    the parameters among them are the arrays of ``self.parameters``.
     """
 
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
@@ -63,19 +63,6 @@ class ReferenceBackend:
         self.dataset.release_pages(split)  # the file may be larger than the memory
         return pixels.reshape(-1, *self.image_shape), y[rows]
 
-    def count_errors(self, split):
-        """See msgd.models.interface.Backend.count_errors."""
-        return count_mistakes(self.predict(split), self.dataset.split(split)[1], self.batch_size)
-
-    def predict(self, split):
-        """See msgd.models.interface.Backend.predict."""
-        _, labels = self.dataset.split(split)
-        predicted = np.empty(len(labels), np.int32)
-        for start in range(0, len(labels), self.batch_size):
-            x, y = self._examples(split, start)
-            _predict(self.logits(x, *self.network), predicted[start : start + len(y)])
-        return predicted
-
     def get_parameters(self):
         """See msgd.models.interface.Backend.get_parameters."""
         return {name: array.copy() for name, array in self.parameters.items()}
@@ -85,6 +72,26 @@ class ReferenceBackend:
         check_parameters(parameters, self.expected)
         for name, array in parameters.items():
             self.parameters[name][...] = array
+
+
+class ReferenceClassifier(ReferenceBackend):
+    """A classifier in plain loops: its room adds ``logits(x, *network)``, as a static method too.
+
+    That returns the logits of every image, (n, C).
+    """
+
+    def count_errors(self, split):
+        """See msgd.models.interface.Classifier.count_errors."""
+        return count_mistakes(self.predict(split), self.dataset.split(split)[1], self.batch_size)
+
+    def predict(self, split):
+        """See msgd.models.interface.Classifier.predict."""
+        _, labels = self.dataset.split(split)
+        predicted = np.empty(len(labels), np.int32)
+        for start in range(0, len(labels), self.batch_size):
+            x, y = self._examples(split, start)
+            _predict(self.logits(x, *self.network), predicted[start : start + len(y)])
+        return predicted
 
 
 @njit(**options.CPU_ENTRY)

@@ -1,13 +1,17 @@
-"""Validation error, cost, and what the patience rule saw, over the iterations of one run."""
+"""Validation error, cost, and what the patience rule saw, over the iterations of one run.
+
+A stage without validation has the cost of its epochs alone.
+"""
 
 import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from msgd.errors import UserError
-from msgd.evaluation.opened_run import open_run
+from msgd.evaluation.opened_run import open_run, validations_of
 from msgd.evaluation.progress import history_so_far, read_run_log
 from msgd.plots.style import BLUE, GREY, INK, ORANGE, run_title, save_figure, set_title
 
@@ -53,12 +57,12 @@ def plot_learning_curve_so_far(run_folder, path, dpi):
             f"{name} went on from a state after iteration {log.resumed_from} that is no longer in "
             f"{results / 'states'}: what was before it is not known until the training ends"
         )
-    if log.validation_examples is None:
-        raise UserError(f"the log of {name} does not say among how many examples it counts errors")
     history = pd.DataFrame(so_far.rows)
+    if log.validation_examples is None and history["validation_errors"].notna().any():
+        raise UserError(f"the log of {name} does not say among how many examples it counts errors")
     training = _training_so_far(so_far.rows[-1], log)
     figure = _figure(history, training, log.settings or {})
-    cap = f" of at most {log.settings['n_epochs']}" if log.settings else ""
+    cap = f" of at most {log.cap(so_far.rows[-1]['stage'])}" if log.settings else ""
     title = f"unfinished, drawn in epoch {training['epochs_run']}{cap}"
     set_title(figure, f"{run_title(run_folder)}: {title}")
     save_figure(figure, path, dpi)
@@ -75,15 +79,20 @@ def _results_and_name(run_folder):
 def _training_so_far(last, log):
     """Return of training.json what a figure needs, from the latest row of the history (dict)."""
     n_train_batches = log.n_train_batches
-    return {
+    training = {
         "n_train_batches": n_train_batches,
         "epochs_run": last["epoch"],
         "iterations_run": last["iteration"],
+        "stopped_by": None,
+    }
+    if last["validation_errors"] is None:
+        return training
+    return {
+        **training,
         "validation_errors": last["best_validation_errors"],
         "validation_examples": log.validation_examples,
         "best_iteration": last["best_iteration"],
         "best_epoch": (last["best_iteration"] - 1) // n_train_batches + 1,
-        "stopped_by": None,
     }
 
 
@@ -92,19 +101,54 @@ def _figure(history, training, settings):
 
     training: training.json, or what is known of it so far; settings: completed hyperparameters.
     """
-    panels = {"errors": 3, "cost": 2}  # name: relative height
-    if history["patience"].notna().any():  # conjugate gradients have none
-        panels["patience"] = 2.4
-    if "improvement_p" in history:
-        panels["improvement_p"] = 2
+    is_validated = history["validation_errors"].notna()
+    validated = validations_of(history)
+    epochs = dict([*history[~is_validated].groupby("stage", sort=False)])
+    panels = dict.fromkeys(epochs, 2 if len(epochs) > 1 else 4)  # name: relative height
+    if len(validated):
+        panels |= {"errors": 3, "cost": 2}
+        if validated["patience"].notna().any():  # conjugate gradients have none
+            panels["patience"] = 2.4
+        if "improvement_p" in validated:
+            panels["improvement_p"] = 2
+    size = 8, round(1.1 * sum(panels.values()))
     figure, axes = plt.subplots(
-        len(panels),
-        1,
-        figsize=(8, round(1.1 * sum(panels.values()))),
-        sharex=True,
-        height_ratios=[*panels.values()],
+        len(panels), 1, figsize=size, squeeze=False, height_ratios=[*panels.values()]
     )
-    lowest, axes = axes[-1], dict(zip(panels, axes, strict=True))
+    axes = dict(zip(panels, axes[:, 0], strict=True))
+    for stage, rows in epochs.items():
+        _draw_epochs(axes[stage], rows, "" if stage == "train" else stage, settings)
+    if len(validated):
+        of_iterations = [axes[name] for name in panels if name not in epochs]
+        _draw_validated(axes, of_iterations, validated, training, settings)
+    return figure
+
+
+def _draw_epochs(axes, rows, stage, settings):
+    """Draw the cost of each epoch of a stage without validation, of the name ``stage``."""
+    axes.plot(rows["epoch"], rows["cost"], color=BLUE, **_markers(rows))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    label = cost_label(settings)
+    axes.set_ylabel(f"{stage}\n{label}" if stage else label)
+    axes.set_xlabel("epoch")
+
+
+def cost_label(settings):
+    """Return what the cost of an epoch without validation is, in words."""
+    if settings.get("model") != "rbm":
+        return "mean cost of the epoch"
+    return "log pseudo-likelihood" if settings["persistent"] else "minus the cross-entropy"
+
+
+def _draw_validated(axes, of_iterations, history, training, settings):
+    """Draw what a stage with validation has, over its iterations.
+
+    axes: dict of panel -> axes; of_iterations: those (list) that share the iterations.
+    """
+    *upper, lowest = of_iterations
+    for one in upper:
+        one.sharex(lowest)
+        one.tick_params(labelbottom=False)
     _draw_errors(axes["errors"], history, training)
     axes["cost"].plot(history["iteration"], history["cost"], color=BLUE, **_markers(history))
     axes["cost"].set_ylabel("mean training cost\nsince the last validation")
@@ -113,7 +157,6 @@ def _figure(history, training, settings):
     if "improvement_p" in axes:
         _draw_improvement_p(axes["improvement_p"], history, settings["improvement_alpha"])
     lowest.set_xlabel("iteration (minibatches trained)")
-    return figure
 
 
 def _markers(history):

@@ -1,7 +1,9 @@
 """The weight images of a run: a sheet of snapshots, and an animation of them growing.
 
 A row of images is one array, with a gap between two images, and one picture on the figure's one
-pair of axes: a hundred pairs take seconds to be laid out.
+pair of axes: a hundred pairs take seconds to be laid out. Of what is learned without labels the
+weights are all there is to see: of those the sheet has a square of the units at the end, each on a
+scale of its own, as the tutorials show them, for a few large weights would leave all others pale.
 """
 
 from typing import NamedTuple
@@ -24,6 +26,8 @@ from msgd.plots.style import (
 
 MAX_ROWS = 10  # snapshots shown on the sheet
 MAX_COLUMNS = 10  # weight images shown of each
+SQUARE = 10  # rows and columns of weight images without labels
+SMALL_CELL = 0.6  # inches, of an image in the square and the gap after it
 CELL = 0.87  # inches, of an image on the sheet and the gap after it
 GAP = 0.07  # between two images, as a share of one
 FINENESS = 40  # columns of an image at least, so that a gap of a share of it is a whole column
@@ -33,30 +37,52 @@ class WeightImages(NamedTuple):
     """What both figures show of a run.
 
     titles: the epoch of each snapshot, in words; images: (snapshots, n, height, width) floatX, of
-    the first n units, filters or classes; n_all: how many there are of these.
+    the first n units, filters or classes; n_all: how many there are of these; is_square: whether
+    there are as many as a square has.
     """
 
     titles: list[str]
     images: np.ndarray
     n_all: int
+    is_square: bool = False
 
 
 def load_weight_images(data_folder, run_folder):
     """Return the WeightImages of a run's snapshots."""
     run = open_run(run_folder, data_folder)
     model = load_model(run.settings["model"])
+    is_square = not run.is_classifier
     titles, images = [], []
     for iteration, parameters in run.snapshots():
-        epoch = iteration / run.training["n_train_batches"]
-        titles.append(f"epoch {epoch:.0f}" if epoch.is_integer() else f"epoch {epoch:.2f}")
+        titles.append(_when(iteration, run.stages))
         found = model.weight_images(parameters, run.dataset.image_shape)
-        images.append(found[:MAX_COLUMNS])
-    return WeightImages(titles, np.stack(images), len(found))
+        images.append(found[: SQUARE * SQUARE if is_square else MAX_COLUMNS])
+    return WeightImages(titles, np.stack(images), len(found), is_square)
+
+
+def _when(iteration, stages):
+    """Return the epoch of a snapshot in words; iteration: of all stages together."""
+    for stage in stages[:-1]:
+        if iteration <= stage["iterations_run"]:
+            break
+        iteration -= stage["iterations_run"]
+    else:
+        stage = stages[-1]
+    epoch = iteration / stage["n_train_batches"]
+    words = f"epoch {epoch:.0f}" if epoch.is_integer() else f"epoch {epoch:.2f}"
+    return words if len(stages) == 1 else f"{stage['name']}, {words}"
 
 
 def plot_weights(data_folder, run_folder, path, dpi, colormap):
-    """Draw a row of weight images per snapshot, all on one colour scale, to the PNG ``path``."""
-    titles, images, n_all = load_weight_images(data_folder, run_folder)
+    """Draw a row of weight images per snapshot, all on one colour scale, to the PNG ``path``.
+
+    Of a run without labels, a square of those of the last snapshot.
+    """
+    found = load_weight_images(data_folder, run_folder)
+    titles, images, n_all, is_square = found
+    if is_square:
+        _plot_square(found, run_title(run_folder), path, dpi, colormap)
+        return
     rows = np.unique(np.linspace(0, len(images) - 1, MAX_ROWS).round().astype(int))
     n_columns = images.shape[1]
     size = max(n_columns * CELL + 2.2, 4.2), len(rows) * CELL + 0.75
@@ -72,15 +98,46 @@ def plot_weights(data_folder, run_folder, path, dpi, colormap):
     save_figure(figure, path, dpi)
 
 
+def _plot_square(found, name, path, dpi, colormap):
+    """Draw the WeightImages ``found`` of the last snapshot of the run ``name``."""
+    images = of_their_largest(found.images[-1])
+    rows = in_rows(images, SQUARE)
+    figure, axes = plt.subplots(figsize=(SQUARE * SMALL_CELL + 1, len(rows) * SMALL_CELL + 0.75))
+    n = f"the first {len(images)} of {found.n_all:,}" if found.n_all > len(images) else found.n_all
+    set_title(figure, f"{name}: weights of the first layer in {found.titles[-1]}, {n} units")
+    pictures = _draw_rows(axes, rows, **_scale(images, colormap))
+    axes.set(xticks=[], yticks=[])
+    label = "weight, as a share of the unit's largest"
+    figure.colorbar(pictures[0], ax=axes, shrink=0.5, aspect=30, label=label)
+    save_figure(figure, path, dpi)
+
+
+def of_their_largest(images):
+    """Return ``images`` (..., height, width), each as shares of its largest finite size."""
+    sizes = np.where(np.isfinite(images), np.abs(images), 0)
+    largest = sizes.max(axis=(-2, -1), keepdims=True)
+    return images / np.where(largest > 0, largest, 1).astype(images.dtype)
+
+
+def in_rows(images, n_columns):
+    """Return ``images`` (n, height, width) in rows: (rows, n_columns, height, width).
+
+    The places left over in the last row hold NaN.
+    """
+    n_rows = -(-len(images) // n_columns)
+    room = np.full((n_rows * n_columns, *images.shape[1:]), np.nan, images.dtype)
+    room[: len(images)] = images
+    return room.reshape(n_rows, n_columns, *images.shape[1:])
+
+
 def animate_weights(data_folder, run_folder, path, dpi, colormap, frames_per_second):
     """Animate the snapshots' weight images, one frame each, to the GIF file ``path``."""
-    titles, images, _ = load_weight_images(data_folder, run_folder)
-    n_columns = min(5, images.shape[1])
-    n_rows = -(-images.shape[1] // n_columns)
-    room = np.full((len(images), n_rows * n_columns, *images.shape[2:]), np.nan, images.dtype)
-    room[:, : images.shape[1]] = images  # the last row may not be full
-    frames = room.reshape(len(images), n_rows, n_columns, *images.shape[2:])
-    figure, axes = plt.subplots(figsize=(n_columns * 1.2, n_rows * 1.2 + 0.45))
+    titles, images, _, is_square = load_weight_images(data_folder, run_folder)
+    n_columns = SQUARE if is_square else min(5, images.shape[1])
+    images = of_their_largest(images) if is_square else images
+    frames = np.stack([in_rows(frame, n_columns) for frame in images])
+    cell = SMALL_CELL if is_square else 1.2
+    figure, axes = plt.subplots(figsize=(n_columns * cell, frames.shape[1] * cell + 0.45))
     pictures = _draw_rows(axes, frames[0], **_scale(images, colormap))
     axes.set(xticks=[], yticks=[])
 

@@ -37,7 +37,7 @@ def in_both_sizes(draw, name, title):
 
 def learning_curve(run):
     """Return validation error, cost and patience over the iterations of ``run`` (Markup)."""
-    history, training = run.history(), run.training
+    history, training = run.validations(), run.training
 
     def draw(width, is_wide, n_columns):
         has_patience = history["patience"].notna().any()  # conjugate gradients have none
@@ -63,6 +63,26 @@ def learning_curve(run):
         return figure, _add_columns(figure, lowest, history, training, n_columns)
 
     return in_both_sizes(draw, "curve", "Validation error, training cost and patience")
+
+
+def cost_curve(rows, label, name, title):
+    """Return the cost over the epochs of a stage without validation (Markup).
+
+    rows: those of the stage (DataFrame); label: what its cost is; name: of the figure on the page.
+    """
+
+    def draw(width, is_wide, _):
+        figure, axes = plt.subplots(figsize=(width * POINT, 150 * POINT))
+        shown = thinned(rows["cost"].to_numpy(), MOST_POINTS)
+        _draw_line(axes, rows["epoch"].iloc[shown], rows["cost"].iloc[shown])
+        _label(axes, label)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(7 if is_wide else 4, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        return figure, {}
+
+    return in_both_sizes(draw, name, title)
 
 
 def _draw_line(axes, x, y):
@@ -204,7 +224,7 @@ def all_curves(runs, rows, names):
     shown = [*reversed(order[:MOST_CURVES])]  # the best ones lie on top
     histories = {}
     for i in shown:
-        history = runs[i].history()
+        history = runs[i].validations()
         kept = thinned(history["validation_error_percent"].to_numpy(), POINTS_OF_A_RUN)
         histories[i] = history.iloc[kept]
 

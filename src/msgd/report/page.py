@@ -7,6 +7,7 @@ import jinja2
 from markupsafe import Markup
 
 from msgd.data.content import check_images
+from msgd.errors import UserError
 from msgd.evaluation.model_card import card_sections, in_html
 from msgd.evaluation.opened_run import open_runs
 from msgd.evaluation.selection import score_rows
@@ -21,12 +22,18 @@ TEMPLATE = Path(__file__).with_name("page.html.j2")
 def write_report(run_folders, data_folder, path):
     """Write the page on the runs in ``run_folders`` to the HTML file ``path``.
 
-    run_folders: of scored runs, ``.../experiment/run``; data_folder: the six arrays they were
-    trained on. The same files give the same bytes. Raises UserError, before anything is written,
-    if files are missing or do not belong together.
+    run_folders: of scored runs, ``.../experiment/run``, and of runs without labels, one scored run
+    at least; data_folder: the six arrays they were trained on. The same files give the same bytes.
+    Raises UserError, before anything is written, if files are missing or do not belong together.
     """
-    run_folders = [Path(folder) for folder in run_folders]
-    runs, rows = open_runs(run_folders, data_folder), score_rows(run_folders)
+    everything = open_runs(map(Path, run_folders), data_folder)
+    runs = [run for run in everything if run.is_classifier]
+    if not runs:
+        raise UserError(
+            "none of these runs predicts classes: there is no answer for a page to give"
+        )
+    run_folders = [run.folder for run in runs]
+    rows = score_rows(run_folders)
     check_images(runs[0].dataset, ["test"])
     summary = read_json(Path(data_folder) / "dataset.json")
     (index,) = [i for i, row in enumerate(rows) if row["selected"]]
@@ -52,6 +59,7 @@ def write_report(run_folders, data_folder, path):
             data=sections.data(run),
             training=sections.training(run),
             weights=sections.weights(run),
+            unlabelled=sections.unlabelled(everything),
             mistakes=sections.mistakes(run),
             comparison=sections.comparison(runs, rows),
             steps=sections.next_steps(row, run, rows),

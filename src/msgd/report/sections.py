@@ -17,6 +17,7 @@ from msgd.files import readable
 from msgd.models import MODELS
 from msgd.models.interface import expected_arrays
 from msgd.plots.comparison import compare_runs
+from msgd.plots.learning_curve import cost_label
 from msgd.plots.mistakes import (
     MOST_WRITTEN_CLASSES,
     confusion_matrix,
@@ -25,7 +26,7 @@ from msgd.plots.mistakes import (
     percent_of,
 )
 from msgd.plots.style import height_over_width
-from msgd.plots.weights import load_weight_images
+from msgd.plots.weights import SQUARE, load_weight_images, of_their_largest
 from msgd.report import figures
 from msgd.report.pictures import data_uri, ink_picture, weight_mosaic
 
@@ -183,7 +184,7 @@ def _ink(images):
 
 def training(run):
     """Return the learning curve, what it shows, and its milestones."""
-    history, record, settings = run.history(), run.training, run.settings
+    history, record, settings = run.validations(), run.training, run.settings
     has_patience = bool(history["patience"].notna().any())  # conjugate gradients have none
     parts = [_fall(history, record)]
     if has_patience:
@@ -259,7 +260,7 @@ def _milestones(history, record):
 
 def weights(run):
     """Return the first layer's weights as pictures, a frame per snapshot, all on one scale."""
-    titles, images, n_all = load_weight_images(run.dataset.folder, run.folder)
+    titles, images, n_all, _ = load_weight_images(run.dataset.folder, run.folder)
     chosen = np.unique(np.linspace(0, len(images) - 1, FRAMES).round().astype(int))
     sizes = np.abs(np.where(np.isfinite(images), images, 0))
     limit = float(sizes.max()) or 1.0
@@ -286,6 +287,61 @@ def weights(run):
             f"The weights of {shown}, as a picture each: warm pixels speak for it, cool ones "
             f"against. From {titles[0]} to {titles[-1]} the largest weight went from "
             f"{frames[0]['largest']} to {frames[-1]['largest']}."
+        ),
+    }
+
+
+def unlabelled(runs):
+    """Return what was learned without labels, [dict]: a curve of cost for each stage without any.
+
+    Of a run that is nothing else its weights, too. None if there are no such stages.
+    """
+    entries = []
+    for run in runs:
+        history = run.history()
+        epochs = history[history["validation_errors"].isna()]
+        for stage, rows in epochs.groupby("stage", sort=False):
+            name = name_of({"experiment": run.folder.parent.name, "run": run.folder.name})
+            title = readable(name) if stage == "train" else f"{readable(name)}, {stage}"
+            label = cost_label(run.settings)
+            figure = f"cost-{len(entries)}"
+            entries.append(
+                {
+                    "title": title,
+                    "curve": figures.cost_curve(rows, label, figure, f"{title}: {label}"),
+                    "finding": _cost_finding(rows, label),
+                    "square": None if run.is_classifier else _square(run),
+                }
+            )
+    return entries or None
+
+
+def _cost_finding(rows, label):
+    first, last = rows.iloc[0], rows.iloc[-1]
+    what = label[0].upper() + label[1:]
+    if len(rows) == 1:
+        return f"{what}: {first['cost']:.6g} in the only epoch."
+    return (
+        f"{what}: from {first['cost']:.6g} in the first epoch to {last['cost']:.6g} in epoch "
+        f"{last['epoch']:g}, of the parameters before each step."
+    )
+
+
+def _square(run):
+    """Return the weights of the last snapshot as one picture, and how wide and high it is."""
+    titles, images, n_all, _ = load_weight_images(run.dataset.folder, run.folder)
+    n, height, width = images[-1].shape
+    n_columns = min(SQUARE, n)
+    tile = height_over_width(height, width)
+    shown = f"each of the {n_all}" if n == n_all else f"the first {n} of {n_all:,}"
+    return {
+        "picture": data_uri(weight_mosaic(of_their_largest(images[-1]), 1.0, n_columns)),
+        "n_columns": n_columns,
+        "n_rows": -(-n // n_columns),
+        "tile": (100.0, round(100 * tile, 2)),
+        "finding": (
+            f"The weights of {shown} units after {titles[-1]}, as a picture each, on a scale of "
+            "its own."
         ),
     }
 

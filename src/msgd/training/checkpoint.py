@@ -26,7 +26,7 @@ import scipy
 from msgd.errors import UserError
 from msgd.files import atomic_path, write_json
 from msgd.source import sha256_of_source, training_source
-from msgd.training.snapshots import is_due, list_snapshots, save_parameters, snapshot_path
+from msgd.training.snapshots import list_snapshots, save_parameters, snapshot_path
 
 log = logging.getLogger(__name__)
 
@@ -37,29 +37,28 @@ PACKAGES = (np, scipy, numba, llvmlite)  # another version may round differently
 
 @dataclass
 class State:
-    """Where a training stands after its latest validation.
+    """Where a training stands after the latest row of its history.
 
-    history and seconds: as in msgd.training.loop.Training; parameters and best_parameters: dicts of
-    name -> floatX array; record and arrays: what else the trainer needs, for JSON and as arrays.
+    iteration: minibatches trained until then, in all stages together; history and seconds: as in
+    msgd.training.loop.Training; parameters and best_parameters (empty: none yet): dicts of name ->
+    floatX array; backend: what the Backend's get_state returned; record and arrays: what else the
+    trainer needs, for JSON and as arrays.
     """
 
+    iteration: int
     history: list[dict]
     seconds: list[float]
     parameters: dict[str, np.ndarray]
     best_parameters: dict[str, np.ndarray]
+    backend: dict[str, np.ndarray] = field(default_factory=dict)
     record: dict = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def iteration(self):
-        """The iteration, from 1, of the latest validation."""
-        return self.history[-1]["iteration"]
 
     def to_bytes(self):
         """Return the state as a SHA-256 and the .npz file that it is of."""
         groups = {name: getattr(self, name) for name in self.ARRAY_GROUPS}
         members = {f"{g}.{n}": a for g, arrays in groups.items() for n, a in arrays.items()}
-        text = json.dumps([self.history, self.seconds, self.record])
+        text = json.dumps([self.iteration, self.history, self.seconds, self.record])
         members["json"] = np.frombuffer(text.encode(), np.uint8)
         stream = io.BytesIO()
         np.savez(stream, **members)
@@ -73,15 +72,15 @@ class State:
             return None
         groups = {name: {} for name in cls.ARRAY_GROUPS}
         with np.load(stream, allow_pickle=False) as members:
-            history, seconds, record = json.loads(members["json"].tobytes())
+            iteration, history, seconds, record = json.loads(members["json"].tobytes())
             for member in members.files:
                 group, _, name = member.partition(".")
                 if group in groups:
                     groups[group][name] = members[member]
-        return cls(history, seconds, record=record, **groups)
+        return cls(iteration, history, seconds, record=record, **groups)
 
 
-State.ARRAY_GROUPS = ("parameters", "best_parameters", "arrays")
+State.ARRAY_GROUPS = ("parameters", "best_parameters", "backend", "arrays")
 
 
 class Checkpoint:
@@ -98,10 +97,12 @@ class Checkpoint:
         self.folder = folder and Path(folder)
         self.seconds_between = seconds_between
         self.last_saved = time.monotonic()
+        self.taken = []  # the iterations of the snapshots so far
 
     def save_snapshot(self, iteration, parameters):
-        """Keep ``parameters`` as they are after ``iteration`` minibatches."""
+        """Keep ``parameters`` as they are after ``iteration`` minibatches, of all stages."""
         path = snapshot_path(self.snapshots, iteration)
+        self.taken = sorted({*self.taken, iteration})
         save_parameters(path, parameters)
         if self.folder:
             with atomic_path(self.folder / "snapshots" / path.name) as copy:
@@ -116,7 +117,7 @@ class Checkpoint:
         if not self.folder:
             return
         self.last_saved = time.monotonic()
-        state.record["run"] = self.folder.name
+        state.record |= {"run": self.folder.name, "snapshots": self.taken}
         iterations = [iteration for iteration, _ in self._states()]
         if sum(iteration > state.iteration for iteration in iterations) >= GENERATIONS:
             return  # of a longer run, which n_epochs cut short now
@@ -154,12 +155,14 @@ class Checkpoint:
 
     def _restore_snapshots(self, state):
         """Copy the snapshots taken until ``state``; return whether all were there."""
-        validations = enumerate((row["iteration"] for row in state.history), start=1)
-        taken = {0, *(iteration for n, iteration in validations if is_due(n))}
+        taken = {*state.record["snapshots"]}
         kept = dict(list_snapshots(self.folder / "snapshots"))
         for iteration in taken & set(kept):
             shutil.copyfile(kept[iteration], snapshot_path(self.snapshots, iteration))
-        return taken <= set(kept)
+        if not taken <= set(kept):
+            return False
+        self.taken = sorted(taken)
+        return True
 
 
 def state_folder(states, settings, device, float_x, dataset):

@@ -12,9 +12,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from msgd.errors import UserError
+from msgd.models import load_stages
 from msgd.models.interface import n_evaluated
 from msgd.training.checkpoint import State
-from msgd.training.loop import Training
+from msgd.training.loop import StageRun, Training
 from msgd.training.progress import progress_bar
 from msgd.training.snapshots import is_due
 
@@ -30,8 +31,11 @@ def train(backend, dataset, settings, checkpoint):
     msgd.models.interface.FullGradient.
     """
     cap = settings["n_epochs"]
+    (stage,) = load_stages(settings)
     # An iteration sees every minibatch, so it is an epoch of one iteration.
-    result = Training(1, n_evaluated(len(dataset.valid_x), settings["batch_size"]))
+    result = Training([StageRun(stage.name, n_train_batches=1)])
+    result.validation_examples = n_evaluated(len(dataset.valid_x), settings["batch_size"])
+    backend.begin(stage)
     with progress_bar(checkpoint.title, total=cap, unit="iteration") as bar:
         fit = _Fit(backend, checkpoint, result, bar, checkpoint.load(cap))
         outcome = minimize(
@@ -47,10 +51,10 @@ def train(backend, dataset, settings, checkpoint):
                 raise UserError(f"conjugate gradients made no iteration: {outcome.message}")
             fit.validate(0, outcome)  # the gradient vanishes where it begins: nothing is better
     fit.save_state(outcome.x)
-    result.iterations_run = result.history[-1]["iteration"]
+    result.stage.iterations_run = result.history[-1]["iteration"]
     result.stopped_by = "n_epochs" if outcome.nit >= cap else "convergence"
     backend.set_parameters(_unflatten(outcome.x, fit.template))
-    checkpoint.save_snapshot(result.iterations_run, backend.get_parameters())
+    checkpoint.save_snapshot(result.stage.iterations_run, backend.get_parameters())
     log.info("stopped by %s: %s", result.stopped_by, outcome.message)
     return result
 
@@ -107,11 +111,10 @@ class _Fit:
             self.result.best_parameters = backend.get_parameters()
         seconds = time.perf_counter() - self.started
         self.result.record(
-            *(iteration, cost, errors),
-            patience=None,
+            *(iteration, cost, seconds),
+            errors=errors,
             best_errors=errors if is_best else last["best_validation_errors"],
             best_iteration=iteration if is_best else last["best_iteration"],
-            seconds=seconds,
         )
         self.bar.set_postfix_str(f"validation {history[-1]['validation_error_percent']:.2f} %")
         log.info("iteration %d: cost %.6f, validation errors %d", iteration, cost, errors)
@@ -123,8 +126,12 @@ class _Fit:
     def save_state(self, theta):
         """Save what a resumed run needs: all answers given, and the last and best parameters."""
         arrays = {"costs": np.array(self.costs), "gradients": np.array(self.gradients)}
-        last, result = _unflatten(theta, self.template), self.result
-        state = State(result.history, result.seconds, last, result.best_parameters, arrays=arrays)
+        result = self.result
+        state = State(
+            *(result.history[-1]["iteration"], result.history, result.seconds),
+            *(_unflatten(theta, self.template), result.best_parameters),
+            arrays=arrays,
+        )
         self.checkpoint.save(state)
 
 

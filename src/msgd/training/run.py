@@ -2,9 +2,10 @@
 
 In the run's folder:
 
-- ``history.csv``: a row per validation; no clock in it, so that runs compare byte for byte
-- ``timings.csv``: the seconds of each validation since the start of training
-- ``best_parameters.npz``: of the fewest validation errors
+- ``history.csv``: a row per validation, or per epoch of a stage without any; no clock in it, so
+  that runs compare byte for byte
+- ``timings.csv``: the seconds of each row since the start of training
+- ``best_parameters.npz``: of the fewest validation errors, or, without any, of the last epoch
 - ``snapshots/iteration_*.npz``: the parameters on their way, from before the first minibatch
 - ``training.json``: the outcome, with hashes of the saved parameters; ``provenance.json``: where it
   comes from
@@ -106,7 +107,7 @@ def _write_result(run_folder, result):
     """Write what a Training holds: history, timings and best parameters."""
     _write_csv(run_folder / "history.csv", result.history)
     timings = [
-        {"iteration": row["iteration"], "seconds": round(seconds, 6)}
+        {"stage": row["stage"], "iteration": row["iteration"], "seconds": round(seconds, 6)}
         for row, seconds in zip(result.history, result.seconds, strict=True)
     ]
     _write_csv(run_folder / "timings.csv", timings)
@@ -137,5 +138,6 @@ def describe_device(device):
 
 
 def _write_csv(path, rows):
+    frame = pd.DataFrame(rows, dtype=object)  # else whole numbers beside empty cells get a .0
     with atomic_path(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+        frame.to_csv(temporary, index=False, lineterminator="\n")

@@ -52,7 +52,7 @@ from msgd.kernels.dense_layer import (
     with_copy,
 )
 from msgd.kernels.formulas import ACTIVATIONS
-from msgd.models.cpu_backend import CpuBackend
+from msgd.models.cpu_backend import CpuClassifier
 from msgd.models.lenet.model import conv_shapes, dense_sizes
 
 TILE = 256  # T, images that pass through the network together
@@ -91,7 +91,7 @@ def new_network(shapes, sizes, settings, float_x):
     return Network(*map(tuple, (conv_layers, is_maximum, dense_layers, activations)))
 
 
-class Backend(CpuBackend):
+class Backend(CpuClassifier):
     """The CPU twin; see msgd.models.interface.Backend."""
 
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):

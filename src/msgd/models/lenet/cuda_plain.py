@@ -38,7 +38,7 @@ from msgd.kernels.cuda import (
     softmax_cross_entropy,
 )
 from msgd.kernels.formulas import ACTIVATIONS, like
-from msgd.models.cuda_backend import CudaBackend
+from msgd.models.cuda_backend import CudaClassifier
 from msgd.models.lenet.model import conv_shapes, dense_sizes
 
 CHUNKS = 32  # P, of a minibatch, each with a filter gradient of its own
@@ -116,7 +116,7 @@ class Activations(NamedTuple):
     pixels: object  # flat floatX: convolutions before pooling, square by square; then their errors
 
 
-class Backend(CudaBackend):
+class Backend(CudaClassifier):
     """The plain CUDA twin; see msgd.models.interface.Backend."""
 
     def keep_parameters(self, parameters):

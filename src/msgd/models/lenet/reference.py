@@ -14,7 +14,7 @@ from msgd.kernels.cpu import activate, activation_slope
 from msgd.kernels.formulas import ACTIVATIONS, like
 from msgd.kernels.reference import loss, penalties, penalty_gradients, update
 from msgd.models.mlp import reference as mlp
-from msgd.models.reference_backend import ReferenceBackend
+from msgd.models.reference_backend import ReferenceClassifier
 
 
 @njit(**options.CPU_ENTRY)
@@ -146,7 +146,7 @@ def error_below(d, weights, h, s):
     return below
 
 
-class Backend(ReferenceBackend):
+class Backend(ReferenceClassifier):
     """LeNet as the pipeline asks for it; see msgd.models.interface.Backend."""
 
     train_minibatch = staticmethod(train_minibatch)

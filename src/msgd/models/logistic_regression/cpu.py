@@ -44,7 +44,7 @@ from msgd.kernels.patches import (
 from msgd.kernels.softmax import softmax_cross_entropy_row
 from msgd.kernels.sparse import share_of_columns
 from msgd.kernels.vectors import LANES, add, aligned_empty, fma, load, load_half, splat, store
-from msgd.models.cpu_backend import CpuBackend
+from msgd.models.cpu_backend import CpuClassifier
 
 TASKS = 16  # parts that the images or the nonzero patches of a minibatch are cut into
 PREDICTION_TASKS = 64  # of a split's images
@@ -57,7 +57,7 @@ class Parameters(NamedTuple):
     bias: np.ndarray  # (L,)
 
 
-class Backend(CpuBackend):
+class Backend(CpuClassifier):
     """The CPU twin; see msgd.models.interface.Backend."""
 
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):

@@ -22,10 +22,10 @@ from msgd.kernels.cuda import (
     sgd_step,
 )
 from msgd.kernels.formulas import like
-from msgd.models.cuda_backend import CudaBackend
+from msgd.models.cuda_backend import CudaClassifier
 
 
-class Backend(CudaBackend):
+class Backend(CudaClassifier):
     """The plain CUDA twin; see msgd.models.interface.Backend."""
 
     def allocate(self):

@@ -9,7 +9,7 @@ from numba import njit
 
 from msgd.kernels import options
 from msgd.kernels.reference import loss, penalties, penalty_gradients, update
-from msgd.models.reference_backend import ReferenceBackend
+from msgd.models.reference_backend import ReferenceClassifier
 
 
 @njit(**options.CPU_ENTRY)
@@ -45,7 +45,7 @@ def gradients(x, error, weights, descent):
     return weights_gradient, bias_gradient
 
 
-class Backend(ReferenceBackend):
+class Backend(ReferenceClassifier):
     """Logistic regression as the pipeline asks for it; see msgd.models.interface.Backend."""
 
     train_minibatch = staticmethod(train_minibatch)

@@ -36,7 +36,7 @@ from msgd.kernels.formulas import ACTIVATIONS, like
 from msgd.kernels.softmax import softmax_cross_entropy_row
 from msgd.kernels.sparse import CSR, DCSC
 from msgd.kernels.vectors import LANES, aligned_empty, load, store
-from msgd.models.cpu_backend import CpuBackend
+from msgd.models.cpu_backend import CpuClassifier
 from msgd.models.mlp.deferred import (
     begin_group,
     defer_steps,
@@ -77,7 +77,7 @@ class TrainingImages(NamedTuple):
     by_pixel: DCSC  # of the groups of minibatches
 
 
-class Backend(CpuBackend):
+class Backend(CpuClassifier):
     """The CPU twin; see msgd.models.interface.Backend."""
 
     def allocate(self):

@@ -31,7 +31,7 @@ from msgd.kernels.cuda import (
     sgd_step,
 )
 from msgd.kernels.formulas import ACTIVATIONS, like
-from msgd.models.cuda_backend import CudaBackend
+from msgd.models.cuda_backend import CudaClassifier
 
 NO_ACTIVATION = -1  # of the last layer, beside ACTIVATIONS
 
@@ -57,7 +57,7 @@ class Activations(NamedTuple):
     error: object  # flat floatX: (B, n_out), the derivatives of the cost by what is activated
 
 
-class Backend(CudaBackend):
+class Backend(CudaClassifier):
     """The plain CUDA twin; see msgd.models.interface.Backend."""
 
     def keep_parameters(self, parameters):

@@ -17,7 +17,7 @@ from msgd.kernels.formulas import ACTIVATIONS, like
 from msgd.kernels.reference import loss, penalties, update
 from msgd.models.logistic_regression.reference import gradients
 from msgd.models.logistic_regression.reference import logits as weighted_sums
-from msgd.models.reference_backend import ReferenceBackend
+from msgd.models.reference_backend import ReferenceClassifier
 
 
 class Layer(NamedTuple):
@@ -80,7 +80,7 @@ def error_below(error, weights, h, s):
     return below
 
 
-class Backend(ReferenceBackend):
+class Backend(ReferenceClassifier):
     """The multilayer perceptron as the pipeline asks for it; see msgd.models.interface.Backend."""
 
     train_minibatch = staticmethod(train_minibatch)
