@@ -29,6 +29,6 @@ class Descent(NamedTuple):
 
 
 def descent_of(settings, float_x):
-    """Return the Descent of an experiment's settings; without a learning_rate its rate is 0."""
-    rates = settings.get("learning_rate", 0), *(settings[name] for name in ("l1", "l2", "lp", "p"))
-    return Descent(*map(float_x, rates))
+    """Return the Descent of an experiment's settings; what they do not have is 0."""
+    keys = "learning_rate", "l1", "l2", "lp", "p"
+    return Descent(*(float_x(settings.get(key, 0)) for key in keys))

@@ -47,6 +47,7 @@ def _sigmoid(x):
     return lambda x: sigmoid(x)
 
 
+sigmoid_cross_entropy = njit(**options.CPU)(formulas.sigmoid_cross_entropy)
 activate = njit(**options.CPU)(formulas.activate)
 activation_slope = njit(**options.CPU)(formulas.activation_slope)
 softmax_cross_entropy = njit(**options.CPU)(formulas.softmax_cross_entropy)
