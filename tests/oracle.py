@@ -171,3 +171,40 @@ def mlp_gradients(parameters, x, y, kind="tanh", **penalties):
         if layer > 0:
             error = (error @ weights.T) * slopes[layer - 1]
     return gradients
+
+
+def sigmoid(x):
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def jacobian_square(parameters, x):
+    """The sum over the images of all squared derivatives of the hidden units, over their number."""
+    weights, hidden_bias, _ = parameters
+    y = sigmoid(x @ weights + hidden_bias)
+    jacobians = (y * (1 - y))[:, None, :] * weights  # (images, pixels, units)
+    return (jacobians**2).sum() / len(x)
+
+
+def autoencoder_cost(parameters, x, corrupted, contraction=0.0):
+    """Mean cross-entropy of the images x, reconstructed from corrupted ones, plus the contraction.
+
+    parameters: [weights (D, H), hidden_bias (H,), visible_bias (D,)].
+    """
+    weights, hidden_bias, visible_bias = parameters
+    a = sigmoid(corrupted @ weights + hidden_bias) @ weights.T + visible_bias
+    # log s(a) = -log(1 + e^-a) and log(1 - s(a)) = -log(1 + e^a)
+    reconstruction = (x * np.logaddexp(0, -a) + (1 - x) * np.logaddexp(0, a)).sum() / len(x)
+    if contraction == 0:
+        return reconstruction
+    return reconstruction + contraction * jacobian_square(parameters, corrupted)
+
+
+def autoencoder_gradients(parameters, x, corrupted, contraction=0.0):
+    weights, hidden_bias, visible_bias = parameters
+    y = sigmoid(corrupted @ weights + hidden_bias)
+    d = (sigmoid(y @ weights.T + visible_bias) - x) / len(x)
+    slope = y * (1 - y)
+    squares, factor = (weights**2).sum(axis=0), 2 * contraction / len(x)
+    e = (d @ weights) * slope + factor * slope**2 * (1 - 2 * y) * squares
+    gradient = corrupted.T @ e + d.T @ y + factor * weights * (slope**2).sum(axis=0)
+    return gradient, e.sum(axis=0), d.sum(axis=0)
