@@ -15,7 +15,7 @@ FINGERPRINTS = {
 # Of the first minibatch at the published settings: the cost of reconstruction, and |J|^2 / B.
 RECONSTRUCTION, JACOBIAN = 804.7344766448987, 374.4092685095644
 PUBLISHED_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
-DEVICES = ["reference"]
+DEVICES = ["cpu", "reference"]
 
 
 def test_the_oracles_gradients_agree_with_finite_differences():

@@ -12,7 +12,8 @@ from numba import njit, prange
 from msgd.kernels import options
 from msgd.kernels.cpu import ordered_sum
 from msgd.kernels.dense_layer import BLOCK, Activations, new_activations, padded
-from msgd.kernels.formulas import SIGMOID, like
+from msgd.kernels.formulas import SIGMOID
+from msgd.kernels.mrg31k3p import Draws
 from msgd.kernels.sparse import CSR, DCSC
 from msgd.kernels.uniform import Position
 from msgd.models.cpu_backend import CpuBackend
@@ -30,6 +31,8 @@ from msgd.models.da.tied_layer import (
     train_chunk,
 )
 from msgd.models.unsupervised_backend import RandomNumbers
+
+NO_DRAWS = Draws(1, 1, 1)  # of what draws no masks
 
 
 class Images(NamedTuple):
@@ -50,19 +53,23 @@ class Network(NamedTuple):
 
 
 class Backend(CpuBackend):
-    """The CPU twin; see msgd.models.interface.Backend."""
-
-    contraction = 0
+    """The CPU twin, and that of the contractive one; see msgd.models.interface.Backend."""
 
     def allocate(self):
         """Make room for a minibatch; start the threads, as LeNet's Backend does."""
         numba.get_num_threads()
         n_images, n_features = self.batch_size, self.dataset.n_features
-        self.masks = RandomNumbers(mask_draws(n_features, self.settings))
+        self.share = self.float_x(1 - self.settings.get("corruption", 0))
+        draws = mask_draws(n_features, self.settings) if self.share < 1 else NO_DRAWS
+        self.random_numbers = RandomNumbers(draws)
         self.mask = np.ones(n_images * n_features, np.uint8)
 
     def train_span(self, first, last, costs):
         """Train minibatches first..last-1 and write their costs, (last - first,) floatX."""
+        self._train_tied(first, last, costs, np.empty_like(costs))
+
+    def _train_tied(self, first, last, costs, jacobians):
+        """As train_span; jacobians: as costs, overwritten with |J|^2 / B of a contractive one."""
         lists = self._lists("train")
         images = Images(self.dataset.train_x, lists.by_image, lists.by_pixel)
         indices = lists.by_image.indices.dtype, lists.by_pixel.indices.dtype
@@ -70,9 +77,7 @@ class Backend(CpuBackend):
             new_corrupted(self.batch_size, self.dataset.n_features, indices, self.float_x)
             for _ in range(2)
         )
-        share = self.float_x(1 - self.settings.get("corruption", 0))
-        masks = Masks(share, self.mask, self.masks.span(first, last))
-        jacobians = np.empty_like(costs)
+        masks = Masks(self.share, self.mask, self.random_numbers.span(first, last))
         _train(
             *(images, masks, self.minibatches, self.descent, first, self.network, corrupted),
             *(costs, jacobians),
@@ -92,8 +97,8 @@ class Backend(CpuBackend):
             new_activations(n_images, len(bias), SIGMOID, self.float_x)
             for bias in (layer.bias, layer.visible_bias)
         )
-        contraction = self.float_x(self.contraction) * self.minibatches.inverse_size
-        self.network = Network(layer, units, pixels, new_parts(layer, n_images, contraction))
+        parts = new_parts(layer, n_images, self.settings.get("contraction"))
+        self.network = Network(layer, units, pixels, parts)
 
 
 @njit(**options.CPU_ENTRY)
@@ -113,9 +118,7 @@ def _train(images, masks, minibatches, descent, first, network, corrupted, costs
         cost = ordered_sum(network.parts.costs) * minibatches.inverse_size
         _train_blocks(after, minibatches, descent, network, now, following)
         jacobians[step] = ordered_sum(network.parts.jacobians)
-        costs[step] = (
-            cost + network.parts.contraction * like(cost, minibatches.size) * jacobians[step]
-        )
+        costs[step] = cost + network.parts.contraction * jacobians[step]
         now, following = following, now
 
 

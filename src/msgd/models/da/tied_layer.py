@@ -76,7 +76,8 @@ class TiedLayer(NamedTuple):
 class Parts(NamedTuple):
     """What the tasks of one half of a step leave to those of the other; all arrays are floatX."""
 
-    contraction: np.floating  # c / B, or 0
+    is_contractive: bool
+    contraction: np.floating  # c
     sums: np.ndarray  # (chunks, images BLOCK blocks): what a chunk adds to d W
     squares: np.ndarray  # (chunks, BLOCK blocks): what it adds to C
     costs: np.ndarray  # (chunks,): what it adds to the sum of the cross-entropies
@@ -103,12 +104,13 @@ def get_tied_layer(layer, n_visible, n_hidden):
 
 
 def new_parts(layer, n_images, contraction):
-    """Return the Parts of a TiedLayer for minibatches of n_images; contraction: c / B, floatX."""
+    """Return the Parts of a TiedLayer for minibatches of n_images; contraction: c, or None."""
     n_units, float_x = len(layer.bias), layer.bias.dtype
     n_chunks = -(-len(layer.visible_bias) // CHUNK)
     sums = aligned_zeros(n_chunks * padded(n_images, IMAGES) * n_units, float_x)
     return Parts(
-        contraction=contraction,
+        is_contractive=contraction is not None,
+        contraction=float_x.type(contraction or 0),
         sums=sums.reshape(n_chunks, -1),
         squares=np.zeros((n_chunks, n_units), float_x),
         costs=np.zeros(n_chunks, float_x),
@@ -142,7 +144,7 @@ def train_chunk(chunk, image, x, minibatches, descent, layer, units, pixels, par
         for width in range(0, PANEL, N_WIDE * LANES):
             place = start * PANEL + width
             _sum_pixels(weights, place, (start, stop), n, pixels, parts.sums[chunk], unit + width)
-        if parts.contraction != 0:
+        if parts.is_contractive:
             _sum_squares(weights, (start, stop), parts.squares[chunk], unit)
         for width in range(0, PANEL, N_WIDE * LANES):
             _move_weights(weights, (start, stop), n, descent, (units, pixels), parts, unit, width)
@@ -262,7 +264,8 @@ def _errors(unit, n, minibatches, units, parts):
     square = zero
     for chunk in range(parts.squares.shape[0]):
         square = add(square, load(parts.squares[chunk], unit))
-    doubled = fma(parts.contraction + parts.contraction, square, zero)
+    double = (parts.contraction + parts.contraction) * minibatches.inverse_size
+    doubled = fma(double, square, zero)
     jacobian = zero
     for i in range(n):
         total = load(parts.sums[0], i * width + unit)
@@ -271,7 +274,7 @@ def _errors(unit, n, minibatches, units, parts):
         y = load(units.h, i * units.stride + unit)
         slope = multiply(y, fma(-1, y, one))
         error = multiply(total, slope)
-        if parts.contraction != 0:
+        if parts.is_contractive:
             slope_2 = multiply(slope, slope)
             jacobian = multiply_add(slope_2, square, jacobian)
             error = multiply_add(multiply(slope_2, fma(-2, y, one)), doubled, error)
@@ -307,6 +310,7 @@ def forward_block(block, by_image, minibatches, descent, layer, units, parts):
             store(units.h, i * units.stride + first + u, y)
             slope = multiply(y, fma(-1, y, splat(sums, 1)))
             total = multiply_add(slope, slope, total)
-        if parts.contraction != 0:
-            rate = descent.rate * (parts.contraction + parts.contraction)
-            store(parts.factors, first + u, fma(-rate, total, splat(sums, 1)))
+        if parts.is_contractive:
+            double = (parts.contraction + parts.contraction) * minibatches.inverse_size
+            shrunk = fma(-descent.rate * double, total, splat(sums, 1))
+            store(parts.factors, first + u, shrunk)
