@@ -3,7 +3,15 @@
 import numpy as np
 import oracle
 import pytest
-from autoencoders import FLOATS, NAMES, check_steps, make_backend, settings_of, sha256
+from autoencoders import (
+    FLOATS,
+    NAMES,
+    AutoencoderContract,
+    check_steps,
+    make_backend,
+    settings_of,
+    sha256,
+)
 from conftest import make_dataset
 
 from msgd.models.ca import model
@@ -69,3 +77,19 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name, pixe
     changes = {"batch_size": 6, "n_hidden": 7, "learning_rate": 0.1}
     settings = settings_of("ca", **changes, contraction=contraction)
     check_steps(device, dataset, settings, float_name, [(0, 3), (3, 10)])
+
+
+class TestContract(AutoencoderContract):
+    name = "ca"
+
+    @pytest.mark.parametrize("contraction", [0, 0.3])
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_the_jacobian_norms_of_a_call(self, device, contraction):
+        dataset, settings, parameters = self.toy(np.float64, contraction=contraction)
+        backend = make_backend(device, dataset, settings, parameters)
+        backend.train(0, 2)
+        arrays = [*backend.get_parameters().values()]
+        backend.train(2, 5)
+        assert backend.jacobian_norms.shape == (3,)
+        expected = oracle.jacobian_square(arrays, oracle.pixels(dataset.train_x[8:12]))
+        np.testing.assert_allclose(backend.jacobian_norms[0], np.sqrt(expected), 1e-12)

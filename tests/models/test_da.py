@@ -1,11 +1,24 @@
 """The denoising auto-encoder: the oracle, published figures, and every backend against them."""
 
+import platform
+import subprocess
+import sys
+
 import autoencoders
 import numpy as np
 import oracle
 import pytest
-from autoencoders import FLOATS, NAMES, check_steps, follow, make_backend, settings_of, sha256
-from conftest import make_dataset
+from autoencoders import (
+    FLOATS,
+    NAMES,
+    AutoencoderContract,
+    check_steps,
+    follow,
+    make_backend,
+    settings_of,
+    sha256,
+)
+from conftest import environment, make_dataset
 
 from msgd.models.da import model
 
@@ -92,3 +105,27 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name, pixe
     dataset = make_dataset(n_train=26, shape=(10, 10), pixels=pixels)
     settings = settings_of("da", batch_size=6, n_hidden=7, corruption=corruption)
     check_steps(device, dataset, settings, float_name, [(0, 3), (3, 10)])
+
+
+class TestContract(AutoencoderContract):
+    name = "da"
+
+
+@pytest.mark.targets
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 targets")
+@pytest.mark.parametrize("name", ["haswell", "nehalem", "generic"])
+def test_the_same_bytes_for_other_processors(name):
+    """Of both auto-encoders, in tiles of other sizes, and with an fma that is a function."""
+
+    def digests(**changes):
+        done = subprocess.run(
+            [sys.executable, autoencoders.__file__, "float32"],
+            capture_output=True,
+            text=True,
+            env=environment(**changes),
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert digests() == digests(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")

@@ -19,6 +19,7 @@ so the chunks take it along with d^T y.
 from typing import NamedTuple
 
 import llvmlite.binding as llvm
+import numba
 import numpy as np
 from numba import njit
 
@@ -57,10 +58,12 @@ from msgd.models.mlp.first_layer import (
 
 CHUNK = 4 * LANES  # pixels
 NEVER = -1000  # the bias of padding: exp(NEVER) is 0
-# A tile is as large as the processor has registers for. Its sums are the same in any tile.
+# A tile is as large as the processor has registers for; sums are the same in tiles of any size.
 IMAGES = 5  # the published minibatches have 20 and 10
 PIXELS = 4
-N_WIDE = 2 if llvm.get_host_cpu_features().get("avx512f", False) else 1
+# AVX-512 has 32 registers of LANES. Where Numba compiles for another processor, none is assumed.
+HAS_AVX512 = llvm.get_host_cpu_features().get("avx512f", False) and numba.config.CPU_NAME is None
+N_WIDE = 2 if HAS_AVX512 else 1
 WIDTH = (1,) * N_WIDE  # vectors of LANES units
 COLUMNS = (0, PANEL)[:N_WIDE]  # the weights of so many pixels next to each other
 
@@ -143,7 +146,8 @@ def train_chunk(chunk, image, x, minibatches, descent, layer, units, pixels, par
         weights, unit = layer.panels[panel], panel * PANEL
         for width in range(0, PANEL, N_WIDE * LANES):
             place = start * PANEL + width
-            _sum_pixels(weights, place, (start, stop), n, pixels, parts.sums[chunk], unit + width)
+            sums, row = parts.sums[chunk], layer.bias.shape[0]
+            _sum_pixels(weights, place, (start, stop), n, pixels, sums, row, unit + width)
         if parts.is_contractive:
             _sum_squares(weights, (start, stop), parts.squares[chunk], unit)
         for width in range(0, PANEL, N_WIDE * LANES):
@@ -190,13 +194,13 @@ def _compare(start, stop, minibatches, layer, pixels):
 
 
 @njit(**options.CPU)
-def _sum_pixels(weights, place, span, n, pixels, sums, unit):
+def _sum_pixels(weights, place, span, n, pixels, sums, width, unit):
     """Overwrite what pixels (start, stop) add to d W, of n images and WIDTH units from ``unit``.
 
-    weights: a panel; place: of the first weight; sums: of the chunk, a row for each image.
+    weights: a panel; place: of the first weight; sums: of the chunk, for each image a row of
+    ``width``.
     """
     start, stop = span
-    width = sums.shape[0] // (-(-n // IMAGES) * IMAGES) if n > 0 else 0
     for i in range(0, n, IMAGES):
         rows = _rows(i * pixels.stride, pixels.stride)
         tile = no_rows(sums, rows, WIDTH)
