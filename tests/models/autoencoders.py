@@ -126,7 +126,9 @@ CPU_SIZES = [
     (20, (11, 12), BLOCK + 1),
     (10, (28, 28), 130),
 ]
-ALL_SIZES = {"cpu": CPU_SIZES, "reference": CPU_SIZES[:3]}
+# For the CUDA kernels around the simulator's blocks of 4 x 8 threads.
+CUDA_SIZES = [(1, (1, 3), 1), (8, (1, 7), 4), (9, (2, 4), 5), (3, (3, 3), 9)]
+ALL_SIZES = {"cpu": CPU_SIZES, "cuda": CUDA_SIZES, "reference": CPU_SIZES[:3]}
 CASES = [(device, *size) for device, sizes in ALL_SIZES.items() for size in sizes]
 
 
@@ -140,8 +142,15 @@ class AutoencoderContract:
 
     def toy(self, float_x=np.float32, **changes):
         """Return (dataset, settings, parameters) of five minibatches of 4, and a tail of 2."""
-        dataset = make_dataset(22, 11, 11, (9, 10), 3)
-        settings = self.settings(batch_size=4, n_hidden=BLOCK + 3, **changes)
+        return self.made((9, 10), float_x, n_hidden=BLOCK + 3, **changes)
+
+    def toy_of(self, device, **changes):
+        """Return the same, but small for the simulator."""
+        return self.made((2, 3), n_hidden=5, **changes) if device == "cuda" else self.toy(**changes)
+
+    def made(self, shape, float_x=np.float32, **changes):
+        dataset = make_dataset(22, 11, 11, shape, 3)
+        settings = self.settings(batch_size=4, **changes)
         return dataset, settings, random_parameters(dataset, settings, float_x)
 
     @pytest.mark.parametrize(
@@ -204,7 +213,7 @@ class AutoencoderContract:
 
     @pytest.mark.parametrize("device", ALL_SIZES)
     def test_parameters_are_copied_in_and_out(self, device):
-        dataset, settings, given = self.toy()
+        dataset, settings, given = self.toy_of(device)
         kept = bits(given)
         for array in given.values():  # as those of a file that is mapped
             array.flags.writeable = False
@@ -240,7 +249,7 @@ class AutoencoderContract:
     @pytest.mark.parametrize("device", ALL_SIZES)
     def test_bits_do_not_depend_on_where_calls_end(self, device):
         """Nor on whether a new backend goes on, from the parameters alone."""
-        dataset, settings, parameters = self.toy()
+        dataset, settings, parameters = self.toy_of(device)
         results = []
         for ends, is_new in (([12], False), ([1, 4, 5, 12], False), ([1, 7, 12], True)):
             backend = make_backend(device, dataset, settings, parameters)
@@ -262,6 +271,19 @@ class AutoencoderContract:
         for _again in range(2):
             backend.set_parameters(parameters)
             results.append(bits(backend.train(3, 9), backend.get_parameters()))
+        assert results[0] == results[1]
+
+    @pytest.mark.parametrize("chunk_batches", [1, 2, 9])
+    def test_chunks_give_the_same_bits(self, chunk_batches):
+        """Data larger than a CUDA device: chunks of minibatches instead of resident data."""
+        dataset, settings, parameters = self.toy_of("cuda")
+        results = []
+        for chunks in (None, chunk_batches):
+            backend = load_backend(self.name, "cuda")(
+                dataset, parameters, settings, np.float32, chunks
+            )
+            trained = [backend.train(0, 1), backend.train(1, 7), backend.get_parameters()]
+            results.append(bits(*trained, getattr(backend, "jacobian_norms", trained[0])))
         assert results[0] == results[1]
 
     @pytest.mark.parametrize("piece_bytes", [1, 800])

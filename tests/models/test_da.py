@@ -36,7 +36,7 @@ WEIGHTS = [0.10163511367485406, -0.05398266170959974, 0.08911537754757298, 0.111
 NORM = 100.44610925574617
 UNCORRUPTED_COST = 851.7533511495697  # of the first minibatch without corruption
 PUBLISHED_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
-DEVICES = ["cpu", "reference"]
+DEVICES = ["cpu", "reference"]  # at the published sizes; a simulator would take hours
 
 
 def test_the_oracles_gradients_agree_with_finite_differences():

@@ -13,7 +13,6 @@ from msgd.kernels import options
 from msgd.kernels.cpu import ordered_sum
 from msgd.kernels.dense_layer import BLOCK, Activations, new_activations, padded
 from msgd.kernels.formulas import SIGMOID
-from msgd.kernels.mrg31k3p import Draws
 from msgd.kernels.sparse import CSR, DCSC
 from msgd.kernels.uniform import Position
 from msgd.models.cpu_backend import CpuBackend
@@ -30,9 +29,7 @@ from msgd.models.da.tied_layer import (
     train_block,
     train_chunk,
 )
-from msgd.models.unsupervised_backend import RandomNumbers
-
-NO_DRAWS = Draws(1, 1, 1)  # of what draws no masks
+from msgd.models.unsupervised_backend import NO_DRAWS, RandomNumbers
 
 
 class Images(NamedTuple):
