@@ -1,9 +1,10 @@
 """The auto-encoders on CUDA, as plain as CUDA can be: loops over the formulas of ``model.py``.
 
-Several minibatches are trained in one cooperative launch. Each passes through phases: corruption;
-hidden units; reconstruction; errors; gradient and update, and the cost. After each the whole grid
-waits. One thread computes each sum, in a fixed order: no atomics on floats, and the same bits for
-any number of blocks. An element's random numbers are its own, too.
+A minibatch is two launches: its corruption, whose random numbers would take the registers of the
+rest; and a cooperative one, which passes through phases: hidden units; reconstruction; errors;
+gradient and update, and the cost. After each the whole grid waits. One thread computes each sum, in
+a fixed order: no atomics on floats, and the same bits for any number of blocks. Each pixel has its
+own random numbers, too.
 
 The contractive auto-encoder, ``ca``, is trained by the same kernel: its model.py has the formulas
 of what stands here below ``is_contractive``.
@@ -88,37 +89,48 @@ class Backend(CudaBackend):
         blocks, threads = launch_shape(max(self.batch_size, x.shape[1] + 1))
         jacobians = self.jacobians[self.n_done : self.n_done + len(costs)]
         self.n_done += len(costs)
-        _train[blocks, threads, self.shared.stream](
-            x,
-            self.pixel_scale,
-            self.batch_size,
-            self.descent,
-            minibatch,
-            self.share,
-            *self.position,
-            *self.parameters.values(),
-            *self.scratch,
-            self.contraction is not None,
-            self.float_x(self.contraction or 0),
-            *self.for_contraction,
-            costs,
-            jacobians,
-        )
+        for step in range(len(costs)):
+            start = (minibatch + step) * self.batch_size
+            _corrupt[blocks, threads, self.shared.stream](
+                x, start, self.pixel_scale, self.share, *self.position, self.scratch[0]
+            )
+            _train[blocks, threads, self.shared.stream](
+                x,
+                start,
+                self.pixel_scale,
+                self.descent,
+                *self.parameters.values(),
+                *self.scratch,
+                self.contraction is not None,
+                self.float_x(self.contraction or 0),
+                *self.for_contraction,
+                step,
+                costs,
+                jacobians,
+            )
 
 
-@cuda.jit(device=True, **options.CUDA)
-def _corruption_phase(images, share, position, corrupted):
-    """Overwrite corrupted (B, D) floatX with x~: one thread per pixel.
-
-    images: msgd.kernels.cuda.Images, B of them; share: 1 - corruption, floatX; position:
-    msgd.kernels.uniform.Position, taken to the next minibatch's draw, unless share is 1.
-    """
+@cuda.jit(**options.CUDA_ENTRY)
+def _corrupt(
+    x,  # (N, D) uint8 or floatX
+    start,  # the first image
+    pixel_scale,  # floatX, what a stored pixel is multiplied by
+    share,  # 1 - corruption, floatX; where it is 1 nothing is drawn
+    states,  # these five: msgd.kernels.uniform.Position, of device arrays, taken to the next draw
+    size,
+    n_longer,
+    n_more,
+    more,
+    corrupted,  # (B, D) floatX, overwritten
+):
+    """Overwrite ``corrupted`` with x~ of a minibatch: one thread per pixel."""
     lane, row = cuda.grid(2)
     lanes, rows = cuda.gridsize(2)
-    n_features = corrupted.shape[1]
-    for i in range(row, images.n, rows):
+    position = Position(states, size, n_longer, n_more, more)
+    n_images, n_features = corrupted.shape
+    for i in range(row, n_images, rows):
         for k in range(lane, n_features, lanes):
-            pixel = images.x[images.start + i, k] * images.pixel_scale
+            pixel = x[start + i, k] * pixel_scale
             if share < like(share, 1):
                 pixel *= draw_mask(position, i * n_features + k, share)
             corrupted[i, k] = pixel
@@ -247,20 +259,13 @@ def _jacobian(contraction, inverse_batch_size):
 @cuda.jit(**options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
+    start,  # the minibatch's first image
     pixel_scale,  # floatX, what a stored pixel is multiplied by
-    batch_size,  # B
     descent,  # msgd.kernels.arguments.Descent
-    minibatch,  # number of the first one
-    share,  # 1 - corruption, floatX
-    states,  # these five: msgd.kernels.uniform.Position, of device arrays
-    size,
-    n_longer,
-    n_more,
-    more,
     weights,  # (D, H) floatX, changed
     hidden_bias,  # (H,) floatX, changed
     visible_bias,  # (D,) floatX, changed
-    corrupted,  # these six: Activations, scratch
+    corrupted,  # these six: Activations; but for x~, scratch
     y,
     d,
     e,
@@ -270,34 +275,31 @@ def _train(
     c,  # floatX, the contraction
     squares,  # (H,) floatX, scratch
     slopes,  # (H,) floatX, scratch
-    costs,  # floatX, one per minibatch, overwritten
-    jacobians,  # floatX, one per minibatch, overwritten with |J|^2 / B if is_contractive
+    step,  # the place of the minibatch in the next two
+    costs,  # floatX, overwritten there with the cost before the update
+    jacobians,  # floatX, overwritten there with |J|^2 / B if is_contractive
 ):
-    """Train one minibatch after the other; write the cost of each before its update."""
+    """Train a minibatch, corrupted already."""
     grid = cuda.cg.this_grid()
     lane, row = cuda.grid(2)
-    inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, batch_size)
-    position = Position(states, size, n_longer, n_more, more)
+    n_images = y.shape[0]
+    inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, n_images)
+    images = Images(x, start, n_images, pixel_scale)
     layer = Layer(weights, hidden_bias, visible_bias)
     activations = Activations(corrupted, y, d, e, pixel_costs, image_costs)
     contraction = Contraction((c + c) * inverse_batch_size, squares, slopes)
-    for step in range(costs.shape[0]):
-        images = Images(x, (minibatch + step) * batch_size, batch_size, pixel_scale)
-        _corruption_phase(images, share, position, corrupted)
-        grid.sync()
-        _hidden_phase(layer, activations)
-        grid.sync()
-        _reconstruction_phase(images, inverse_batch_size, layer, activations)
+    _hidden_phase(layer, activations)
+    grid.sync()
+    _reconstruction_phase(images, inverse_batch_size, layer, activations)
+    if is_contractive:
+        _contraction_phase(layer, activations, contraction)
+    grid.sync()
+    _error_phase(layer, activations, is_contractive, contraction)
+    grid.sync()
+    _update_phase(descent, layer, activations, is_contractive, contraction)
+    if lane == 0 and row == 0:
+        cost = ordered_sum(image_costs) * inverse_batch_size
         if is_contractive:
-            _contraction_phase(layer, activations, contraction)
-        grid.sync()
-        _error_phase(layer, activations, is_contractive, contraction)
-        grid.sync()
-        _update_phase(descent, layer, activations, is_contractive, contraction)
-        if lane == 0 and row == 0:
-            cost = ordered_sum(image_costs) * inverse_batch_size
-            if is_contractive:
-                jacobians[step] = _jacobian(contraction, inverse_batch_size)
-                cost += c * jacobians[step]
-            costs[step] = cost
-        grid.sync()
+            jacobians[step] = _jacobian(contraction, inverse_batch_size)
+            cost += c * jacobians[step]
+        costs[step] = cost
