@@ -7,6 +7,7 @@ test_da.py runs it as if on other processors.
 import hashlib
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a program
 
@@ -132,13 +133,19 @@ ALL_SIZES = {"cpu": CPU_SIZES, "cuda": CUDA_SIZES, "reference": CPU_SIZES[:3]}
 CASES = [(device, *size) for device, sizes in ALL_SIZES.items() for size in sizes]
 
 
-class AutoencoderContract:
-    """The tests that both pass. A subclass has ``name``, of the model."""
+class Autoencoder(NamedTuple):
+    """What the contract has to know of a model."""
 
     name: str
 
+
+class AutoencoderContract:
+    """The tests that both pass. A subclass has an ``adapter``."""
+
+    adapter: Autoencoder
+
     def settings(self, **changes):
-        return settings_of(self.name, **{"learning_rate": 0.1, **changes})
+        return settings_of(self.adapter.name, **{"learning_rate": 0.1, **changes})
 
     def toy(self, float_x=np.float32, **changes):
         """Return (dataset, settings, parameters) of five minibatches of 4, and a tail of 2."""
@@ -164,7 +171,7 @@ class AutoencoderContract:
         check_steps(device, dataset, settings, float_name, [(0, 3)])
 
     def test_the_fast_twin_follows_the_reference_at_the_published_sizes(self):
-        settings, n_steps = settings_of(self.name), 6
+        settings, n_steps = settings_of(self.adapter.name), 6
         dataset = make_dataset(5 * settings["batch_size"], 10, 10, (28, 28), 10, "float64")
         given = random_parameters(dataset, settings, np.float64)
         found = {}
@@ -279,7 +286,7 @@ class AutoencoderContract:
         dataset, settings, parameters = self.toy_of("cuda")
         results = []
         for chunks in (None, chunk_batches):
-            backend = load_backend(self.name, "cuda")(
+            backend = load_backend(self.adapter.name, "cuda")(
                 dataset, parameters, settings, np.float32, chunks
             )
             trained = [backend.train(0, 1), backend.train(1, 7), backend.get_parameters()]

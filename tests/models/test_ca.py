@@ -6,6 +6,7 @@ import pytest
 from autoencoders import (
     FLOATS,
     NAMES,
+    Autoencoder,
     AutoencoderContract,
     check_steps,
     make_backend,
@@ -80,7 +81,7 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name, pixe
 
 
 class TestContract(AutoencoderContract):
-    name = "ca"
+    adapter = Autoencoder("ca")
 
     @pytest.mark.parametrize("contraction", [0, 0.3])
     @pytest.mark.parametrize("device", [*DEVICES, "cuda"])

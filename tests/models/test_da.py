@@ -11,6 +11,7 @@ import pytest
 from autoencoders import (
     FLOATS,
     NAMES,
+    Autoencoder,
     AutoencoderContract,
     check_steps,
     follow,
@@ -108,7 +109,7 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name, pixe
 
 
 class TestContract(AutoencoderContract):
-    name = "da"
+    adapter = Autoencoder("da")
 
 
 @pytest.mark.targets
