@@ -13,6 +13,7 @@ from msgd.kernels.vectors import (
     aligned_empty,
     aligned_zeros,
     append_marked,
+    divide,
     exp,
     fma,
     high_half,
@@ -29,6 +30,7 @@ from msgd.kernels.vectors import (
     splat_wide,
     store,
     store_equal,
+    where_negative,
 )
 
 
@@ -63,6 +65,27 @@ def test_every_operation(float_x):
     while len(halves) > 1:
         halves = halves[: len(halves) // 2] + halves[len(halves) // 2 :]
     assert total == halves[0]
+
+
+@njit
+def run_choice(a, b, x, out):
+    store(out, 0, divide(load(a, 0), load(b, 0)))
+    store(out, LANES, where_negative(load(x, 0), load(a, 0), load(b, 0)))
+
+
+@pytest.mark.parametrize("float_x", [np.float32, np.float64])
+def test_quotients_and_choices(float_x):
+    random = np.random.RandomState(0)
+    a, b, x = random.normal(size=(3, LANES)).astype(float_x)
+    x[:3] = 0, -0.0, np.nan
+    out = np.empty(2 * LANES, float_x)
+    run_choice(a, b, x, out)
+    pairs = zip(fractions(a), fractions(b), strict=True)
+    np.testing.assert_array_equal(out[:LANES], [rounded(v / w, float_x) for v, w in pairs])
+    assert (x < 0).any()
+    np.testing.assert_array_equal(
+        out[LANES:], [v if c < 0 else w for v, w, c in zip(a, b, x, strict=True)]
+    )
 
 
 @njit

@@ -5,7 +5,7 @@ A step of SGD has two halves. Each is cut into tasks that write to different pla
 - By pixels, CHUNK of them a task: their a = y W^T + b', cost and d; what they add to d W; and the
   step on d^T y. A task's weights pass through the nearest cache once for all of this.
 - By units, BLOCK of them a task: e, of what all chunks added to d W, summed in order; the step on
-  x~^T e; and then y of the next minibatch. Most pixels of x~ are zero (``lists.py``).
+  x~^T e; and then y of the next minibatch. Most pixels of x~ are zero (``corrupted.py``).
 
 So the bits do not depend on threads. The weights are stored as in ``mlp/first_layer.py``, in panels
 of PANEL units. Pixels are filled up to whole vectors and units to whole blocks; the bias of what is
