@@ -263,31 +263,35 @@ def test_masks_of_bytes(float_x):
 
 
 @cuda.jit(**options.CUDA_ENTRY)
-def launched(states, size, n_longer, n_more, more, p, u, mask):
+def launched(states, size, n_longer, n_more, more, chosen, p, u, mask):
     position = Position(states, size, n_longer, n_more, more)
     i = cuda.grid(1)
-    if i < u.shape[1]:
-        element = i if i < u.shape[1] - 5 else size - (u.shape[1] - i)
-        u[0, i] = cuda_uniform.draw_uniform(position, element, p)
-        mask[i] = cuda_uniform.draw_mask(position, element, p)
-        u[1, i] = cuda_uniform.draw_uniform(position, element, p)
+    if i < chosen.shape[0]:
+        u[0, i] = cuda_uniform.draw_uniform(position, chosen[i], p[i])
+        mask[i] = cuda_uniform.draw_mask(position, chosen[i], p[i])
+        u[1, i] = cuda_uniform.draw_uniform(position, chosen[i], p[i])
 
 
 @pytest.mark.parametrize("float_x", FLOATS)
 @pytest.mark.parametrize("size", [7, 20 * 784, LONG])
 def test_cuda_draws_the_same(size, float_x):
-    """The first elements and the last five, of three draws."""
-    n = min(size, 13)
-    chosen = np.r_[0 : n - 5, size - 5 : size]
-    draws, p = Draws(SEED, 1, size), float_x(0.7)
+    """Elements at both ends and around where streams have one element less, of three draws.
+
+    The mask's p are the numbers it is drawn with, and for every other element the next ones above.
+    """
+    n_longer = size % N_STREAMS
+    chosen = np.array([0, 1, 2, n_longer - 1, n_longer, N_STREAMS - 1, size - 2, size - 1])
+    chosen = np.unique(chosen[chosen < size])
+    draws, n = Draws(SEED, 1, size), len(chosen)
     plain, expected = new_position(draws), np.empty((3, size), float_x)
-    fill_uniform(plain, expected[0])
-    fill_mask(plain, p, expected[1])
-    fill_uniform(plain, expected[2])
+    for row in expected:
+        fill_uniform(plain, row)
+    p = expected[1, chosen]
+    p[::2] = np.nextafter(p[::2], float_x(1))
     position = cuda_uniform.to_device(new_position(draws))
     u, mask = cuda.to_device(np.zeros((2, n), float_x)), cuda.to_device(np.zeros(n, float_x))
-    launched[1, n](*position, p, u, mask)
+    launched[1, n](*position, cuda.to_device(chosen), cuda.to_device(p), u, mask)
     np.testing.assert_array_equal(u.copy_to_host(), expected[::2, chosen])
-    np.testing.assert_array_equal(mask.copy_to_host(), expected[1, chosen])
+    np.testing.assert_array_equal(mask.copy_to_host(), np.arange(n) % 2 == 0)
     states = position.states.copy_to_host().reshape(6, size)
     np.testing.assert_array_equal(states[:, chosen], draws.states(3)[:, chosen])
