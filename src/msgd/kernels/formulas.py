@@ -59,6 +59,11 @@ def sigmoid_cross_entropy(x, target):
     return largest - target * x + like(x, math.log1p(math.exp(-abs(x))))
 
 
+def softplus(x):
+    """Return log(1 + exp(x)) = -log s(-x) of the sigmoid s, without overflow for any ``x``."""
+    return sigmoid_cross_entropy(x, like(x, 0))
+
+
 TANH, SIGMOID = 0, 1
 ACTIVATIONS = {"tanh": TANH, "sigmoid": SIGMOID}
 
