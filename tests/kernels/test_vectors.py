@@ -8,7 +8,9 @@ from numba import njit
 
 from msgd.kernels.vectors import (
     CACHE_LINE,
+    HALF,
     LANES,
+    add_at,
     aligned,
     aligned_empty,
     aligned_zeros,
@@ -21,6 +23,7 @@ from msgd.kernels.vectors import (
     lane_sum,
     load,
     load_as,
+    load_at,
     load_wide,
     low_half,
     maximum,
@@ -29,7 +32,9 @@ from msgd.kernels.vectors import (
     splat,
     splat_wide,
     store,
+    store_at,
     store_equal,
+    transpose,
     where_negative,
 )
 
@@ -277,3 +282,39 @@ def test_vectors_longer_than_lanes(float_x):
     while len(halves) > 1:
         halves = halves[: len(halves) // 2] + halves[len(halves) // 2 :]
     assert total == halves[0]
+
+
+@njit
+def run_transpose(a, stride, out, to_stride):
+    transpose(a, 5, stride, out, 3, to_stride)
+    transpose(a, 5 + HALF, stride, a, 5, stride)  # into what was read
+
+
+@pytest.mark.parametrize("float_x", [np.float32, np.float64])
+def test_a_square_is_transposed(float_x):
+    a = np.arange(5 + HALF * 20.0).astype(float_x)
+    square, beside = (
+        np.array([a[at + 20 * r : at + 20 * r + HALF] for r in range(HALF)]) for at in (5, 5 + HALF)
+    )
+    out = np.full(3 + HALF * 11, -1, float_x)
+    run_transpose(a, 20, out, 11)
+    found = out[3:].reshape(HALF, 11)
+    np.testing.assert_array_equal(found[:, :HALF], square.T)
+    assert (found[:, HALF:] == -1).all()
+    assert (out[:3] == -1).all()
+    np.testing.assert_array_equal(a[5:].reshape(HALF, 20)[:, :HALF], beside.T)
+
+
+@njit
+def run_add_at(a, out):
+    sums = load_at(a, 1, (0, 20))
+    store_at(out, 0, (0, LANES), add_at(a, 2, (40, 3), sums))
+
+
+@pytest.mark.parametrize("float_x", [np.float32, np.float64])
+def test_vectors_are_added_to_sums(float_x):
+    a = np.random.RandomState(3).normal(size=80).astype(float_x)
+    out = np.zeros(2 * LANES, float_x)
+    run_add_at(a, out)
+    np.testing.assert_array_equal(out[:LANES], a[1 : 1 + LANES] + a[42 : 42 + LANES])
+    np.testing.assert_array_equal(out[LANES:], a[21 : 21 + LANES] + a[5 : 5 + LANES])

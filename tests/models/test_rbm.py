@@ -2,6 +2,7 @@
 
 import itertools
 
+import numba
 import numpy as np
 import oracle
 import pytest
@@ -10,7 +11,10 @@ from conftest import make_dataset
 
 from msgd.errors import UserError
 from msgd.kernels.uniform import fill_uniform, new_position
+from msgd.kernels.vectors import HALF
+from msgd.models import cpu_backend
 from msgd.models.rbm import model
+from msgd.models.rbm.chains import PANEL
 
 FINGERPRINTS = {
     "float32": "3ac0c13c5e7cc60f196104060c9a1ba927d046fc71c52fd409a5399082cf697f",
@@ -30,7 +34,17 @@ ONES_OF_TENTH_V = 6337
 FREE_ENERGY = -465.14465845418016  # of the first test image, before training
 # The pseudo-likelihood is 784 times a difference of energies of hundreds: its errors are absolute.
 PUBLISHED_TOLERANCE = {"float32": {"atol": 2e-3}, "float64": {"rtol": 1e-10}}
-DEVICES = ["reference"]
+DEVICES = ["reference", "cpu"]
+# (batch, image shape, n_hidden) at the edges of the CPU's panels and vectors, images fewer and more
+# than threads.
+SIZES = [
+    (1, (1, 3), 1),
+    (3, (8, 8), PANEL - 1),
+    (2, (5, 13), PANEL),
+    (5, (7, 9), PANEL + 1),
+    (7, (3, 3), 2 * PANEL + HALF),
+    (33, (11, 12), 2 * PANEL + HALF + 1),
+]
 CHAINS = [(True, 1), (True, 3), (False, 1), (False, 2)]  # persistent, gibbs_steps
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 
@@ -193,11 +207,28 @@ def test_the_published_figures(mnist, device, float_name):
 @pytest.mark.parametrize("device", DEVICES)
 def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name, pixels, chains):
     persistent, n_steps = chains
-    dataset, settings, given = toy(float_name, pixels, n_steps, persistent=persistent)
+    toys = toy(float_name, pixels, n_steps, persistent=persistent)
+    check_steps(device, *toys, float_name, [(0, 3), (3, 10)])
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_steps_of_all_sizes_follow_the_oracle(size, persistent):
+    batch_size, shape, n_hidden = size
+    dataset = make_dataset(n_train=2 * batch_size, shape=shape)
+    changes = {"batch_size": batch_size, "n_hidden": n_hidden, "persistent": persistent}
+    settings = settings_of("rbm", gibbs_steps=2, **changes)
+    given = random_parameters(dataset, settings, np.float32)
+    check_steps("cpu", dataset, settings, given, "float32", [(0, 3)])
+
+
+def check_steps(device, dataset, settings, given, float_name, spans):
+    """Hold costs, parameters and the chain of a training in ``spans`` against the oracle."""
     backend = make_backend(device, dataset, settings, given)
-    costs = np.concatenate([backend.train(0, 3), backend.train(3, 10)])
+    costs = np.concatenate([backend.train(*span) for span in spans])
     assert costs.dtype == FLOATS[float_name]
-    expected_costs, parameters, _, hidden = follow(dataset, settings, given, 10)
+    n_steps = spans[-1][1]
+    expected_costs, parameters, _, hidden = follow(dataset, settings, given, n_steps)
     np.testing.assert_allclose(costs, expected_costs, rtol=TOLERANCE[float_name])
     found = backend.get_parameters()
     assert list(found) == NAMES
@@ -206,7 +237,7 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name, pixe
         error = np.linalg.norm(array - expected)
         assert error <= TOLERANCE[float_name] * np.linalg.norm(expected)
         assert np.linalg.norm(expected - before) > 1e3 * error
-    if persistent:
+    if settings["persistent"]:
         np.testing.assert_array_equal(backend.get_state()["chain"], hidden[-1])
     else:
         assert backend.get_state() == {}
@@ -259,6 +290,43 @@ def test_training_goes_on_from_parameters_and_state(device, persistent):
     whole.set_parameters(given)
     whole.begin(None)
     assert bits(whole.train(0, 9)) == bits(costs)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_the_same_bytes_for_any_number_of_threads_and_in_pieces(persistent, monkeypatch):
+    """Of images and of panels there is no multiple of two."""
+    dataset = make_dataset(n_train=30, shape=(20, 15))
+    changes = {"batch_size": 7, "n_hidden": 2 * PANEL + 3, "persistent": persistent}
+    settings = settings_of("rbm", gibbs_steps=4, **changes)
+    given = random_parameters(dataset, settings, np.float32)
+
+    def train():
+        backend = make_backend("cpu", dataset, settings, given)
+        return bits(backend.train(0, 9), backend.get_parameters(), backend.get_state())
+
+    n_threads = numba.get_num_threads()
+    with_all = train()
+    numba.set_num_threads(1)
+    with_one = train()
+    numba.set_num_threads(n_threads)
+    assert n_threads > 1
+    assert with_one == with_all
+    monkeypatch.setattr(cpu_backend, "PIECE_BYTES", 2 * 7 * 300 + 1)
+    assert train() == with_all
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_the_cpu_follows_the_plain_loops(persistent):
+    """In float64 at the published sizes, but for fewer steps; the samples are the same ones."""
+    dataset = make_dataset(n_train=60, shape=(28, 28), n_classes=10)
+    settings = settings_of("rbm", gibbs_steps=3, persistent=persistent)
+    given = model.initial_parameters(dataset, settings, np.float64)
+    plain, fast = (make_backend(device, dataset, settings, given) for device in DEVICES)
+    np.testing.assert_allclose(fast.train(0, 6), plain.train(0, 6), rtol=1e-10)
+    found, expected = fast.get_parameters(), plain.get_parameters()
+    for name, array in expected.items():
+        assert np.linalg.norm(found[name] - array) <= 1e-12 * np.linalg.norm(array)
+    assert bits(fast.get_state()) == bits(plain.get_state())
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -33,6 +33,7 @@ each other, and what is loaded has to serve several of them.
 - ``lane_sum(v)``: the sum of the lanes, as the pairwise tree of halves
 - ``lane_max(v)``: the largest lane
 - ``append_marked(marks, ...)``: list which of eight marks are set
+- ``transpose(array, i, stride, out, j, to_stride)``: write a square of HALF rows the other way
 - ``load_half(like, array, i)``: the vector array[i : i + HALF] in the type of the array ``like``
 
 A vector may be longer, its length a constant: LLVM cuts it into the processor's vectors. What takes
@@ -54,6 +55,7 @@ For ``Sums`` of vectors of LANES, offsets is a tuple of whole numbers, one for e
 - ``load_at(array, i, offsets)``: vector k is array[i + offsets[k] : + LANES]
 - ``store_at(array, i, offsets, sums)``: the reverse
 - ``fma_at(x, array, i, offsets, sums)``: vector k + x array[i + offsets[k] : + LANES]
+- ``add_at(array, i, offsets, sums)``: vector k + array[i + offsets[k] : + LANES]
 - ``in_a_row(offsets)``: (0, LANES, 2 LANES, ...), as long as ``offsets``
 """
 
@@ -490,6 +492,45 @@ def append_marked(marks, at, n, first, numbers, count):
     return count + N_SET_BITS[byte]
 
 
+@intrinsic
+def transpose(typing_context, array, i, stride, out, j, to_stride):
+    """Set out[j + c to_stride + r] to array[i + r stride + c] for r and c below HALF.
+
+    All are read before any is written.
+    """
+    vector = Vector(array.dtype, HALF)
+
+    def build(context, builder, signature, args):
+        def places(start):
+            kinds, values = signature.args[start : start + 3], args[start : start + 3]
+            first = build_address(context, builder, kinds[:2], values[:2], number)
+            step = context.cast(builder, values[2], kinds[2], types.intp)
+            for row in range(HALF):
+                at = builder.gep(first, [builder.mul(step, ir.Constant(step.type, row))])
+                yield builder.bitcast(at, llvm_vector(vector).as_pointer())
+
+        number = llvm_vector(vector).element
+        rows = [build_load(builder, at) for at in places(0)]
+        size = 1
+        while (
+            size < HALF
+        ):  # swap the squares of ``size`` beside the diagonal in those twice as large
+            lanes = range(HALF)
+            above = [k if k & size == 0 else HALF + k - size for k in lanes]
+            below = [k + size if k & size == 0 else HALF + k for k in lanes]
+            for row in range(HALF):
+                if row & size == 0:
+                    pair = rows[row], rows[row + size]
+                    rows[row] = build_shuffle(builder, *pair, above)
+                    rows[row + size] = build_shuffle(builder, *pair, below)
+            size *= 2
+        for row, at in zip(rows, places(3), strict=True):
+            build_store(builder, row, at)
+        return context.get_dummy_value()
+
+    return types.void(array, i, stride, out, j, to_stride), build
+
+
 class Sums(types.Type):
     """The Numba type of ``count`` vectors of ``lanes`` numbers of type ``scalar``."""
 
@@ -636,6 +677,20 @@ def fma_at(typing_context, x, array, i, offsets, sums):
         return result
 
     return sums(x, array, i, offsets, sums), build
+
+
+@intrinsic
+def add_at(typing_context, array, i, offsets, sums):
+    """Return the sums with array[i + offsets[k] : + LANES] added to vector k."""
+
+    def build(context, builder, signature, args):
+        result = args[3]
+        for k, at in enumerate(build_at(context, builder, signature, args, sums.vector)):
+            total = builder.fadd(builder.extract_value(result, k), build_load(builder, at))
+            result = builder.insert_value(result, total, k)
+        return result
+
+    return sums(array, i, offsets, sums), build
 
 
 @intrinsic
