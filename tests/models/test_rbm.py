@@ -1,20 +1,24 @@
 """The restricted Boltzmann machine: the oracle, published figures, every backend against them."""
 
+import hashlib
 import itertools
+import platform
+import subprocess
+import sys
 
 import numba
 import numpy as np
 import oracle
 import pytest
 from autoencoders import FLOATS, NAMES, bits, make_backend, random_parameters, settings_of, sha256
-from conftest import make_dataset
+from conftest import darkened, environment, make_dataset
 
 from msgd.errors import UserError
 from msgd.kernels.uniform import fill_uniform, new_position
 from msgd.kernels.vectors import HALF
 from msgd.models import cpu_backend
 from msgd.models.rbm import model
-from msgd.models.rbm.chains import PANEL
+from msgd.models.rbm.chains import NEVER, PANEL, get_weights
 
 FINGERPRINTS = {
     "float32": "3ac0c13c5e7cc60f196104060c9a1ba927d046fc71c52fd409a5399082cf697f",
@@ -355,3 +359,87 @@ def test_large_weights_do_not_overflow(device):
         expected = follow(dataset, settings, given, 6)[0]
         assert min(expected) < -500
         np.testing.assert_allclose(costs, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_images_of_zeros(device):
+    """Lists without a pixel; nothing of the minibatch before is left in them."""
+    for persistent in (True, False):
+        dataset = darkened(make_dataset(12, 3, 3, (3, 4), 3), slice(4, 8))
+        settings = settings_of("rbm", batch_size=4, n_hidden=5, persistent=persistent)
+        given = random_parameters(dataset, settings, np.float32)
+        check_steps(device, dataset, settings, given, "float32", [(0, 5)])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_parameters_are_copied_in_and_out(device):
+    dataset, settings, given = toy()
+    kept = bits(given)
+    for array in given.values():  # as those of a file that is mapped
+        array.flags.writeable = False
+    backend = make_backend(device, dataset, settings, given)
+    first = backend.get_parameters()
+    costs = backend.train(0, 4)
+    assert bits(given) == bits(first) == kept
+    for name, array in backend.get_parameters().items():
+        assert (array != given[name]).any(), name
+        array[:] = 7  # what was returned is the caller's
+    backend.set_parameters(given)
+    backend.begin(None)
+    assert bits(backend.get_parameters()) == kept
+    assert bits(backend.train(0, 4)) == bits(costs)  # nothing of before is left over
+
+
+def test_padding_learns_nothing():
+    for persistent in (True, False):
+        dataset, settings, given = toy(persistent=persistent)
+        backend = make_backend("cpu", dataset, settings, given)
+        backend.train(0, 10)
+        n_visible, n_hidden = given["weights"].shape
+        layers = (backend.visible, n_visible, n_hidden), (backend.hidden, n_hidden, n_visible)
+        for units, n, n_other in layers:
+            assert units.stride > n
+            assert units.n_rows > n_other
+            assert (units.bias[n:] == NEVER).all()
+            assert np.count_nonzero(units.weights) == n * n_other
+            assert not units.marks.reshape(-1)[: 6 * units.stride].reshape(6, -1)[:, n:].any()
+        copy = get_weights(backend.visible, n_hidden)
+        assert bits(copy) == bits(np.ascontiguousarray(backend.get_parameters()["weights"].T))
+
+
+def digest(float_x):
+    """Return the digest of two short trainings, one of each kind."""
+    content = hashlib.sha256()
+    for persistent in (True, False):
+        dataset = make_dataset(60, 10, 10, (14, 14), 10)
+        changes = {"batch_size": 20, "n_hidden": 2 * PANEL + 9, "persistent": persistent}
+        settings = settings_of("rbm", gibbs_steps=5, **changes)
+        given = random_parameters(dataset, settings, float_x)
+        backend = make_backend("cpu", dataset, settings, given)
+        for part in bits(backend.train(0, 8), backend.get_parameters(), backend.get_state()):
+            content.update(part)
+    return content.hexdigest()
+
+
+@pytest.mark.targets
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 targets")
+@pytest.mark.parametrize("name", ["haswell", "nehalem", "generic"])
+def test_the_same_bytes_for_other_processors(name):
+    def digest_there(**changes):
+        done = subprocess.run(
+            [sys.executable, __file__, "float32"],
+            capture_output=True,
+            text=True,
+            env=environment(**changes),
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    old_libm = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA,-FMA4"}
+    there = digest_there(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="", **old_libm)
+    assert digest_there() == there
+
+
+if __name__ == "__main__":
+    print(digest(FLOATS[sys.argv[1]]))
