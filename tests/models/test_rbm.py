@@ -19,6 +19,7 @@ from msgd.kernels.vectors import HALF
 from msgd.models import cpu_backend
 from msgd.models.rbm import model
 from msgd.models.rbm.chains import NEVER, PANEL, get_weights
+from msgd.models.rbm.samples import sample_chains
 
 FINGERPRINTS = {
     "float32": "3ac0c13c5e7cc60f196104060c9a1ba927d046fc71c52fd409a5399082cf697f",
@@ -405,6 +406,40 @@ def test_padding_learns_nothing():
             assert not units.marks.reshape(-1)[: 6 * units.stride].reshape(6, -1)[:, n:].any()
         copy = get_weights(backend.visible, n_hidden)
         assert bits(copy) == bits(np.ascontiguousarray(backend.get_parameters()["weights"].T))
+
+
+def test_the_published_samples_begin_with_these_images():
+    dataset = make_dataset(20, 10, 10000, (28, 28), 10)
+    first, *draws = model.sampling(dataset, settings_of("rbm"), 20)
+    assert first == 7068
+    assert [(one.seed, one.stream) for one in draws] == [(843828734, 4), (843828734, 5)]
+    assert [one.size for one in draws] == [10000, 15680]
+
+
+@pytest.mark.parametrize("float_name", FLOATS)
+@pytest.mark.parametrize("n_test", [3, 11])
+def test_samples_after_training_follow_the_oracle(float_name, n_test):
+    """Of three chains if there are so many images, and of more than there are."""
+    dataset = make_dataset(9, 5, n_test, shape=(9, 8))
+    settings = settings_of("rbm", n_hidden=PANEL + 3)
+    given = random_parameters(dataset, settings, FLOATS[float_name])
+    found = sample_chains(given, dataset, settings, n_chains=4, n_rows=3, n_steps=4)
+    n_chains = min(4, n_test)
+    assert (found.shape, found.dtype) == ((3, n_chains, 72), given["weights"].dtype)
+    weights, hidden_bias, visible_bias = (array.astype(float) for array in given.values())
+    first, *draws = model.sampling(dataset, settings, n_chains)
+    assert first == 0 if n_test == 3 else 0 < first < 8
+    v = oracle.pixels(dataset.test_x[first : first + n_chains])
+    positions = [new_position(one) for one in draws]
+    u = np.empty((n_chains, PANEL + 3)), np.empty((n_chains, 72))
+    for row in found:
+        for _step in range(4):
+            for position, numbers in zip(positions, u, strict=True):
+                fill_uniform(position, numbers)
+            h = (u[0] < oracle.sigmoid(v @ weights + hidden_bias)).astype(float)
+            means = oracle.sigmoid(h @ weights.T + visible_bias)
+            v = (u[1] < means).astype(float)
+        np.testing.assert_allclose(row, means, rtol=10 * TOLERANCE[float_name])
 
 
 def digest(float_x):

@@ -59,7 +59,9 @@ from scipy.special import expit
 from msgd.kernels.mrg31k3p import Draws
 from msgd.models.da.model import tied_parameters
 
-POSITIVE_STREAM, VISIBLE_STREAM, HIDDEN_STREAM = 1, 2, 3  # blocks of the generator
+# Blocks of the generator: of a training, and of the samples that are drawn after it.
+POSITIVE_STREAM, VISIBLE_STREAM, HIDDEN_STREAM = 1, 2, 3
+SAMPLED_HIDDEN_STREAM, SAMPLED_VISIBLE_STREAM = 4, 5
 
 
 def initial_parameters(dataset, settings, float_x):
@@ -95,6 +97,24 @@ def gibbs_draws(n_features, settings):
         Draws(seed, POSITIVE_STREAM, n_hidden),
         Draws(seed, VISIBLE_STREAM, n_visible),
         Draws(seed, HIDDEN_STREAM, n_hidden),
+    )
+
+
+def sampling(dataset, settings, n_chains):
+    """Return (first, hidden, visible): which test images samples begin with, and their Draws.
+
+    Chain i begins with test image first + i, and first is drawn where the initial weights' draws
+    end. Step t, from 0, takes draw t of h (n_chains, H) and then of v (n_chains, D).
+    """
+    random = np.random.RandomState(settings["seed"])
+    seed, n_hidden = _generator_seed(random), settings["n_hidden"]
+    tied_parameters(random, dataset.n_features, n_hidden, np.float64)  # for what it draws
+    n_first = len(dataset.test_x) - n_chains
+    first = int(random.randint(n_first)) if n_first > 0 else 0
+    return (
+        first,
+        Draws(seed, SAMPLED_HIDDEN_STREAM, n_chains * n_hidden),
+        Draws(seed, SAMPLED_VISIBLE_STREAM, n_chains * dataset.n_features),
     )
 
 
