@@ -135,9 +135,16 @@ class Backend(PersistentChain, CpuBackend):
         self.hidden.bias[: self.hidden.n] = hidden_bias
         self.visible.bias[: self.visible.n] = visible_bias
 
-    @property
-    def chain(self):
-        """The h of the persistent chains, (B, H) uint8, a view."""
+    def fetch_chain(self):
+        """See msgd.models.rbm.gibbs.PersistentChain."""
+        return self._chain().copy()
+
+    def keep_chain(self, chain):
+        """See msgd.models.rbm.gibbs.PersistentChain."""
+        self._chain()[:] = chain
+
+    def _chain(self):
+        """Return h, (B, H) uint8, a view."""
         marks = self.hidden.marks[: self.batch_size * self.hidden.stride]
         return marks.reshape(self.batch_size, -1)[:, : self.hidden.n]
 

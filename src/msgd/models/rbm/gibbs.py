@@ -21,11 +21,14 @@ class Sampling(NamedTuple):
 
 
 class GibbsNumbers:
-    """The random numbers of a training of ``settings``, minibatch by minibatch."""
+    """The random numbers of a training of ``settings``, minibatch by minibatch.
 
-    def __init__(self, n_features, settings):
+    more: arguments of RandomNumbers beside the draws.
+    """
+
+    def __init__(self, n_features, settings, *more):
         self.is_persistent, self.n_steps = settings["persistent"], settings["gibbs_steps"]
-        self.numbers = [*map(RandomNumbers, gibbs_draws(n_features, settings))]
+        self.numbers = [RandomNumbers(d, *more) for d in gibbs_draws(n_features, settings)]
 
     def span(self, first, last):
         """Return the Sampling of minibatches first..last-1, which the caller is to train."""
@@ -38,18 +41,19 @@ class GibbsNumbers:
 
 
 class PersistentChain:
-    """The part of a Backend that keeps the chain of PCD, and saves it as its state.
+    """The part of a Backend that knows the chains of PCD as its state.
 
-    A backend has ``self.chain``, (B, H) zeros and ones, and with it these methods.
+    A backend adds ``fetch_chain()``, which returns a copy of h, (B, H) uint8, and
+    ``keep_chain(chain)``, which replaces it by zeros and ones of that shape and type.
     """
 
     def begin(self, stage):
         """See msgd.models.interface.Backend.begin: the chains begin with zeros."""
-        self.chain[:] = 0
+        self.keep_chain(np.zeros_like(self.fetch_chain()))
 
     def get_state(self):
         """See msgd.models.interface.Backend.get_state: {"chain": (B, H) uint8}, {} of CD."""
-        return {"chain": self.chain.astype(np.uint8)} if self.settings["persistent"] else {}
+        return {"chain": self.fetch_chain()} if self.settings["persistent"] else {}
 
     def set_state(self, state):
         """See msgd.models.interface.Backend.set_state."""
@@ -62,4 +66,4 @@ class PersistentChain:
                 raise UserError(
                     f"the state's {name} is not {array.shape} {array.dtype} of zeros and ones"
                 )
-            self.chain[:] = given
+            self.keep_chain(given)

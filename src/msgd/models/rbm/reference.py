@@ -114,6 +114,14 @@ class Backend(PersistentChain, ReferenceBackend):
         self.chain = np.zeros((self.batch_size, self.settings["n_hidden"]), self.float_x)
         return TiedLayer(*self.parameters.values()), self.chain
 
+    def fetch_chain(self):
+        """See msgd.models.rbm.gibbs.PersistentChain."""
+        return self.chain.astype(np.uint8)
+
+    def keep_chain(self, chain):
+        """See msgd.models.rbm.gibbs.PersistentChain."""
+        self.chain[:] = chain
+
     def train(self, first, last):
         """See msgd.models.interface.Backend.train."""
         costs, sampling = np.empty(last - first, self.float_x), self.numbers.span(first, last)
