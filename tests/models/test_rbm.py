@@ -315,6 +315,10 @@ def test_the_same_bytes_for_any_number_of_threads_and_in_pieces(persistent, monk
 
     n_threads = numba.get_num_threads()
     with_all = train()
+    for n_tasks in (3, 5, 100):  # of more threads than there may be
+        with monkeypatch.context() as patch:
+            patch.setattr(numba, "get_num_threads", lambda n_tasks=n_tasks: n_tasks)
+            assert train() == with_all
     numba.set_num_threads(1)
     with_one = train()
     numba.set_num_threads(n_threads)

@@ -144,9 +144,8 @@ def list_ones(units, i):
     """Overwrite the list of ones of image i by its marks."""
     start, count = i * units.stride, np.int64(0)
     numbers = units.ones[start:]
-    for k in range(0, units.n, HALF):
-        n = min(HALF, units.n - k)
-        count = append_marked(units.marks, start + k, n, k, numbers, count)
+    for k in range(0, units.n, HALF):  # beyond the last unit marks are 0
+        count = append_marked(units.marks, start + k, HALF, k, numbers, count)
     units.n_ones[i] = count
 
 
