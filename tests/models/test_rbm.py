@@ -16,7 +16,7 @@ from conftest import darkened, environment, make_dataset
 from msgd.errors import UserError
 from msgd.kernels.uniform import fill_uniform, new_position
 from msgd.kernels.vectors import HALF
-from msgd.models import cpu_backend
+from msgd.models import cpu_backend, load_backend
 from msgd.models.rbm import model
 from msgd.models.rbm.chains import NEVER, PANEL, get_weights
 from msgd.models.rbm.samples import sample_chains
@@ -326,6 +326,18 @@ def test_the_same_bytes_for_any_number_of_threads_and_in_pieces(persistent, monk
     assert with_one == with_all
     monkeypatch.setattr(cpu_backend, "PIECE_BYTES", 2 * 7 * 300 + 1)
     assert train() == with_all
+
+
+@pytest.mark.parametrize("chunk_batches", [1, 3, 9])
+def test_chunks_give_the_same_bits(chunk_batches):
+    """Data larger than a CUDA device: chunks of minibatches instead of resident data."""
+    dataset, settings, given = toy(n_steps=1)
+    results = []
+    for chunks in (None, chunk_batches):
+        backend = load_backend("rbm", "cuda")(dataset, given, settings, np.float32, chunks)
+        trained = backend.train(0, 1), backend.train(1, 10)
+        results.append(bits(*trained, backend.get_parameters(), backend.get_state()))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("persistent", [True, False])
