@@ -171,3 +171,97 @@ def mlp_gradients(parameters, x, y, kind="tanh", **penalties):
         if layer > 0:
             error = (error @ weights.T) * slopes[layer - 1]
     return gradients
+
+
+def sigmoid(x):
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def jacobian_square(parameters, x):
+    """The sum over the images of all squared derivatives of the hidden units, over their number."""
+    weights, hidden_bias, _ = parameters
+    y = sigmoid(x @ weights + hidden_bias)
+    jacobians = (y * (1 - y))[:, None, :] * weights  # (images, pixels, units)
+    return (jacobians**2).sum() / len(x)
+
+
+def autoencoder_cost(parameters, x, corrupted, contraction=0.0):
+    """Mean cross-entropy of the images x, reconstructed from corrupted ones, plus the contraction.
+
+    parameters: [weights (D, H), hidden_bias (H,), visible_bias (D,)].
+    """
+    weights, hidden_bias, visible_bias = parameters
+    a = sigmoid(corrupted @ weights + hidden_bias) @ weights.T + visible_bias
+    # log s(a) = -log(1 + e^-a) and log(1 - s(a)) = -log(1 + e^a)
+    reconstruction = (x * np.logaddexp(0, -a) + (1 - x) * np.logaddexp(0, a)).sum() / len(x)
+    if contraction == 0:
+        return reconstruction
+    return reconstruction + contraction * jacobian_square(parameters, corrupted)
+
+
+def autoencoder_gradients(parameters, x, corrupted, contraction=0.0):
+    weights, hidden_bias, visible_bias = parameters
+    y = sigmoid(corrupted @ weights + hidden_bias)
+    d = (sigmoid(y @ weights.T + visible_bias) - x) / len(x)
+    slope = y * (1 - y)
+    squares, factor = (weights**2).sum(axis=0), 2 * contraction / len(x)
+    e = (d @ weights) * slope + factor * slope**2 * (1 - 2 * y) * squares
+    gradient = corrupted.T @ e + d.T @ y + factor * weights * (slope**2).sum(axis=0)
+    return gradient, e.sum(axis=0), d.sum(axis=0)
+
+
+def rbm_free_energies(parameters, v):
+    """F of every row of v; parameters: [weights (D, H), hidden_bias (H,), visible_bias (D,)]."""
+    weights, hidden_bias, visible_bias = parameters
+    return -v @ visible_bias - np.logaddexp(0, v @ weights + hidden_bias).sum(axis=1)
+
+
+def rbm_log_pseudo_likelihood(parameters, x, j):
+    r = np.rint(x)  # a half to the even number
+    flipped = r.copy()
+    flipped[:, j] = 1 - r[:, j]
+    difference = rbm_free_energies(parameters, flipped) - rbm_free_energies(parameters, r)
+    return x.shape[1] * -np.logaddexp(0, -difference).mean()
+
+
+def rbm_gradients(parameters, x, v):
+    """The gradients of mean F(x) - mean F(v), v fixed: the statistics of contrastive divergence."""
+    weights, hidden_bias, _ = parameters
+    data, model = (sigmoid(images @ weights + hidden_bias) for images in (x, v))
+    return (
+        -(x.T @ data - v.T @ model) / len(x),
+        -(data - model).mean(axis=0),
+        -(x - v).mean(axis=0),
+    )
+
+
+def rbm_train(parameters, batches, chain, draw, n_steps, rate):
+    """Train on the list ``batches`` of images; return the costs, and v and h after each (lists).
+
+    parameters: list of float64 arrays, changed; chain: the h that persistent chains begin with, or
+    None; draw(name): the next numbers of "positive", "visible" or "hidden", whose samples are 1
+    where they are below the probability.
+    """
+    weights, hidden_bias, visible_bias = parameters
+    costs, visible, hidden = [], [], []
+    for number, x in enumerate(batches):
+        h = chain
+        if chain is None:
+            h = (draw("positive") < sigmoid(x @ weights + hidden_bias)).astype(float)
+        for _step in range(n_steps):
+            a = h @ weights.T + visible_bias
+            v = (draw("visible") < sigmoid(a)).astype(float)
+            if chain is not None or n_steps > 1:
+                h = (draw("hidden") < sigmoid(v @ weights + hidden_bias)).astype(float)
+        if chain is None:
+            log_likelihood = -x * np.logaddexp(0, -a) - (1 - x) * np.logaddexp(0, a)
+            costs.append(log_likelihood.sum() / len(x))
+        else:
+            costs.append(rbm_log_pseudo_likelihood(parameters, x, number % x.shape[1]))
+            chain = h
+        gradients = rbm_gradients(parameters, x, v)
+        for array, gradient in zip(parameters, gradients, strict=True):
+            array -= rate * gradient
+        visible.append(v)
+        hidden.append(h)
+    return costs, visible, hidden

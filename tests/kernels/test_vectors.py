@@ -8,11 +8,14 @@ from numba import njit
 
 from msgd.kernels.vectors import (
     CACHE_LINE,
+    HALF,
     LANES,
+    add_at,
     aligned,
     aligned_empty,
     aligned_zeros,
     append_marked,
+    divide,
     exp,
     fma,
     high_half,
@@ -20,6 +23,7 @@ from msgd.kernels.vectors import (
     lane_sum,
     load,
     load_as,
+    load_at,
     load_wide,
     low_half,
     maximum,
@@ -28,7 +32,10 @@ from msgd.kernels.vectors import (
     splat,
     splat_wide,
     store,
+    store_at,
     store_equal,
+    transpose,
+    where_negative,
 )
 
 
@@ -63,6 +70,27 @@ def test_every_operation(float_x):
     while len(halves) > 1:
         halves = halves[: len(halves) // 2] + halves[len(halves) // 2 :]
     assert total == halves[0]
+
+
+@njit
+def run_choice(a, b, x, out):
+    store(out, 0, divide(load(a, 0), load(b, 0)))
+    store(out, LANES, where_negative(load(x, 0), load(a, 0), load(b, 0)))
+
+
+@pytest.mark.parametrize("float_x", [np.float32, np.float64])
+def test_quotients_and_choices(float_x):
+    random = np.random.RandomState(0)
+    a, b, x = random.normal(size=(3, LANES)).astype(float_x)
+    x[:3] = 0, -0.0, np.nan
+    out = np.empty(2 * LANES, float_x)
+    run_choice(a, b, x, out)
+    pairs = zip(fractions(a), fractions(b), strict=True)
+    np.testing.assert_array_equal(out[:LANES], [rounded(v / w, float_x) for v, w in pairs])
+    assert (x < 0).any()
+    np.testing.assert_array_equal(
+        out[LANES:], [v if c < 0 else w for v, w, c in zip(a, b, x, strict=True)]
+    )
 
 
 @njit
@@ -254,3 +282,39 @@ def test_vectors_longer_than_lanes(float_x):
     while len(halves) > 1:
         halves = halves[: len(halves) // 2] + halves[len(halves) // 2 :]
     assert total == halves[0]
+
+
+@njit
+def run_transpose(a, stride, out, to_stride):
+    transpose(a, 5, stride, out, 3, to_stride)
+    transpose(a, 5 + HALF, stride, a, 5, stride)  # into what was read
+
+
+@pytest.mark.parametrize("float_x", [np.float32, np.float64])
+def test_a_square_is_transposed(float_x):
+    a = np.arange(5 + HALF * 20.0).astype(float_x)
+    square, beside = (
+        np.array([a[at + 20 * r : at + 20 * r + HALF] for r in range(HALF)]) for at in (5, 5 + HALF)
+    )
+    out = np.full(3 + HALF * 11, -1, float_x)
+    run_transpose(a, 20, out, 11)
+    found = out[3:].reshape(HALF, 11)
+    np.testing.assert_array_equal(found[:, :HALF], square.T)
+    assert (found[:, HALF:] == -1).all()
+    assert (out[:3] == -1).all()
+    np.testing.assert_array_equal(a[5:].reshape(HALF, 20)[:, :HALF], beside.T)
+
+
+@njit
+def run_add_at(a, out):
+    sums = load_at(a, 1, (0, 20))
+    store_at(out, 0, (0, LANES), add_at(a, 2, (40, 3), sums))
+
+
+@pytest.mark.parametrize("float_x", [np.float32, np.float64])
+def test_vectors_are_added_to_sums(float_x):
+    a = np.random.RandomState(3).normal(size=80).astype(float_x)
+    out = np.zeros(2 * LANES, float_x)
+    run_add_at(a, out)
+    np.testing.assert_array_equal(out[:LANES], a[1 : 1 + LANES] + a[42 : 42 + LANES])
+    np.testing.assert_array_equal(out[LANES:], a[21 : 21 + LANES] + a[5 : 5 + LANES])

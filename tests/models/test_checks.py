@@ -25,10 +25,10 @@ def without_last(parameters):
 
 
 def changed(change):
-    """Return a function that changes the last but one of the arrays: the last weights."""
+    """Return a function that changes the last of the arrays of two dimensions: the last weights."""
 
     def of(parameters):
-        name = [*parameters][-2]
+        *_, name = (name for name, array in parameters.items() if array.ndim == 2)
         return {**parameters, name: change(parameters[name])}
 
     return of

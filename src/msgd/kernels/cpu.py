@@ -47,6 +47,15 @@ def _sigmoid(x):
     return lambda x: sigmoid(x)
 
 
+sigmoid_cross_entropy = njit(**options.CPU)(formulas.sigmoid_cross_entropy)
+
+
+@overload(formulas.sigmoid_cross_entropy)
+def _sigmoid_cross_entropy(x, target):
+    return lambda x, target: sigmoid_cross_entropy(x, target)
+
+
+softplus = njit(**options.CPU)(formulas.softplus)
 activate = njit(**options.CPU)(formulas.activate)
 activation_slope = njit(**options.CPU)(formulas.activation_slope)
 softmax_cross_entropy = njit(**options.CPU)(formulas.softmax_cross_entropy)

@@ -40,6 +40,7 @@ if IS_NUMBA_CUDA and not IS_SIMULATOR:
         return lambda x: sigmoid(x)
 
 
+sigmoid_cross_entropy = cuda.jit(device=True, **options.CUDA)(formulas.sigmoid_cross_entropy)
 activate = cuda.jit(device=True, **options.CUDA)(formulas.activate)
 activation_slope = cuda.jit(device=True, **options.CUDA)(formulas.activation_slope)
 softmax_cross_entropy = cuda.jit(device=True, **options.CUDA)(formulas.softmax_cross_entropy)

@@ -50,6 +50,20 @@ def sigmoid(x):
     return exponential / (like(x, 1) + exponential)
 
 
+def sigmoid_cross_entropy(x, target):
+    """Return -(t log s(x) + (1 - t) log(1 - s(x))) of the sigmoid s and the target t.
+
+    It is log(1 + exp(x)) - t x, here without overflow for any ``x`` of the type of ``target``.
+    """
+    largest = x if x > like(x, 0) else like(x, 0)
+    return largest - target * x + like(x, math.log1p(math.exp(-abs(x))))
+
+
+def softplus(x):
+    """Return log(1 + exp(x)) = -log s(-x) of the sigmoid s, without overflow for any ``x``."""
+    return sigmoid_cross_entropy(x, like(x, 0))
+
+
 TANH, SIGMOID = 0, 1
 ACTIVATIONS = {"tanh": TANH, "sigmoid": SIGMOID}
 

@@ -23,6 +23,8 @@ each other, and what is loaded has to serve several of them.
 - ``splat(array, x)``: x in every lane, in the type of ``array``
 - ``add(v, w)``: v + w
 - ``multiply(v, w)``: v w, lane by lane
+- ``divide(v, w)``: v / w, lane by lane
+- ``where_negative(x, v, w)``: the lanes of v where x < 0, elsewhere those of w
 - ``fma(x, v, acc)``: acc + x v with one rounding; x is a scalar, v and acc are vectors
 - ``multiply_add(v, w, acc)``: acc + v w, lane by lane, with one rounding
 - ``maximum(v, w)``: the larger of v and w, lane by lane
@@ -31,6 +33,7 @@ each other, and what is loaded has to serve several of them.
 - ``lane_sum(v)``: the sum of the lanes, as the pairwise tree of halves
 - ``lane_max(v)``: the largest lane
 - ``append_marked(marks, ...)``: list which of eight marks are set
+- ``transpose(array, i, stride, out, j, to_stride)``: write a square of HALF rows the other way
 - ``load_half(like, array, i)``: the vector array[i : i + HALF] in the type of the array ``like``
 
 A vector may be longer, its length a constant: LLVM cuts it into the processor's vectors. What takes
@@ -52,6 +55,7 @@ For ``Sums`` of vectors of LANES, offsets is a tuple of whole numbers, one for e
 - ``load_at(array, i, offsets)``: vector k is array[i + offsets[k] : + LANES]
 - ``store_at(array, i, offsets, sums)``: the reverse
 - ``fma_at(x, array, i, offsets, sums)``: vector k + x array[i + offsets[k] : + LANES]
+- ``add_at(array, i, offsets, sums)``: vector k + array[i + offsets[k] : + LANES]
 - ``in_a_row(offsets)``: (0, LANES, 2 LANES, ...), as long as ``offsets``
 """
 
@@ -273,6 +277,27 @@ def multiply(typing_context, left, right):
     return left(left, right), build
 
 
+@intrinsic
+def divide(typing_context, left, right):
+    """Return left / right, lane by lane."""
+
+    def build(context, builder, signature, args):
+        return builder.fdiv(*args)
+
+    return left(left, right), build
+
+
+@intrinsic
+def where_negative(typing_context, x, left, right):
+    """Return the lanes of ``left`` where those of ``x`` are below 0, elsewhere those of right."""
+
+    def build(context, builder, signature, args):
+        x, left, right = args
+        return builder.select(builder.fcmp_ordered("<", x, ir.Constant(x.type, None)), left, right)
+
+    return left(x, left, right), build
+
+
 def build_fma(builder, x, y, z):
     """Return x y + z of vectors, rounded once."""
     name = f"llvm.fma.v{x.type.count}{'f32' if x.type.element == ir.FloatType() else 'f64'}"
@@ -467,6 +492,45 @@ def append_marked(marks, at, n, first, numbers, count):
     return count + N_SET_BITS[byte]
 
 
+@intrinsic
+def transpose(typing_context, array, i, stride, out, j, to_stride):
+    """Set out[j + c to_stride + r] to array[i + r stride + c] for r and c below HALF.
+
+    All are read before any is written.
+    """
+    vector = Vector(array.dtype, HALF)
+
+    def build(context, builder, signature, args):
+        def places(start):
+            kinds, values = signature.args[start : start + 3], args[start : start + 3]
+            first = build_address(context, builder, kinds[:2], values[:2], number)
+            step = context.cast(builder, values[2], kinds[2], types.intp)
+            for row in range(HALF):
+                at = builder.gep(first, [builder.mul(step, ir.Constant(step.type, row))])
+                yield builder.bitcast(at, llvm_vector(vector).as_pointer())
+
+        number = llvm_vector(vector).element
+        rows = [build_load(builder, at) for at in places(0)]
+        size = 1
+        while (
+            size < HALF
+        ):  # swap the squares of ``size`` beside the diagonal in those twice as large
+            lanes = range(HALF)
+            above = [k if k & size == 0 else HALF + k - size for k in lanes]
+            below = [k + size if k & size == 0 else HALF + k for k in lanes]
+            for row in range(HALF):
+                if row & size == 0:
+                    pair = rows[row], rows[row + size]
+                    rows[row] = build_shuffle(builder, *pair, above)
+                    rows[row + size] = build_shuffle(builder, *pair, below)
+            size *= 2
+        for row, at in zip(rows, places(3), strict=True):
+            build_store(builder, row, at)
+        return context.get_dummy_value()
+
+    return types.void(array, i, stride, out, j, to_stride), build
+
+
 class Sums(types.Type):
     """The Numba type of ``count`` vectors of ``lanes`` numbers of type ``scalar``."""
 
@@ -487,7 +551,7 @@ def build_places(builder, address, count):
     return [builder.gep(address, [ir.Constant(ir.IntType(64), k)]) for k in range(count)]
 
 
-def _build_rows(context, builder, signature, args, sums):
+def build_rows(context, builder, signature, args, sums):
     """Return the addresses of the vectors of ``sums`` for (array, i, stride, rows), row by row."""
     n_rows = signature.args[3].count
     stride = context.cast(builder, args[2], signature.args[2], types.intp)
@@ -519,7 +583,7 @@ def load_sums(typing_context, array, i, stride, rows, lengths):
 
     def build(context, builder, signature, args):
         result = ir.Constant(context.get_value_type(sums), ir.Undefined)
-        for k, place in enumerate(_build_rows(context, builder, signature, args, sums)):
+        for k, place in enumerate(build_rows(context, builder, signature, args, sums)):
             result = builder.insert_value(result, build_load(builder, place), k)
         return result
 
@@ -531,7 +595,7 @@ def store_sums(typing_context, array, i, stride, rows, sums):
     """Set array[i + r stride : + its length] to row r of the sums."""
 
     def build(context, builder, signature, args):
-        for k, place in enumerate(_build_rows(context, builder, signature, args, sums)):
+        for k, place in enumerate(build_rows(context, builder, signature, args, sums)):
             build_store(builder, builder.extract_value(args[4], k), place)
         return context.get_dummy_value()
 
@@ -564,7 +628,7 @@ def add_outer(typing_context, x, rows, d, array, i, sums):
     return sums(x, rows, d, array, i, sums), build
 
 
-def _build_at(context, builder, signature, args, vector):
+def build_at(context, builder, signature, args, vector):
     """Return the addresses of the vectors at (array, i, offsets)."""
     llvm = llvm_vector(vector)
     first = build_address(context, builder, signature.args[:2], args[:2], llvm.element)
@@ -578,7 +642,7 @@ def load_at(typing_context, array, i, offsets):
     sums = Sums(array.dtype, offsets.count, LANES)
 
     def build(context, builder, signature, args):
-        addresses = _build_at(context, builder, signature, args, sums.vector)
+        addresses = build_at(context, builder, signature, args, sums.vector)
         return cgutils.pack_array(builder, [build_load(builder, at) for at in addresses])
 
     return sums(array, i, offsets), build
@@ -589,7 +653,7 @@ def store_at(typing_context, array, i, offsets, sums):
     """Set array[i + offsets[k] : + LANES] to vector k of the sums, one after the other."""
 
     def build(context, builder, signature, args):
-        for k, at in enumerate(_build_at(context, builder, signature, args, sums.vector)):
+        for k, at in enumerate(build_at(context, builder, signature, args, sums.vector)):
             build_store(builder, builder.extract_value(args[3], k), at)
         return context.get_dummy_value()
 
@@ -606,13 +670,27 @@ def fma_at(typing_context, x, array, i, offsets, sums):
         factor = build_splat(builder, llvm_vector(vector), scalar)
         without_x = signature.return_type(*signature.args[1:])
         result = args[4]
-        for k, at in enumerate(_build_at(context, builder, without_x, args[1:], vector)):
+        for k, at in enumerate(build_at(context, builder, without_x, args[1:], vector)):
             old = builder.extract_value(result, k)
             new = build_fma(builder, factor, build_load(builder, at), old)
             result = builder.insert_value(result, new, k)
         return result
 
     return sums(x, array, i, offsets, sums), build
+
+
+@intrinsic
+def add_at(typing_context, array, i, offsets, sums):
+    """Return the sums with array[i + offsets[k] : + LANES] added to vector k."""
+
+    def build(context, builder, signature, args):
+        result = args[3]
+        for k, at in enumerate(build_at(context, builder, signature, args, sums.vector)):
+            total = builder.fadd(builder.extract_value(result, k), build_load(builder, at))
+            result = builder.insert_value(result, total, k)
+        return result
+
+    return sums(array, i, offsets, sums), build
 
 
 @intrinsic

@@ -1,0 +1,1 @@
+"""Contractive auto-encoder: reconstruction by hidden units that small changes move little."""

@@ -1,0 +1,1 @@
+"""Denoising auto-encoder: hidden units from which corrupted images are reconstructed."""

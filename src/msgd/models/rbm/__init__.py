@@ -1,0 +1,1 @@
+"""Restricted Boltzmann machine, trained by (persistent) contrastive divergence."""
