@@ -4,17 +4,26 @@ import conftest as _  # noqa: F401 (before msgd: it sees to Numba and to the sim
 import numpy as np
 
 from msgd.config import complete_experiment
-from msgd.models import CLASSIFIERS, DEVICES, MODELS, load_backend, load_model
+from msgd.models import (
+    CLASSIFIERS,
+    DEVICES,
+    MODELS,
+    UNSUPERVISED,
+    load_backend,
+    load_model,
+)
 
 # Layers, where a model has any to choose. A model without an entry trains with its defaults.
 LAYERS = {
     "mlp": {"n_hidden": [5, 4]},
     "lenet": {"nkerns": [2, 3], "filter_size": 2, "n_hidden": 4},
+    **{name: {"n_hidden": 5} for name in UNSUPERVISED},
 }
 # The same on images of 14 x 14 pixels, wider than a vector and than a block of units.
 WIDER = {
     "mlp": {"n_hidden": [70, 20]},
     "lenet": {"nkerns": [4, 6], "filter_size": 3, "n_hidden": 500},
+    **{name: {"n_hidden": 70} for name in UNSUPERVISED},
 }
 # The same of what the fast CUDA kernels can train, on images of FAST_SHAPE.
 FAST_LAYERS = {

@@ -398,6 +398,7 @@ def test_predictions_are_in_float32_whatever_trains():
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 @needs_warps
 def test_training_on_tensor_cores_has_the_same_bits_however_it_is_cut(monkeypatch):
     dataset = make_dataset(6, 3, 3, (20, 28), 3)  # two minibatches of three

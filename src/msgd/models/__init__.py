@@ -20,6 +20,9 @@ MODELS = {
     "logistic_cg": "conjugate_gradient",
     "mlp": "loop",
     "lenet": "loop",
+    "da": "loop",
+    "ca": "loop",
+    "rbm": "loop",
 }
 # Those that learn from images alone. They predict no classes, so nothing counts their errors: no
 # validation, no score, no part in the selection.

@@ -165,9 +165,9 @@ def shared_sizes(sizes):
     row_weights, columns1 = int(ROW_WEIGHTS), s.columns1
     rows2 = s.squares2 // s.columns2
     map2 = s.maps1 * s.squares1
+    of_a_tile = max(PRODUCT_FLOATS, WIDE_PRODUCT_FLOATS)
     numbers = max(
-        PRODUCT_FLOATS,
-        WIDE_PRODUCT_FLOATS,
+        of_a_tile,
         GROUP * s.pixels
         + FILTER_SIZE * s.bundles[0] * row_weights
         + 2 * MAPS * s.bundles[0] * (s.squares1 + 1),
