@@ -139,7 +139,7 @@ def measured(day, designs, kernel):
         return {"draft": kernel.draft, "us_per_step": found[0]} if found else None
     speed = day["steps"]["speed"][kernel.model][kernel.speed]
     wait = grid_wait(day["steps"]["micro"], kernel.blocks)
-    alone = day["steps"]["profile"][kernel.model]["us"]
+    alone = day["steps"].get("profile", {}).get(kernel.model, {}).get("us", {})
     return {
         "us_per_step": 1e6 / speed["training_epochs_per_second"] / kernel.minibatches,
         "training_epochs_per_second": speed["training_epochs_per_second"],

@@ -60,6 +60,7 @@ class Kernel(NamedTuple):
 
 
 FIRST_DAY = "91f85115429e"  # when there were the plain kernels alone
+FAST_DAY = "ca453b06e1ce"  # when those that are fast were measured
 
 NO_LP = {"descent.lp > like(descent.lp, 0)": False}
 TANH = {"sigmoid": False}
@@ -80,6 +81,7 @@ LOGISTIC_REGRESSION = Kernel(
     grid_waits=2,
     function="_train_fast",
     by_barrier=True,
+    measured_at=FAST_DAY,
     draft="samples split over 100 blocks, two waits of the grid a minibatch",
     taken={
         "is_penalised": False,
@@ -144,6 +146,7 @@ MLP = Kernel(
     grid_waits=2,
     function="_train_fast",
     by_barrier=True,
+    measured_at=FAST_DAY,
     draft="4 hidden units a block in registers, two waits of the grid a minibatch",
     taken={"is_l2_alone(descent)": True},
     phases=(
@@ -225,6 +228,7 @@ LENET = Kernel(
     minibatches=100,
     grid_waits=6,
     function="_train_fast",
+    measured_at=FAST_DAY,
     draft="one kernel, images split over 132 blocks, six waits of the grid a minibatch",
     loop="state",
     taken={**NO_LP, "kernels.has_penalty(descent)": False, "has_penalty(descent)": False},

@@ -227,6 +227,13 @@ def table_of_gpu():
         }
         row |= {f"PyTorch {way}": rate(torch.get(way)) for way in ("eager", "graph", "compile")}
         rows += [row] if speed or torch else []
+        if tf32 := speed.get("cuda TF32"):
+            ours = {
+                "epochs/s": f"{model}, arithmetic: tf32",
+                "numba.cuda": rate(tf32["epochs_per_second"]),
+                "its training alone": rate(tf32["training_epochs_per_second"]),
+            }
+            rows.append({name: ours.get(name, "") for name in row})
     gpu = (day["hardware"]["gpu"] or "no GPU").partition(",")[0]
     versions = ", ".join(f"{name} {day['packages'].get(name)}" for name in ("numba-cuda", "torch"))
     measured = {**day, "code": {"commit": commit_of_speed(day)}}
@@ -285,7 +292,7 @@ def measured_epochs(kernel, day):
     Of one that it did not measure, those of a draft, or a dash.
     """
     if kernel.measured_at == commit_of_speed(day)[:12]:
-        speed = day["steps"].get("speed", {}).get(kernel.model, {}).get("cuda", {})
+        speed = day["steps"].get("speed", {}).get(kernel.model, {}).get(kernel.speed, {})
         return rate(speed.get("training_epochs_per_second"))
     for draft in read_measured("gpu_designs")["designs"]:
         if draft["design"] == kernel.draft:

@@ -67,6 +67,17 @@ def test_the_tutorial_configuration_is_the_published_one():
     config.complete_config(shown)
 
 
+def test_the_configuration_without_labels_is_the_published_one():
+    shown = yaml.safe_load((ROOT / "config" / "unsupervised.yaml").read_text())
+    assert {run["model"] for run in shown["experiments"].values()} == set(UNSUPERVISED)
+    for name, run in shown["experiments"].items():
+        published = config.complete_experiment({"model": run["model"]})
+        if name == "da_uncorrupted":
+            published["corruption"] = 0.0
+        assert config.complete_experiment(run) == published
+    config.complete_config(shown)
+
+
 def test_the_page_of_keys_is_up_to_date():
     page = (ROOT / "config" / "README.md").read_text()
     assert page == config.describe_config(), "run msgd describe-config --output config/README.md"
