@@ -86,8 +86,9 @@ FIGURES_OF_MODEL = {
 PLOTS = [
     f"results/plots/{run}/{figure}"
     for run in DRAWN
+    for experiment in [run.rpartition("/")[0]]
     for figure in FIGURES_OF_MODEL.get(
-        EXPERIMENTS[run.split("/")[0]]["model"], FIGURES + FIGURES_OF_ERRORS
+        EXPERIMENTS[experiment]["model"], FIGURES + FIGURES_OF_ERRORS
     )
 ]
 # What tells of errors, where anything makes some.
