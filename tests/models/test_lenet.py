@@ -414,6 +414,17 @@ def test_past_the_limits_of_tensor_cores_the_fast_kernels_serve(shape, changes):
     assert "allowed" in cuda_layout.why_not_tf32(shape, settings, 3)
 
 
+def test_tensor_cores_ask_for_their_own_shared_memory():
+    """They need more than the kernels in float32, so fewer hidden units fit."""
+    why = {}
+    for n_hidden in (2816, 2944):
+        settings = toy.published_settings("lenet", n_hidden=n_hidden)
+        assert cuda_layout.why_plain((28, 28), settings, 10) == ""
+        why[n_hidden] = cuda_layout.why_not_tf32((28, 28), settings, 10)
+    assert why[2816] == ""
+    assert "shared memory; allowed: 49152" in why[2944]
+
+
 @pytest.mark.parametrize(
     ("shape", "changes", "why"),
     [

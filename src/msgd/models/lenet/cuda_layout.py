@@ -137,8 +137,13 @@ def why_plain(image_shape, settings, n_classes):
         return f"nkerns is {settings['nkerns']}: more than a block has threads to load"
     if sizes.classes > WARPS:
         return f"there are {n_classes} classes; allowed: up to {WARPS}"
+    return _why_too_much_shared(sizes)
+
+
+def _why_too_much_shared(sizes):
+    """Return that a block's shared memory is too small for networks of ``sizes``, or ""."""
     numbers, places = shared_sizes(sizes)
-    used = 4 * (numbers + places + 2 * GROUP * n_classes + 3)
+    used = 4 * (numbers + places + 2 * GROUP * int(sizes.classes) + 3)
     if used <= SHARED_BYTES:
         return ""
     return f"nkerns and n_hidden take {used} bytes of shared memory; allowed: {SHARED_BYTES}"
@@ -149,14 +154,14 @@ def why_not_tf32(image_shape, settings, n_classes):
 
     The limits of its layers; see cuda_tensor.py.
     """
-    sizes = sizes_of(image_shape, settings, n_classes, GROUP)
+    sizes = sizes_of(image_shape, settings, n_classes, GROUP, tf32=True)
     if sizes.columns2 != TENSOR_COLUMNS2 or sizes.squares2 > TENSOR_SQUARES2:
         height, width = image_shape
         return f"images have {height} x {width} pixels; allowed: up to 31 rows of 28"
     if sizes.maps1 > TENSOR_MAPS1 or sizes.maps2 > TENSOR_MAPS2:
         nkerns = settings["nkerns"]
         return f"nkerns is {nkerns}; allowed: up to {TENSOR_MAPS1} and {TENSOR_MAPS2} maps"
-    return ""
+    return _why_too_much_shared(sizes)
 
 
 def shared_sizes(sizes):

@@ -8,18 +8,18 @@ what it multiplies are rounded copies in shared memory. In brackets the publishe
     filters 2         an image after the other; warp: 64 weights of every map           [8 pieces]
                       terms: the pixels of a row of squares, upper row, lower row    [4 x 2 steps]
     errors of h1      two images; warp: 4 rows in either half x 8 input maps     [2 x 3 x 2 pieces]
-                      terms: maps, by rows of a filter; a column after the other [5 x 80 steps]
+                      terms: maps, by rows of a filter; 3 columns, then 2        [5 x 80 steps]
 
 A step is eight terms. A map of the second convolution has 8 columns here, so 4 squares in a row: g
 is a column, or q a square. Its errors lie in four planes, one for each pixel of the squares, with
 the maps of a square side by side, and 0 where a pixel is no maximum: (4, squares2, error_stride).
 
-The hidden layer's products are in kernels/cuda_product.py. All else is float32 as without tensor
-cores, and so are predictions.
+The hidden layer's products are in kernels/cuda_product.py and, of errors, in wide tiles, in
+kernels/cuda_wide_product.py. All else is float32 as without tensor cores, and so are predictions.
 
 Limits, beside those of ``cuda.py``: a GPU of compute capability 8.0 or more, images of 28 columns
-and up to 31 rows, up to 20 and 56 maps. Where they are not met nothing stands in: it is an error
-(``cuda_layout.why_not_tf32``).
+and up to 31 rows, up to 20 and 56 maps, and, of the published maps, up to 2,816 hidden units. Where
+they are not met nothing stands in: it is an error (``cuda_layout.why_not_tf32``).
 """
 
 import numpy as np
