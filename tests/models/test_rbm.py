@@ -5,6 +5,9 @@ import itertools
 import platform
 import subprocess
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a program: see the last test
 
 import numba
 import numpy as np
