@@ -36,7 +36,7 @@ EXPERIMENTS = {
     "short": {**MLP, "n_epochs": 30, "learning_rate": [0.01, 0.02], "seed": [1, 2]},
     # Long enough to leave a state, one every five seconds, and to be caught after it: a validation
     # after each minibatch takes its time however fast the kernels are.
-    "long": {**MLP, "n_epochs": 300, "validation_frequency": 1, "seed": [1, 2]},
+    "long": {**MLP, "n_epochs": 1200, "validation_frequency": 1, "seed": [1, 2]},
 }
 RUNS = {
     f"{experiment}/{run}": settings
