@@ -83,6 +83,17 @@ def test_the_page_of_keys_is_up_to_date():
     assert page == config.describe_config(), "run msgd describe-config --output config/README.md"
 
 
+def test_the_page_of_keys_says_where_models_differ():
+    """The units of a hidden layer may be a list in some models; epochs are a cap in some."""
+    rows = [line.split(" | ") for line in config.describe_config().splitlines()]
+    allowed, meaning = {row[0]: row[-2:] for row in rows if len(row) > 3}["| `n_hidden`"]
+    assert allowed == (
+        "mlp, lenet: a whole number >= 1 or a list of a whole number >= 1; "
+        "da, ca, rbm: a whole number >= 1"
+    )
+    assert meaning.startswith("mlp, lenet: Units of the hidden layer, or a list")
+
+
 def test_every_key_is_described():
     schema = config.load_schema()
     groups = [schema, schema["properties"]["plots"], *map(config.experiment_schema, MODELS)]

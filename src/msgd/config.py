@@ -273,12 +273,24 @@ def _table(columns, keys):
     """Return the lines of a table of ``keys``, with a column of defaults per entry of columns."""
     lines = [f"| key | {' | '.join(columns)} | allowed | meaning |"]
     lines += ["| --- |" + " --- |" * (len(columns) + 2)]
-    for key, schema in keys.items():
+    for key in keys:
         defaults = [_default(column, key) for column in columns.values()]
-        allowed = " or ".join(MODELS) if key == "model" else _allowed(schema)
-        description = " ".join(schema["description"].split())
+        allowed = " or ".join(MODELS) if key == "model" else _by_column(columns, key, _allowed)
+        description = _by_column(columns, key, lambda one: " ".join(one["description"].split()))
         lines.append(f"| `{key}` | {' | '.join(defaults)} | {allowed} | {description} |")
     return lines
+
+
+def _by_column(columns, key, text):
+    """Return ``text`` of a key's schema; where columns differ in it each, after their names."""
+    found = {}
+    for name, properties in columns.items():
+        if key in properties:
+            found.setdefault(text(properties[key]), []).append(name)
+    if len(found) == 1:
+        return next(iter(found))
+    parts = (f"{', '.join(names)}: {one.removesuffix('.')}" for one, names in found.items())
+    return "; ".join(parts) + ("." if next(iter(found)).endswith(".") else "")
 
 
 def _default(properties, key):
