@@ -29,8 +29,9 @@ GPU_DAY = ROOT / "benchmarks" / "results" / "gpu_day.json"
 DESIGNS = ROOT / "benchmarks" / "results" / "gpu_designs.json"
 TOLERATED = 1.1  # times the accepted estimate
 # The clock that the device of the GPU day reaches. These kernels wait more than they compute, so
-# power does not hold it back: replayed at this clock, its dependent loads leave 37 cycles to the L1
-# cache, within what is published (33 to 41); at 1755 MHz, the slowest it may do under load, 26.
+# power does not hold it back: replayed at this clock, an H100's dependent loads left 37 cycles to
+# the L1 cache, within what is published (33 to 41), and an H200's 43; at 1755 MHz, the slowest that
+# the H100 may do under load, 26.
 CLOCK = 1980  # cycles of a microsecond
 L2_MEGABYTES = 5.5  # in a microsecond, of all multiprocessors together; published, not measured
 COMPILERS = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")

@@ -144,8 +144,6 @@ class CudaBackend(OneStage):
         self.descent = descent_of(settings, float_x)
         self.shared = SharedVariables(dataset, self.batch_size, chunk_batches)
         self.buffers = {}
-        # Of all calls together: a copy to set it to 0 would take as long as to count.
-        self.mistakes, self.n_mistakes = cuda.to_device(np.zeros(1, np.int64)), 0
         self.set_parameters(parameters)
         self.allocate()
 
@@ -191,17 +189,26 @@ class CudaClassifier(CudaBackend):
     """A classifier on a CUDA device: its room adds ``launch_logits(x, logits)``.
 
     That writes the (n, C) logits of the images x.
+
+    The device counts the mistakes of all calls together, for a copy to set that number to 0 would
+    take as long as to count: n_mistakes is what it was after the latest call. None: not known,
+    before the first call and after one that was interrupted.
     """
+
+    n_mistakes = None
 
     @translate_device_errors
     def count_errors(self, split):
         """See msgd.models.interface.Classifier.count_errors."""
+        if self.n_mistakes is None:
+            self.mistakes, self.n_mistakes = cuda.to_device(np.zeros(1, np.int64)), 0
+        before, self.n_mistakes = self.n_mistakes, None
         n_counted = n_evaluated(len(self.shared.dataset.split(split)[1]), self.batch_size)
         for x, y, start in self.shared.split_pieces(split):
             n = min(len(y), n_counted - start)
             if n > 0:
                 _count_mistakes[launch_shape(n)](self._logits(x), y, n, self.mistakes)
-        before, self.n_mistakes = self.n_mistakes, int(self.mistakes.copy_to_host()[0])
+        self.n_mistakes = int(self.mistakes.copy_to_host()[0])
         return self.n_mistakes - before
 
     @translate_device_errors
