@@ -74,7 +74,7 @@ class Words(NamedTuple):
     """The three words of 16 bytes that a thread brings to shared memory: where they begin."""
 
     a: int
-    a_later: int  # two quarters of the terms later
+    a_later: int  # of later terms: two quarters of them here, eight in a wide tile
     b: int
 
 
@@ -110,21 +110,21 @@ def _add_all_terms(factors, quarter, t, shared, sums):
     computes = t < THREADS
     source, target = _first_words(factors, quarter, t), _shared_words(t)
     if computes:
-        words = _fetch(factors, source)
-        _put(shared, target, np.uint64(0), words)
+        words = fetch_words(factors, source)
+        put_words(shared, target, np.uint64(0), words)
     cuda.syncthreads()
     current = np.uint64(0)
     rounds = quarter // DEPTH
     for i in range(rounds):
         has_next = i + ONE < rounds and computes
         if has_next:
-            source = _next_words(factors, source)
-            words = _fetch(factors, source)
+            source = next_words(factors, source, DEPTH)
+            words = fetch_words(factors, source)
         if computes:
             _add_terms(shared, current, t, sums)
         current = BUFFER - current
         if has_next:
-            _put(shared, target, current, words)
+            put_words(shared, target, current, words)
         cuda.syncthreads()
 
 
@@ -140,22 +140,22 @@ def _add_all_terms_tf32(factors, quarter, t, shared, sums):
     source, target = _first_words(factors, quarter, t), _shared_words(t)
     rounds = quarter // DEPTH
     if computes:
-        words = _fetch(factors, source)
-        _put(shared, target, np.uint64(0), _rounded(words))
+        words = fetch_words(factors, source)
+        put_words(shared, target, np.uint64(0), rounded_words(words))
         if rounds > ONE:
-            source = _next_words(factors, source)
-            words = _fetch(factors, source)
+            source = next_words(factors, source, DEPTH)
+            words = fetch_words(factors, source)
     cuda.syncthreads()
     current, later = np.uint64(0), words
     for i in range(rounds):
         if i + TWO < rounds and computes:
-            source = _next_words(factors, source)
-            later = _fetch(factors, source)
+            source = next_words(factors, source, DEPTH)
+            later = fetch_words(factors, source)
         if computes:
             _add_terms_tf32(shared, current, t, sums)
         current = BUFFER - current
         if i + ONE < rounds and computes:
-            _put(shared, target, current, _rounded(words))
+            put_words(shared, target, current, rounded_words(words))
         words = later
         cuda.syncthreads()
 
@@ -193,27 +193,27 @@ def _shared_words(t):
 
 
 @cuda.jit(device=True, **INLINE)
-def _next_words(factors, words):
-    """Return the Words of the next DEPTH terms."""
-    a_step, b_step = DEPTH * factors.a_stride, DEPTH * factors.b_stride
+def next_words(factors, words, depth):
+    """Return the Words of the next ``depth`` terms of each part."""
+    a_step, b_step = depth * factors.a_stride, depth * factors.b_stride
     return Words(words.a + a_step, words.a_later + a_step, words.b + b_step)
 
 
 @cuda.jit(device=True, **INLINE)
-def _fetch(factors, words):
+def fetch_words(factors, words):
     """Return the three words of 16 bytes: two of A and one of B."""
     a, a_later = load4(factors.a, words.a), load4(factors.a, words.a_later)
     return a, a_later, load4(factors.b, words.b)
 
 
 @cuda.jit(device=True, **INLINE)
-def _rounded(fetched):
+def rounded_words(fetched):
     """Return the three words of 16 bytes in TF32."""
     return to_tf32_4(fetched[0]), to_tf32_4(fetched[1]), to_tf32_4(fetched[2])
 
 
 @cuda.jit(device=True, **INLINE)
-def _put(shared, words, current, fetched):
+def put_words(shared, words, current, fetched):
     """Write the three words of 16 bytes to the buffer that begins at shared[current]."""
     a, a_later, b = fetched
     store4(shared, current + words.a, a)

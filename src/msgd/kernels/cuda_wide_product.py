@@ -8,8 +8,8 @@ As in ``cuda_product.py``, but a tile has 128 x 64 sums, of all terms, in TF32::
           +------+------+       Sixteen terms of A and B lie in shared memory while the next sixteen
     128   | w 2  | w 3  |       are on their way, in registers, and those after them too.
     rows  +------+------+
-          | w 4  | w 5  |       Of each number that is read 64 or 128 sums are added to, not 32 or
-          +------+------+       64: tensor cores multiply faster than L2 would bring that much.
+          | w 4  | w 5  |       A number that is read goes into 64 or 128 sums, not into 32 or 64:
+          +------+------+       tensor cores multiply faster than the L2 cache would bring more.
           | w 6  | w 7  |
           +------+------+
 """
@@ -18,9 +18,14 @@ import numpy as np
 from numba import cuda, float32
 
 from msgd.kernels.cuda import INLINE
-from msgd.kernels.cuda_product import Words
-from msgd.kernels.cuda_tensor_cores import add_product, to_tf32_4
-from msgd.kernels.cuda_vectors import load4, store4
+from msgd.kernels.cuda_product import (
+    Words,
+    fetch_words,
+    next_words,
+    put_words,
+    rounded_words,
+)
+from msgd.kernels.cuda_tensor_cores import add_product
 
 WIDE_ROWS, WIDE_COLUMNS = np.uint32(128), np.uint32(64)
 WIDE_DEPTH = np.uint32(16)  # terms in shared memory; K is a multiple of it
@@ -33,7 +38,7 @@ BUFFER = np.uint64(WIDE_DEPTH * (A_STRIDE + B_STRIDE))  # the second buffer behi
 WIDE_STRIDE = np.uint32(65)  # between rows of the tile of sums
 SHARED_FLOATS = int(max(2 * BUFFER, WIDE_ROWS * WIDE_STRIDE))
 ROW_TILES, COLUMN_TILES = np.uint32(2), np.uint32(4)  # of a warp
-ZERO, ONE, TWO, FOUR, EIGHT = (np.uint32(n) for n in (0, 1, 2, 4, 8))
+ONE, TWO, FOUR, EIGHT = (np.uint32(n) for n in (1, 2, 4, 8))
 SIXTEEN, LANES = np.uint32(16), np.uint32(32)
 
 
@@ -64,23 +69,23 @@ def _add_all_terms(factors, n_terms, t, shared, sums):
     source, target = _first_words(factors, t), _shared_words(t)
     rounds = n_terms // WIDE_DEPTH
     if computes:
-        words = _fetch(factors, source)
-        _put(shared, target, np.uint64(0), words)
+        words = fetch_words(factors, source)
+        put_words(shared, target, np.uint64(0), rounded_words(words))
         if rounds > ONE:
-            source = _next_words(factors, source)
-            words = _fetch(factors, source)
+            source = next_words(factors, source, WIDE_DEPTH)
+            words = fetch_words(factors, source)
     cuda.syncthreads()
     current, later = np.uint64(0), words
     for i in range(rounds):
         if i + TWO < rounds and computes:
-            source = _next_words(factors, source)
-            later = _fetch(factors, source)
+            source = next_words(factors, source, WIDE_DEPTH)
+            later = fetch_words(factors, source)
         if computes:
             for step in range(STEPS):
                 _add_terms(shared, current, step, t, sums)
         current = BUFFER - current
         if i + ONE < rounds and computes:
-            _put(shared, target, current, words)
+            put_words(shared, target, current, rounded_words(words))
         words = later
         cuda.syncthreads()
 
@@ -102,28 +107,6 @@ def _shared_words(t):
     a = t // LANES * A_STRIDE + t % LANES * FOUR
     b = B_FIRST + t // SIXTEEN * B_STRIDE + t % SIXTEEN * FOUR
     return Words(a, a + EIGHT * A_STRIDE, b)
-
-
-@cuda.jit(device=True, **INLINE)
-def _next_words(factors, words):
-    """Return the Words of the next WIDE_DEPTH terms."""
-    a_step, b_step = WIDE_DEPTH * factors.a_stride, WIDE_DEPTH * factors.b_stride
-    return Words(words.a + a_step, words.a_later + a_step, words.b + b_step)
-
-
-@cuda.jit(device=True, **INLINE)
-def _fetch(factors, words):
-    """Return the three words of 16 bytes: two of A and one of B."""
-    a, a_later = load4(factors.a, words.a), load4(factors.a, words.a_later)
-    return a, a_later, load4(factors.b, words.b)
-
-
-@cuda.jit(device=True, **INLINE)
-def _put(shared, words, current, fetched):
-    """Write the three words of 16 bytes, in TF32, to the buffer that begins at shared[current]."""
-    store4(shared, current + words.a, to_tf32_4(fetched[0]))
-    store4(shared, current + words.a_later, to_tf32_4(fetched[1]))
-    store4(shared, current + words.b, to_tf32_4(fetched[2]))
 
 
 @cuda.jit(device=True, **INLINE)
