@@ -26,9 +26,9 @@ from numba import cuda as numba_cuda
 
 from msgd.errors import UserError
 from msgd.kernels import cuda as kernels
-from msgd.kernels import cuda_tensor_cores
+from msgd.kernels import cuda_tensor_cores, options
 from msgd.models import DEVICES
-from msgd.models.lenet import cpu, cuda, cuda_layout, cuda_plain, model
+from msgd.models.lenet import cpu, cuda, cuda_backward, cuda_forward, cuda_layout, cuda_plain, model
 
 needs_warps = pytest.mark.skipif(not kernels.HAS_WARPS, reason="the plain simulator has no warps")
 
@@ -130,6 +130,8 @@ FAST_STEPS = [
     (1, (16, 20), 10, {**FAST, "nkerns": [1, 1], "n_hidden": 65}),
     (65, (16, 20), 2, {**FAST, "nkerns": [1, 2], "n_hidden": 1}),
     (2, (28, 28), 4, {**FAST, "nkerns": [2, 5], "n_hidden": 3, "l2": 0.01}),
+    # Many maps, so that a thread has many squares of one, and reads some of them ahead.
+    (3, (16, 20), 3, {**FAST, "nkerns": [20, 3], "n_hidden": 3}),
 ]
 NOT_FAST = [
     # (shape, classes, changes): each past one of the limits
@@ -216,6 +218,44 @@ def test_which_kernels_train(sizes):
     parameters = toy.random_parameters(dataset, settings, np.float32)
     backend = toy.make_backend("cuda", dataset, settings, parameters)
     assert (backend.why_plain == "") == (changes is not SMALL)
+
+
+@needs_warps
+@pytest.mark.parametrize("n", [4, 3 * 4 * 320, 3 * 4 * 320 + 4, 8000])
+def test_numbers_are_copied_whatever_rounds_they_take(n):
+    """A round of a block is 3 words of 4 numbers for each of its 320 threads."""
+
+    @numba_cuda.jit(**options.CUDA_ENTRY)
+    def copy(source, first, n, target, at):
+        t = np.uint32(numba_cuda.threadIdx.x)
+        here = cuda_forward.Here(t, np.uint32(0), np.uint32(1))
+        cuda_forward.copy_words(source, first, n, here, target, at)
+
+    source = np.arange(8100, dtype=np.float32)
+    target = numba_cuda.to_device(np.zeros(8100, np.float32))
+    arguments = np.uint32(8), np.uint32(n), target, np.uint32(12)
+    copy[1, cuda_layout.THREADS](numba_cuda.to_device(source), *arguments)
+    expected = np.zeros(8100, np.float32)
+    expected[12 : 12 + n] = source[8 : 8 + n]
+    np.testing.assert_array_equal(target.copy_to_host(), expected)
+
+
+@pytest.mark.parametrize("n_groups", [1, 24, 25, 53])
+def test_the_groups_gradients_are_summed_in_order(n_groups):
+    """Whole rounds of 25 groups are read at once, the rest one by one."""
+
+    @numba_cuda.jit(**options.CUDA_ENTRY)
+    def total(partial, n_groups, n, sums):
+        for i in range(n):
+            sums[i] = cuda_backward._sum_groups(np.uint32(i), n_groups, np.uint32(n), partial)
+
+    partial = np.random.RandomState(8).normal(size=(n_groups, 3)).astype(np.float32)
+    expected = np.zeros(3, np.float32)
+    for row in partial:
+        expected += row
+    sums = numba_cuda.to_device(np.zeros(3, np.float32))
+    total[1, 1](numba_cuda.to_device(partial.ravel()), np.uint32(n_groups), 3, sums)
+    np.testing.assert_array_equal(sums.copy_to_host(), expected)
 
 
 def assert_same_bits_however_cut(monkeypatch, dataset, settings):
