@@ -32,7 +32,8 @@ STEPS = {
     "speed": 140,
     "micro": 30,
     "sanitizer": 60,
-    "torch": 80,
+    "unlabelled": 50,
+    "torch": 120,
     "profile": 60,
 }
 SECONDS = 540

@@ -105,10 +105,11 @@ def make_fast_toy(model, shape=None, **changes):
 
 def start(model, device, dataset, settings, float_x):
     """Return (backend, minibatches of an epoch) with initial parameters; device: as above."""
-    from msgd.models import load_backend, load_model
+    from msgd.models import load_backend, load_model, load_stages
 
     parameters = load_model(model).initial_parameters(dataset, settings, float_x)
     backend = load_backend(model, device)(dataset, parameters, settings, float_x)
+    backend.begin(load_stages(settings)[0])
     return backend, len(dataset.train_x) // settings["batch_size"]
 
 

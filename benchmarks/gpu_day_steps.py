@@ -28,6 +28,7 @@ from common import ROOT
 from gpu_day import EXIT_MISSING
 from gpu_day_common import TF32, Day, Found, MissingError, make_backend
 from gpu_day_tools import micro, profile, sanitizer, torch, toy
+from gpu_day_unlabelled import unlabelled
 
 BLOCKS = (1, 2, 37, 99, 125, 132, 264)
 PACKAGES = (
@@ -337,7 +338,7 @@ def better(one, other):
     return {**faster, "by_threads": {**one["by_threads"], **other["by_threads"]}}
 
 
-STEPS = [versions, smoke, tests, errors, bits, speed, micro, sanitizer, torch, profile]
+STEPS = [versions, smoke, tests, errors, bits, speed, micro, sanitizer, unlabelled, torch, profile]
 PARTS = {step.__name__: step for step in [*STEPS, twin_errors, toy]}
 
 

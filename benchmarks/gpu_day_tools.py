@@ -19,6 +19,8 @@ from gpu_day_common import (
 )
 from gpu_day_phases import PHASES
 
+from msgd.models import UNSUPERVISED
+
 TENSOR_SHAPE = (16, 28)  # of the smallest images that tensor cores serve
 STEPS = Path(__file__).with_name("gpu_day_steps.py")
 
@@ -89,6 +91,9 @@ def toy(found, day):
         for name, backend in backends.items():
             backend.train(0, 2)
             found[f"{model}, {name}"] = backend.count_errors("valid")
+    for model in () if day.is_rehearsal else UNSUPERVISED:
+        backend, _ = make_backend(model, "cuda", dataset, is_toy=True)
+        found[model] = backend.train(0, 2).tolist()
 
 
 def sanitizer(found, day):
