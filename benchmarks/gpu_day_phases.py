@@ -30,13 +30,11 @@ def repeated(phase):
     return kernel
 
 
-def time_phases(phases, n_rows):
-    """Return {name: us} of phases {name: (device function, arguments)} on a grid for n_rows."""
-    from msgd.kernels.cuda import launch_shape
-
+def time_phases(phases, shape):
+    """Return {name: us} of phases {name: (device function, arguments)}; shape: of the launches."""
     found = {}
     for name, (phase, arguments) in phases.items():
-        kernel, shape = repeated(phase), launch_shape(n_rows)
+        kernel = repeated(phase)
         found[name] = microseconds_each(lambda n, k=kernel, s=shape, a=arguments: k[s](n, a))
     return found
 
@@ -45,7 +43,7 @@ def logistic_regression(backend):
     """Return {phase: us} of a minibatch."""
     from numba import cuda
 
-    from msgd.kernels.cuda import Images, cost_phase, loss_phase, penalty_phase
+    from msgd.kernels.cuda import Images, cost_phase, launch_shape, loss_phase, penalty_phase
     from msgd.models.logistic_regression import cuda_plain as model
 
     x, y = backend.shared.splits["train"]
@@ -63,7 +61,8 @@ def logistic_regression(backend):
         "update": (model._update_phase, update),
         "cost, by one thread": (cost_phase, cost),
     }
-    return time_phases(phases, max(backend.batch_size, len(backend.row_penalty) + 1))
+    shape = launch_shape(max(backend.batch_size, len(backend.row_penalty) + 1))
+    return time_phases(phases, shape)
 
 
 def mlp(backend):
@@ -94,7 +93,7 @@ def mlp(backend):
         "update 2": (model._update_phase, (images, 1, descent, network, activations)),
         "cost, by one thread": (cost_phase, cost),
     }
-    return time_phases(phases, max(b, x.shape[1] + 1))
+    return time_phases(phases, backend.training_shape())
 
 
 def lenet(backend):

@@ -206,15 +206,16 @@ def trained_bits(model, device, blocks, count, dataset, day):
     """
     plain = importlib.import_module(f"msgd.models.{model}.cuda_plain")
     fast = importlib.import_module(f"msgd.models.{model}.cuda")
-    usual = plain.launch_shape
+    name = "launch_shape_of_tasks" if model == "mlp" else "launch_shape"
+    usual = getattr(plain, name)
 
-    def fewer_blocks(n_rows):
-        (x, y), threads = usual(n_rows)
+    def fewer_blocks(n):
+        (x, y), threads = usual(n)
         return (x, min(y, blocks)), threads
 
     with contextlib.ExitStack() as patches:
         if blocks:
-            patches.enter_context(mock.patch.object(plain, "launch_shape", fewer_blocks))
+            patches.enter_context(mock.patch.object(plain, name, fewer_blocks))
         if blocks and hasattr(fast, "resident_blocks"):
             patches.enter_context(mock.patch.object(fast, "resident_blocks", return_value=blocks))
         changes = {}
@@ -253,6 +254,7 @@ def bits(found, day):
 
 
 CUDA_EPOCHS = {"logistic_regression": (30, 3), "lenet": (2, 3), "mlp": (10, 3)}
+PLAIN_EPOCHS = {"logistic_regression": (5, 2), "lenet": (1, 1), "mlp": (1, 2)}
 CPU_EPOCHS = {"logistic_regression": (30, 3), "lenet": (1, 2), "mlp": (2, 3)}
 
 
@@ -285,7 +287,7 @@ def measure(backend, n_batches, epochs, turns):
 
 
 def speed(found, day):
-    """Epochs per second of the CUDA kernels and of the CPU twin on this machine, in float32."""
+    """Epochs per second of the CUDA kernels, fast and plain, and of the CPU twin, in float32."""
     dataset = day.dataset()
     for model in day.models:
         backend, n = make_backend(model, "cuda", dataset, is_toy=day.is_rehearsal)
@@ -294,6 +296,9 @@ def speed(found, day):
             backend, n = make_backend(model, "cuda", dataset, is_toy=day.is_rehearsal, **TF32)
             tf32 = measure(backend, n, *plan(CUDA_EPOCHS, model, day))
             found[model] = {**found[model], "cuda TF32": tf32}
+        backend, n = make_backend(model, "cuda_plain", dataset, is_toy=day.is_rehearsal)
+        plain = measure(backend, n, *plan(PLAIN_EPOCHS, model, day))
+        found[model] = {**found[model], "cuda plain": plain}
         del backend
     for threads in thread_counts():
         for model in day.models:

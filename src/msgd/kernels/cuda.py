@@ -144,6 +144,11 @@ def launch_shape(n_rows):
     return (1, min(-(-n_rows // threads[1]), resident)), threads
 
 
+def launch_shape_of_tasks(n_tasks):
+    """Return (blocks, threads) for kernels whose phases share out up to ``n_tasks`` by number."""
+    return launch_shape(-(-n_tasks // CLASS_LANES))
+
+
 CLASS_LANES = 16
 SIMULATOR_BLOCKS = 1  # Numba's own runs only one in a cooperative launch; tests/simulator.py more
 SIMULATOR_THREADS = (4, 8)  # an OS thread each
@@ -160,11 +165,51 @@ class Images(NamedTuple):
 
 
 @cuda.jit(device=True, **options.CUDA)
+def thread_of_grid():
+    """Return (the calling thread's number, how many there are), of a two-dimensional grid.
+
+    Threads of neighbouring numbers are of one warp. So thread t takes tasks t, t + n, and so on,
+    where tasks have a number each: all threads have work, however many rows and columns there are.
+    """
+    lane, row = cuda.grid(2)
+    lanes, rows = cuda.gridsize(2)
+    return row * lanes + lane, rows * lanes
+
+
+@cuda.jit(device=True, **options.CUDA)
 def ordered_sum(values):
     """Return the sum of ``values`` (n,) floatX, added in order, by the calling thread alone."""
     total = values[0]
     for i in range(1, values.shape[0]):
         total += values[i]
+    return total
+
+
+@cuda.jit(device=True, **options.CUDA)
+def times_column(rows, i, matrix, column):
+    """Return the product of rows[i] (n,) with a column of ``matrix`` (n, m), both floatX.
+
+    Four sums in turn, so that more loads are on their way at once.
+    """
+    n = matrix.shape[0]
+    first = second = third = fourth = like(rows[i, 0], 0)
+    whole = n // 4 * 4
+    for k in range(0, whole, 4):
+        first += rows[i, k] * matrix[k, column]
+        second += rows[i, k + 1] * matrix[k + 1, column]
+        third += rows[i, k + 2] * matrix[k + 2, column]
+        fourth += rows[i, k + 3] * matrix[k + 3, column]
+    for k in range(whole, n):
+        first += rows[i, k] * matrix[k, column]
+    return (first + second) + (third + fourth)
+
+
+@cuda.jit(device=True, **options.CUDA)
+def times_row(rows, i, matrix, row):
+    """Return the product of rows[i] (n,) with a row of ``matrix`` (m, n), both floatX."""
+    total = like(rows[i, 0], 0)
+    for k in range(matrix.shape[1]):
+        total += rows[i, k] * matrix[row, k]
     return total
 
 

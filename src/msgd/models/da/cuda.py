@@ -9,8 +9,8 @@ own random numbers, too.
 The contractive auto-encoder, ``ca``, is trained by the same kernel: its model.py has the formulas
 of what stands here below ``is_contractive``.
 
-Legend: N images in all, B of a minibatch, D pixels of an image, H hidden units. Threads lie in two
-dimensions: ``lane`` counts units, ``row`` counts images or pixels.
+Legend: N images in all, B of a minibatch, D pixels of an image, H hidden units. What a phase
+computes has numbers, row by row, and the threads take them in turn: see thread_of_grid.
 """
 
 from typing import NamedTuple
@@ -22,10 +22,13 @@ from msgd.kernels.cuda import (
     Images,
     activate,
     activation_slope,
-    launch_shape,
+    launch_shape_of_tasks,
     ordered_sum,
     sgd_step,
     sigmoid_cross_entropy,
+    thread_of_grid,
+    times_column,
+    times_row,
 )
 from msgd.kernels.cuda_uniform import draw_mask, to_device
 from msgd.kernels.formulas import SIGMOID, like
@@ -86,7 +89,9 @@ class Backend(CudaBackend):
 
     def launch_train(self, x, y, minibatch, costs):
         """Train len(costs) minibatches of x from number ``minibatch`` on; y: their labels."""
-        blocks, threads = launch_shape(max(self.batch_size, x.shape[1] + 1))
+        n_hidden, n_features = len(self.parameters["hidden_bias"]), x.shape[1]
+        n_tasks = n_features * max(self.batch_size, n_hidden)
+        blocks, threads = launch_shape_of_tasks(n_tasks)
         jacobians = self.jacobians[self.n_done : self.n_done + len(costs)]
         self.n_done += len(costs)
         for step in range(len(costs)):
@@ -124,30 +129,26 @@ def _corrupt(
     corrupted,  # (B, D) floatX, overwritten
 ):
     """Overwrite ``corrupted`` with x~ of a minibatch: one thread per pixel."""
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
+    thread, n_threads = thread_of_grid()
     position = Position(states, size, n_longer, n_more, more)
     n_images, n_features = corrupted.shape
-    for i in range(row, n_images, rows):
-        for k in range(lane, n_features, lanes):
-            pixel = x[start + i, k] * pixel_scale
-            if share < like(share, 1):
-                pixel *= draw_mask(position, i * n_features + k, share)
-            corrupted[i, k] = pixel
+    for element in range(thread, n_images * n_features, n_threads):
+        i, k = element // n_features, element % n_features
+        pixel = x[start + i, k] * pixel_scale
+        if share < like(share, 1):
+            pixel *= draw_mask(position, element, share)
+        corrupted[i, k] = pixel
 
 
 @cuda.jit(device=True, **options.CUDA)
 def _hidden_phase(layer, activations):
     """Overwrite y: one thread per image and unit. layer: Layer; activations: Activations."""
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
-    corrupted, y = activations.corrupted, activations.y
-    for i in range(row, y.shape[0], rows):
-        for h in range(lane, y.shape[1], lanes):
-            total = layer.hidden_bias[h]
-            for k in range(corrupted.shape[1]):
-                total += corrupted[i, k] * layer.weights[k, h]
-            y[i, h] = activate(total, SIGMOID)
+    thread, n_threads = thread_of_grid()
+    y, n_hidden = activations.y, activations.y.shape[1]
+    for task in range(thread, y.size, n_threads):
+        i, h = task // n_hidden, task % n_hidden
+        total = layer.hidden_bias[h] + times_column(activations.corrupted, i, layer.weights, h)
+        y[i, h] = activate(total, SIGMOID)
 
 
 @cuda.jit(device=True, **options.CUDA)
@@ -157,38 +158,33 @@ def _reconstruction_phase(images, inverse_batch_size, layer, activations):
     images: msgd.kernels.cuda.Images; inverse_batch_size: 1/B, floatX; layer: Layer; activations:
     Activations.
     """
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
-    y, d = activations.y, activations.d
-    for i in range(row, d.shape[0], rows):
-        for k in range(lane, d.shape[1], lanes):
-            a = layer.visible_bias[k]
-            for h in range(y.shape[1]):
-                a += y[i, h] * layer.weights[k, h]
-            pixel = images.x[images.start + i, k] * images.pixel_scale
-            activations.pixel_costs[i, k] = sigmoid_cross_entropy(a, pixel)
-            d[i, k] = (activate(a, SIGMOID) - pixel) * inverse_batch_size
+    thread, n_threads = thread_of_grid()
+    d, n_features = activations.d, activations.d.shape[1]
+    for task in range(thread, d.size, n_threads):
+        i, k = task // n_features, task % n_features
+        a = layer.visible_bias[k] + times_row(activations.y, i, layer.weights, k)
+        pixel = images.x[images.start + i, k] * images.pixel_scale
+        activations.pixel_costs[i, k] = sigmoid_cross_entropy(a, pixel)
+        d[i, k] = (activate(a, SIGMOID) - pixel) * inverse_batch_size
 
 
 @cuda.jit(device=True, **options.CUDA)
 def _contraction_phase(layer, activations, contraction):
-    """Overwrite C and the sums of y'^2: one thread per unit, of the first row.
+    """Overwrite C and the sums of y'^2: one thread per unit.
 
     layer: Layer; activations: Activations; contraction: Contraction.
     """
-    lane, row = cuda.grid(2)
-    lanes, _ = cuda.gridsize(2)
+    thread, n_threads = thread_of_grid()
     y = activations.y
-    if row == 0:
-        for h in range(lane, y.shape[1], lanes):
-            square = slopes = like(y[0, h], 0)
-            for k in range(layer.weights.shape[0]):
-                square += layer.weights[k, h] * layer.weights[k, h]
-            for i in range(y.shape[0]):
-                slope = activation_slope(y[i, h], SIGMOID)
-                slopes += slope * slope
-            contraction.squares[h] = square
-            contraction.slopes[h] = slopes
+    for h in range(thread, y.shape[1], n_threads):
+        square = slopes = like(y[0, h], 0)
+        for k in range(layer.weights.shape[0]):
+            square += layer.weights[k, h] * layer.weights[k, h]
+        for i in range(y.shape[0]):
+            slope = activation_slope(y[i, h], SIGMOID)
+            slopes += slope * slope
+        contraction.squares[h] = square
+        contraction.slopes[h] = slopes
 
 
 @cuda.jit(device=True, **options.CUDA)
@@ -197,54 +193,52 @@ def _error_phase(layer, activations, is_contractive, contraction):
 
     layer: Layer; activations: Activations; contraction: Contraction.
     """
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
-    y, d = activations.y, activations.d
-    for i in range(row, y.shape[0], rows):
-        for h in range(lane, y.shape[1], lanes):
-            total = like(y[i, h], 0)
-            for k in range(d.shape[1]):
-                total += d[i, k] * layer.weights[k, h]
-            slope = activation_slope(y[i, h], SIGMOID)
-            error = total * slope
-            if is_contractive:
-                bend = contraction.factor * slope * slope * (like(slope, 1) - y[i, h] - y[i, h])
-                error += bend * contraction.squares[h]
-            activations.e[i, h] = error
-        if lane == 0:
-            activations.image_costs[i] = ordered_sum(activations.pixel_costs[i])
+    thread, n_threads = thread_of_grid()
+    y, n_hidden = activations.y, activations.y.shape[1]
+    for task in range(thread, y.size, n_threads):
+        i, h = task // n_hidden, task % n_hidden
+        slope = activation_slope(y[i, h], SIGMOID)
+        error = times_column(activations.d, i, layer.weights, h) * slope
+        if is_contractive:
+            bend = contraction.factor * slope * slope * (like(slope, 1) - y[i, h] - y[i, h])
+            error += bend * contraction.squares[h]
+        activations.e[i, h] = error
+    # By the last threads: most grids have more of them than the units above.
+    for i in range(n_threads - 1 - thread, y.shape[0], n_threads):
+        activations.image_costs[i] = ordered_sum(activations.pixel_costs[i])
 
 
 @cuda.jit(device=True, **options.CUDA)
 def _update_phase(descent, layer, activations, is_contractive, contraction):
-    """Change W and b by a step of SGD: one thread per parameter; and b': of the first row.
+    """Change W, b and b' by a step of SGD: one thread per parameter.
 
     descent: msgd.kernels.arguments.Descent; layer: Layer; activations: Activations; contraction:
-    Contraction. Row D of the grid is b.
+    Contraction.
     """
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
+    thread, n_threads = thread_of_grid()
     corrupted, y, d, e = activations.corrupted, activations.y, activations.d, activations.e
-    n_images, n_features = d.shape
-    for k in range(row, n_features + 1, rows):
-        for h in range(lane, y.shape[1], lanes):
-            gradient = like(descent.rate, 0)
-            if k == n_features:
-                for i in range(n_images):
-                    gradient += e[i, h]
-                layer.hidden_bias[h] = sgd_step(layer.hidden_bias[h], gradient, descent)
-                continue
-            for i in range(n_images):
-                gradient += corrupted[i, k] * e[i, h] + d[i, k] * y[i, h]
-            if is_contractive:
-                gradient += contraction.factor * contraction.slopes[h] * layer.weights[k, h]
-            layer.weights[k, h] = sgd_step(layer.weights[k, h], gradient, descent)
-    if row == 0:
-        for k in range(lane, n_features, lanes):
-            gradient = like(descent.rate, 0)
-            for i in range(n_images):
-                gradient += d[i, k]
-            layer.visible_bias[k] = sgd_step(layer.visible_bias[k], gradient, descent)
+    n_images, n_hidden = y.shape
+    for task in range(thread, layer.weights.size, n_threads):
+        k, h = task // n_hidden, task % n_hidden
+        gradient = like(descent.rate, 0)
+        for i in range(n_images):
+            gradient += corrupted[i, k] * e[i, h] + d[i, k] * y[i, h]
+        if is_contractive:
+            gradient += contraction.factor * contraction.slopes[h] * layer.weights[k, h]
+        layer.weights[k, h] = sgd_step(layer.weights[k, h], gradient, descent)
+    _update_bias(layer.hidden_bias, e, descent)
+    _update_bias(layer.visible_bias, d, descent)
+
+
+@cuda.jit(device=True, **options.CUDA)
+def _update_bias(bias, error, descent):
+    """Change ``bias`` (n,) by a step of SGD; error: (B, n), the derivatives of the cost."""
+    thread, n_threads = thread_of_grid()
+    for unit in range(thread, bias.shape[0], n_threads):
+        gradient = like(descent.rate, 0)
+        for i in range(error.shape[0]):
+            gradient += error[i, unit]
+        bias[unit] = sgd_step(bias[unit], gradient, descent)
 
 
 @cuda.jit(device=True, **options.CUDA)
@@ -281,7 +275,7 @@ def _train(
 ):
     """Train a minibatch, corrupted already."""
     grid = cuda.cg.this_grid()
-    lane, row = cuda.grid(2)
+    thread, _ = thread_of_grid()
     n_images = y.shape[0]
     inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, n_images)
     images = Images(x, start, n_images, pixel_scale)
@@ -297,7 +291,7 @@ def _train(
     _error_phase(layer, activations, is_contractive, contraction)
     grid.sync()
     _update_phase(descent, layer, activations, is_contractive, contraction)
-    if lane == 0 and row == 0:
+    if thread == 0:
         cost = ordered_sum(image_costs) * inverse_batch_size
         if is_contractive:
             jacobians[step] = _jacobian(contraction, inverse_batch_size)

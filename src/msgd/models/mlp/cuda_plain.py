@@ -9,7 +9,8 @@ for any number of blocks.
 The layers lie one after the other in flat arrays; the table ``layers`` says where each starts.
 
 Legend, beyond that of ``model.py``: N images in all, n or B of them together. Layers are numbered
-from 0 here. Threads lie in two dimensions: ``lane`` counts the units of a layer, ``row`` counts
+from 0 here. What a phase computes has numbers, row by row, and the threads take them in turn: see
+thread_of_grid. Where they lie in two dimensions, ``lane`` counts classes or units and ``row``
 images or inputs.
 """
 
@@ -24,11 +25,12 @@ from msgd.kernels.cuda import (
     activate,
     activation_slope,
     cost_phase,
-    launch_shape,
+    launch_shape_of_tasks,
     loss_phase,
     penalty,
     penalty_gradient,
     sgd_step,
+    thread_of_grid,
 )
 from msgd.kernels.formulas import ACTIVATIONS, like
 from msgd.models.cuda_backend import CudaClassifier
@@ -93,7 +95,7 @@ class Backend(CudaClassifier):
         """Train len(costs) minibatches of x and y from number ``minibatch`` on."""
         output = slice(int(self.layers_on_host[-1, FIRST_UNIT]) * self.batch_size, None)
         by_image = (self.batch_size, self.n_classes)
-        blocks, threads = launch_shape(max(self.batch_size, x.shape[1] + 1))
+        blocks, threads = self.training_shape()
         _train[blocks, threads, self.shared.stream](
             x,
             y,
@@ -113,6 +115,12 @@ class Backend(CudaClassifier):
             costs,
         )
 
+    def training_shape(self):
+        """Return (blocks, threads) of a training's launches."""
+        n_in, n_out = self.layers_on_host[:, [N_IN, N_OUT]].T
+        n_weights, n_units = (n_in * n_out).max(), self.batch_size * n_out.max()
+        return launch_shape_of_tasks(int(max(n_weights, n_units)))
+
     def launch_logits(self, x, logits):
         """Overwrite logits (n, C) with those of the images x (n, D)."""
         n, n_layers = len(x), len(self.layers_on_host)
@@ -124,9 +132,11 @@ class Backend(CudaClassifier):
             activation = NO_ACTIVATION if is_last else self.activation
             network = self.layers, self.weights, self.bias
             if number == 0:
-                _first_layer[launch_shape(n)](x, self.pixel_scale, activation, *network, h)
+                _first_layer[launch_shape_of_tasks(size)](
+                    x, self.pixel_scale, activation, *network, h
+                )
             else:
-                _next_layer[launch_shape(n)](below, n, number, activation, *network, h)
+                _next_layer[launch_shape_of_tasks(size)](below, n, number, activation, *network, h)
             below = h
 
 
@@ -148,17 +158,16 @@ def _first_forward_phase(images, activation, network, h):
     images: msgd.kernels.cuda.Images; activation: int, one of ACTIVATIONS or NO_ACTIVATION; network:
     Network.
     """
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
+    thread, n_threads = thread_of_grid()
     layer = network.layers[0]
     n_in, n_out = layer[N_IN], layer[N_OUT]
-    for i in range(row, images.n, rows):
-        for u in range(lane, n_out, lanes):
-            total = network.bias[u]
-            for d in range(n_in):
-                pixel = images.x[images.start + i, d] * images.pixel_scale
-                total += pixel * network.weights[d * n_out + u]
-            h[i * n_out + u] = total if activation == NO_ACTIVATION else activate(total, activation)
+    for task in range(thread, images.n * n_out, n_threads):
+        i, u = task // n_out, task % n_out
+        total = network.bias[u]
+        for d in range(n_in):
+            pixel = images.x[images.start + i, d] * images.pixel_scale
+            total += pixel * network.weights[d * n_out + u]
+        h[task] = total if activation == NO_ACTIVATION else activate(total, activation)
 
 
 @cuda.jit(device=True, **options.CUDA)
@@ -168,19 +177,18 @@ def _next_forward_phase(below, at, n, number, activation, network, h, to):
     below[at :]: flat (n, n_in) floatX, the activations of the layer before; activation: int, one of
     ACTIVATIONS or NO_ACTIVATION; network: Network; h[to :]: flat (n, n_out) floatX.
     """
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
+    thread, n_threads = thread_of_grid()
     layer = network.layers[number]
     n_in, n_out = layer[N_IN], layer[N_OUT]
     first_weight, first_unit = layer[FIRST_WEIGHT], layer[FIRST_UNIT]
-    for i in range(row, n, rows):
-        for u in range(lane, n_out, lanes):
-            total = network.bias[first_unit + u]
-            for d in range(n_in):
-                total += below[at + i * n_in + d] * network.weights[first_weight + d * n_out + u]
-            if activation != NO_ACTIVATION:
-                total = activate(total, activation)
-            h[to + i * n_out + u] = total
+    for task in range(thread, n * n_out, n_threads):
+        i, u = task // n_out, task % n_out
+        total = network.bias[first_unit + u]
+        for d in range(n_in):
+            total += below[at + i * n_in + d] * network.weights[first_weight + d * n_out + u]
+        if activation != NO_ACTIVATION:
+            total = activate(total, activation)
+        h[to + task] = total
 
 
 @cuda.jit(device=True, **options.CUDA)
@@ -190,21 +198,19 @@ def _error_phase(number, batch_size, activation, network, activations):
     It is computed from the error of the layer after it and that layer's weights. activation: int,
     one of ACTIVATIONS; network: Network; activations: Activations, of which error is changed.
     """
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
+    thread, n_threads = thread_of_grid()
     layer, after = network.layers[number], network.layers[number + 1]
     n_out, n_after = layer[N_OUT], after[N_OUT]
     at, at_after = layer[FIRST_UNIT] * batch_size, after[FIRST_UNIT] * batch_size
     first_weight = after[FIRST_WEIGHT]
     h, error = activations.h, activations.error
-    for i in range(row, batch_size, rows):
-        for u in range(lane, n_out, lanes):
-            total = like(error[0], 0)
-            for c in range(n_after):
-                weight = network.weights[first_weight + u * n_after + c]
-                total += error[at_after + i * n_after + c] * weight
-            unit = at + i * n_out + u
-            error[unit] = total * activation_slope(h[unit], activation)
+    for task in range(thread, batch_size * n_out, n_threads):
+        i, u = task // n_out, task % n_out
+        total = like(error[0], 0)
+        for c in range(n_after):
+            weight = network.weights[first_weight + u * n_after + c]
+            total += error[at_after + i * n_after + c] * weight
+        error[at + task] = total * activation_slope(h[at + task], activation)
 
 
 @cuda.jit(device=True, **options.CUDA)
@@ -232,35 +238,34 @@ def _update_phase(images, number, descent, network, activations):
 
     Each sums its gradient over the B images in order. images: msgd.kernels.cuda.Images, which the
     first layer reads; descent: msgd.kernels.arguments.Descent; network: Network; activations:
-    Activations. Row n_in of the grid is the bias.
+    Activations. The biases' numbers come after those of the weights.
     """
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
+    thread, n_threads = thread_of_grid()
     layer = network.layers[number]
     n_in, n_out = layer[N_IN], layer[N_OUT]
     first_weight, first_unit = layer[FIRST_WEIGHT], layer[FIRST_UNIT]
     at = first_unit * images.n
     below = at - n_in * images.n  # where the layer before starts; not used by the first
     h, error = activations.h, activations.error
-    for d in range(row, n_in + 1, rows):
-        for u in range(lane, n_out, lanes):
-            gradient = like(descent.rate, 0)
-            if d == n_in:
-                for i in range(images.n):
-                    gradient += error[at + i * n_out + u]
-                unit = first_unit + u
-                network.bias[unit] = sgd_step(network.bias[unit], gradient, descent)
-                continue
-            if number == 0:
-                for i in range(images.n):
-                    pixel = images.x[images.start + i, d] * images.pixel_scale
-                    gradient += pixel * error[at + i * n_out + u]
-            else:
-                for i in range(images.n):
-                    gradient += h[below + i * n_in + d] * error[at + i * n_out + u]
-            w = first_weight + d * n_out + u
-            gradient += penalty_gradient(network.weights[w], descent)
-            network.weights[w] = sgd_step(network.weights[w], gradient, descent)
+    for task in range(thread, (n_in + 1) * n_out, n_threads):
+        d, u = task // n_out, task % n_out
+        gradient = like(descent.rate, 0)
+        if d == n_in:
+            for i in range(images.n):
+                gradient += error[at + i * n_out + u]
+            unit = first_unit + u
+            network.bias[unit] = sgd_step(network.bias[unit], gradient, descent)
+            continue
+        if number == 0:
+            for i in range(images.n):
+                pixel = images.x[images.start + i, d] * images.pixel_scale
+                gradient += pixel * error[at + i * n_out + u]
+        else:
+            for i in range(images.n):
+                gradient += h[below + i * n_in + d] * error[at + i * n_out + u]
+        w = first_weight + task
+        gradient += penalty_gradient(network.weights[w], descent)
+        network.weights[w] = sgd_step(network.weights[w], gradient, descent)
 
 
 @cuda.jit(**options.CUDA_ENTRY)

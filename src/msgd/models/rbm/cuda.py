@@ -1,14 +1,17 @@
 """The restricted Boltzmann machine on CUDA, as plain as CUDA can be: loops over the formulas.
 
-A minibatch is a launch for s(x W + b), two for each step of the chains, one for the costs and one
-for the update. One thread computes each sum, in a fixed order: no atomics on floats, and the same
-bits for any number of blocks. Each unit of each image has its own random numbers, too.
+A minibatch is one cooperative launch. It passes through phases: s(x W + b); for each step of the
+chains the visible and the hidden units; gradient and update, and the cost. After each the whole
+grid waits. One thread computes each sum, in a fixed order: no atomics on floats, and the same bits
+for any number of blocks. Each unit of each image has its own random numbers, too.
 
-Legend: N images in all, B of a minibatch, D pixels of an image, H hidden units. Threads lie in two
-dimensions: ``lane`` counts units, ``row`` counts images or pixels. Five arguments in a row, states
-to more, are a msgd.kernels.uniform.Position of device arrays, whose elements are taken to the next
-draw.
+Legend: N images in all, B of a minibatch, D pixels of an image, H hidden units. What a phase
+computes has numbers, row by row, and the threads take them in turn: see thread_of_grid. Five
+arguments in a row, states to more, are a msgd.kernels.uniform.Position of device arrays, whose
+elements are taken to the next draw.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import cuda
@@ -17,16 +20,38 @@ from msgd.kernels import options
 from msgd.kernels.cuda import (
     Images,
     activate,
-    launch_shape,
+    launch_shape_of_tasks,
     ordered_sum,
     sgd_step,
     sigmoid_cross_entropy,
+    thread_of_grid,
+    times_column,
+    times_row,
 )
 from msgd.kernels.cuda_uniform import draw_mask, to_device
 from msgd.kernels.formulas import SIGMOID, like
 from msgd.kernels.uniform import Position
 from msgd.models.cuda_backend import CudaBackend, translate_device_errors
 from msgd.models.rbm.gibbs import GibbsNumbers, PersistentChain
+
+
+class Machine(NamedTuple):
+    """The parameters."""
+
+    weights: object  # W (D, H) floatX
+    hidden_bias: object  # b (H,) floatX
+    visible_bias: object  # c (D,) floatX
+
+
+class Activations(NamedTuple):
+    """What a minibatch computes; all arrays are floatX."""
+
+    positive: object  # (B, H): s(x W + b)
+    v: object  # (B, D), samples
+    negative: object  # (B, H): s(v W + b)
+    h: object  # (B, H), samples of it
+    cost_terms: object  # (B, H) of PCD, (B, D) of CD: the costs are made of their sums
+    image_costs: object  # (B,)
 
 
 class Backend(PersistentChain, CudaBackend):
@@ -41,9 +66,10 @@ class Backend(PersistentChain, CudaBackend):
             return cuda.device_array(shape, self.float_x)
 
         size = self.batch_size
+        n_terms = n_hidden if self.settings["persistent"] else n_features
         self.positive, self.negative = array(size, n_hidden), array(size, n_hidden)
-        self.rounded, self.visible_sums = array(size, n_hidden), array(size, n_features)
-        self.v, self.image_costs = array(size, n_features), array(size)
+        self.v = array(size, n_features)
+        self.cost_terms, self.image_costs = array(size, n_terms), array(size)
         self.h = cuda.to_device(np.zeros((size, n_hidden), self.float_x))
 
     @translate_device_errors
@@ -60,41 +86,15 @@ class Backend(PersistentChain, CudaBackend):
 
     def _launch_step(self, x, start, costs, step):
         """Train the minibatch that begins with image ``start``."""
-        weights, hidden_bias, visible_bias = self.parameters.values()
-        sampling, stream = self.sampling, self.shared.stream
-        is_persistent, n_steps = sampling.is_persistent, sampling.n_steps
-        by_image = (*launch_shape(self.batch_size), stream)
-        by_pixel = (*launch_shape(x.shape[1] + 1), stream)
-        images = x, start, self.pixel_scale
-        _begin[by_image](
-            *images,
-            weights,
-            hidden_bias,
-            is_persistent,
-            *sampling.positive,
-            *(self.positive, self.rounded, self.h),
-        )
-        is_drawn = is_persistent or n_steps > 1
-        for _ in range(n_steps):
-            _draw_visible[by_image](
-                self.h, weights, visible_bias, *sampling.visible, self.visible_sums, self.v
-            )
-            _draw_hidden[by_image](
-                self.v, weights, hidden_bias, is_drawn, *sampling.hidden, self.negative, self.h
-            )
-        _evaluate[by_image](
-            *images,
-            weights,
-            visible_bias,
-            is_persistent,
-            self.next_iteration % x.shape[1],
-            *(self.rounded, self.visible_sums, self.image_costs),
-        )
-        _train[by_pixel](
-            *images,
-            self.descent,
-            *(weights, hidden_bias, visible_bias),
-            *(self.positive, self.v, self.negative, self.image_costs),
+        sampling, n_features = self.sampling, x.shape[1]
+        n_tasks = n_features * max(self.batch_size, self.h.shape[1])
+        blocks, threads = launch_shape_of_tasks(n_tasks)
+        _train[blocks, threads, self.shared.stream](
+            *(x, start, self.pixel_scale, self.descent),
+            *self.parameters.values(),
+            *(sampling.is_persistent, sampling.n_steps, self.next_iteration % n_features),
+            *(*sampling.positive, *sampling.visible, *sampling.hidden),
+            *(self.positive, self.v, self.negative, self.h, self.cost_terms, self.image_costs),
             *(step, costs),
         )
 
@@ -115,94 +115,6 @@ def _is_one(pixel):
     return like(pixel, 1) if pixel > like(pixel, 0.5) else like(pixel, 0)
 
 
-@cuda.jit(**options.CUDA_ENTRY)
-def _begin(
-    x,  # (N, D) uint8 or floatX
-    start,  # the minibatch's first image
-    pixel_scale,  # floatX, what a stored pixel is multiplied by
-    weights,  # (D, H) floatX
-    hidden_bias,  # (H,) floatX
-    is_persistent,  # bool: PCD
-    states,
-    size,
-    n_longer,
-    n_more,
-    more,
-    positive,  # (B, H) floatX, overwritten with s(x W + b)
-    rounded,  # (B, H) floatX, overwritten with r W + b of the rounded images, of PCD
-    h,  # (B, H) floatX, overwritten with samples of s(x W + b), of CD
-):
-    """Begin a minibatch: one thread per image and hidden unit."""
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
-    position = Position(states, size, n_longer, n_more, more)
-    for i in range(row, positive.shape[0], rows):
-        for u in range(lane, positive.shape[1], lanes):
-            total = total_of_rounded = hidden_bias[u]
-            for d in range(x.shape[1]):
-                pixel = x[start + i, d] * pixel_scale
-                total += pixel * weights[d, u]
-                total_of_rounded += _is_one(pixel) * weights[d, u]
-            positive[i, u] = activate(total, SIGMOID)
-            rounded[i, u] = total_of_rounded
-            if not is_persistent:
-                h[i, u] = draw_mask(position, i * positive.shape[1] + u, positive[i, u])
-
-
-@cuda.jit(**options.CUDA_ENTRY)
-def _draw_visible(
-    h,  # (B, H) floatX
-    weights,  # (D, H) floatX
-    visible_bias,  # (D,) floatX
-    states,
-    size,
-    n_longer,
-    n_more,
-    more,
-    sums,  # (B, D) floatX, overwritten with h W^T + c
-    v,  # (B, D) floatX, overwritten with samples of its sigmoid
-):
-    """Draw v: one thread per image and pixel."""
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
-    position = Position(states, size, n_longer, n_more, more)
-    for i in range(row, v.shape[0], rows):
-        for d in range(lane, v.shape[1], lanes):
-            total = visible_bias[d]
-            for u in range(h.shape[1]):
-                total += h[i, u] * weights[d, u]
-            sums[i, d] = total
-            v[i, d] = draw_mask(position, i * v.shape[1] + d, activate(total, SIGMOID))
-
-
-@cuda.jit(**options.CUDA_ENTRY)
-def _draw_hidden(
-    v,  # (B, D) floatX
-    weights,  # (D, H) floatX
-    hidden_bias,  # (H,) floatX
-    is_drawn,  # bool: whether h is
-    states,
-    size,
-    n_longer,
-    n_more,
-    more,
-    means,  # (B, H) floatX, overwritten with s(v W + b)
-    h,  # (B, H) floatX, overwritten with samples of it
-):
-    """Draw h: one thread per image and hidden unit."""
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
-    position = Position(states, size, n_longer, n_more, more)
-    for i in range(row, h.shape[0], rows):
-        for u in range(lane, h.shape[1], lanes):
-            total = hidden_bias[u]
-            for d in range(v.shape[1]):
-                total += v[i, d] * weights[d, u]
-            means[i, u] = activate(total, SIGMOID)
-            if is_drawn:
-                h[i, u] = draw_mask(position, i * h.shape[1] + u, means[i, u])
-
-
 @cuda.jit(device=True, **options.CUDA)
 def _softplus(a):
     """Return log(1 + exp(a))."""
@@ -210,93 +122,185 @@ def _softplus(a):
 
 
 @cuda.jit(device=True, **options.CUDA)
-def _log_pseudo_likelihood(change, j, weights, visible_bias, rounded):
-    """Return D log s(F(r') - F(r)) of an image; rounded: r W + b, (H,); change: r'_j - r_j."""
-    energy = change * visible_bias[j]  # F(r) - F(r')
-    for u in range(rounded.shape[0]):
-        energy += _softplus(rounded[u] + change * weights[j, u]) - _softplus(rounded[u])
-    return -like(energy, weights.shape[0]) * _softplus(energy)
+def _change(images, i, j):
+    """Return what the flip of pixel j adds to it, where image i is rounded: 1 or -1."""
+    one = like(images.pixel_scale, 1)
+    return one - _rounded_pixel(images, i, j) - _rounded_pixel(images, i, j)
 
 
 @cuda.jit(device=True, **options.CUDA)
-def _log_likelihood(images, i, sums):
-    """Return sum_d (x log s(a) + (1 - x) log(1 - s(a))) of image i; sums: a, (D,)."""
-    total = like(images.pixel_scale, 0)
-    for d in range(sums.shape[0]):
-        pixel = images.x[images.start + i, d] * images.pixel_scale
-        total -= sigmoid_cross_entropy(sums[d], pixel)
-    return total
+def _rounded_pixel(images, i, d):
+    """Return pixel d of image i, rounded."""
+    return _is_one(images.x[images.start + i, d] * images.pixel_scale)
 
 
-@cuda.jit(**options.CUDA_ENTRY)
-def _evaluate(
-    x,  # (N, D) uint8 or floatX
-    start,  # the minibatch's first image
-    pixel_scale,  # floatX
-    weights,  # (D, H) floatX
-    visible_bias,  # (D,) floatX
-    is_persistent,  # bool: PCD
-    j,  # the pixel that is flipped
-    rounded,  # (B, H) floatX: r W + b
-    visible_sums,  # (B, D) floatX: a of the last step
-    image_costs,  # (B,) floatX, overwritten
-):
-    """Overwrite the costs of the images: one thread per image."""
-    lane, row = cuda.grid(2)
-    _, rows = cuda.gridsize(2)
-    images = Images(x, start, image_costs.shape[0], pixel_scale)
-    if lane == 0:
-        for i in range(row, image_costs.shape[0], rows):
-            if is_persistent:
-                bit = _is_one(x[start + i, j] * pixel_scale)
-                change = like(bit, 1) - bit - bit
-                image_costs[i] = _log_pseudo_likelihood(
-                    change, j, weights, visible_bias, rounded[i]
-                )
-            else:
-                image_costs[i] = _log_likelihood(images, i, visible_sums[i])
+@cuda.jit(device=True, **options.CUDA)
+def _begin_phase(images, machine, position, activations, is_persistent, j):
+    """Overwrite s(x W + b), and the costs' terms of PCD or h of CD: one thread per image and unit.
+
+    images: msgd.kernels.cuda.Images; machine: Machine; position: that of the CD chains' first
+    samples; activations: Activations; j: the pixel that is flipped.
+    """
+    thread, n_threads = thread_of_grid()
+    positive, weights = activations.positive, machine.weights
+    n_features, n_hidden = weights.shape
+    for task in range(thread, positive.size, n_threads):
+        i, u = task // n_hidden, task % n_hidden
+        total = rounded = machine.hidden_bias[u]
+        for d in range(n_features):
+            pixel = images.x[images.start + i, d] * images.pixel_scale
+            total += pixel * weights[d, u]
+            rounded += _is_one(pixel) * weights[d, u]
+        positive[i, u] = activate(total, SIGMOID)
+        if is_persistent:  # what the flip takes from the free energy, but for the visible bias
+            flipped = rounded + _change(images, i, j) * weights[j, u]
+            activations.cost_terms[i, u] = _softplus(flipped) - _softplus(rounded)
+        else:
+            activations.h[i, u] = draw_mask(position, task, positive[i, u])
+
+
+@cuda.jit(device=True, **options.CUDA)
+def _visible_phase(images, machine, position, activations, is_persistent):
+    """Draw v, and overwrite the costs' terms of CD: one thread per image and pixel.
+
+    images: msgd.kernels.cuda.Images; machine: Machine; position: that of v; activations:
+    Activations.
+    """
+    thread, n_threads = thread_of_grid()
+    v, n_features = activations.v, activations.v.shape[1]
+    for task in range(thread, v.size, n_threads):
+        i, d = task // n_features, task % n_features
+        a = machine.visible_bias[d] + times_row(activations.h, i, machine.weights, d)
+        v[i, d] = draw_mask(position, task, activate(a, SIGMOID))
+        if not is_persistent:  # log P(x_d = its pixel)
+            pixel = images.x[images.start + i, d] * images.pixel_scale
+            activations.cost_terms[i, d] = -sigmoid_cross_entropy(a, pixel)
+
+
+@cuda.jit(device=True, **options.CUDA)
+def _hidden_phase(machine, position, activations, is_drawn):
+    """Overwrite s(v W + b), and draw h from it if ``is_drawn``: one thread per image and unit.
+
+    machine: Machine; position: that of h; activations: Activations.
+    """
+    thread, n_threads = thread_of_grid()
+    negative, n_hidden = activations.negative, activations.negative.shape[1]
+    for task in range(thread, negative.size, n_threads):
+        i, u = task // n_hidden, task % n_hidden
+        a = machine.hidden_bias[u] + times_column(activations.v, i, machine.weights, u)
+        negative[i, u] = activate(a, SIGMOID)
+        if is_drawn:
+            activations.h[i, u] = draw_mask(position, task, negative[i, u])
+
+
+@cuda.jit(device=True, **options.CUDA)
+def _cost_phase(images, machine, activations, is_persistent, j):
+    """Overwrite the costs of the images: one thread per image, of the last threads.
+
+    Of PCD it is D log s(F(r') - F(r)), of the rounded image r and the same with pixel j flipped; of
+    CD the log likelihood of the image. images: msgd.kernels.cuda.Images; machine: Machine;
+    activations: Activations.
+    """
+    thread, n_threads = thread_of_grid()
+    n_features = machine.weights.shape[0]
+    for i in range(n_threads - 1 - thread, images.n, n_threads):
+        total = ordered_sum(activations.cost_terms[i])
+        if is_persistent:
+            energy = total + _change(images, i, j) * machine.visible_bias[j]  # F(r) - F(r')
+            total = -like(energy, n_features) * _softplus(energy)
+        activations.image_costs[i] = total
+
+
+@cuda.jit(device=True, **options.CUDA)
+def _update_phase(images, descent, inverse_batch_size, machine, activations):
+    """Change W, b and c by a step of SGD: one thread per parameter.
+
+    images: msgd.kernels.cuda.Images; descent: msgd.kernels.arguments.Descent; inverse_batch_size:
+    1/B, floatX; machine: Machine; activations: Activations.
+    """
+    thread, n_threads = thread_of_grid()
+    v, positive, negative = activations.v, activations.positive, activations.negative
+    n_features, n_hidden = machine.weights.shape
+    for task in range(thread, machine.weights.size, n_threads):
+        d, u = task // n_hidden, task % n_hidden
+        gradient = like(descent.rate, 0)
+        for i in range(images.n):
+            pixel = images.x[images.start + i, d] * images.pixel_scale
+            gradient += v[i, d] * negative[i, u] - pixel * positive[i, u]
+        gradient *= inverse_batch_size
+        machine.weights[d, u] = sgd_step(machine.weights[d, u], gradient, descent)
+    for u in range(thread, n_hidden, n_threads):
+        gradient = like(descent.rate, 0)
+        for i in range(images.n):
+            gradient += negative[i, u] - positive[i, u]
+        gradient *= inverse_batch_size
+        machine.hidden_bias[u] = sgd_step(machine.hidden_bias[u], gradient, descent)
+    for d in range(thread, n_features, n_threads):
+        gradient = like(descent.rate, 0)
+        for i in range(images.n):
+            gradient += v[i, d] - images.x[images.start + i, d] * images.pixel_scale
+        gradient *= inverse_batch_size
+        machine.visible_bias[d] = sgd_step(machine.visible_bias[d], gradient, descent)
 
 
 @cuda.jit(**options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     start,  # the minibatch's first image
-    pixel_scale,  # floatX
+    pixel_scale,  # floatX, what a stored pixel is multiplied by
     descent,  # msgd.kernels.arguments.Descent
-    weights,  # (D, H) floatX, changed
+    weights,  # (D, H) floatX, changed; these three: Machine
     hidden_bias,  # (H,) floatX, changed
     visible_bias,  # (D,) floatX, changed
-    positive,  # (B, H) floatX: s(x W + b)
-    v,  # (B, D) floatX
-    negative,  # (B, H) floatX: s(v W + b)
-    image_costs,  # (B,) floatX
+    is_persistent,  # bool: PCD
+    n_steps,  # k
+    j,  # the pixel that is flipped
+    states,  # of the first samples of the chains of CD
+    size,
+    n_longer,
+    n_more,
+    more,
+    visible_states,  # of v
+    visible_size,
+    visible_n_longer,
+    visible_n_more,
+    visible_more,
+    hidden_states,  # of h
+    hidden_size,
+    hidden_n_longer,
+    hidden_n_more,
+    hidden_more,
+    positive,  # these six: Activations; but for h, where PCD's chains stand, scratch
+    v,
+    negative,
+    h,
+    cost_terms,
+    image_costs,
     step,  # the place of the minibatch's cost
-    costs,  # floatX, overwritten there
+    costs,  # floatX, overwritten there with the cost before the update
 ):
-    """Take a step of SGD: a thread per weight and per bias. Row D is b, a lane after the last c."""
-    lane, row = cuda.grid(2)
-    lanes, rows = cuda.gridsize(2)
-    n_images, n_features = v.shape
-    n_hidden = positive.shape[1]
-    inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, n_images)
-    for d in range(row, n_features + 1, rows):
-        for u in range(lane, n_hidden + 1, lanes):
-            gradient = like(descent.rate, 0)
-            for i in range(n_images):
-                if d == n_features and u < n_hidden:
-                    gradient += negative[i, u] - positive[i, u]
-                elif d < n_features:
-                    pixel = x[start + i, d] * pixel_scale
-                    if u == n_hidden:
-                        gradient += v[i, d] - pixel
-                    else:
-                        gradient += v[i, d] * negative[i, u] - pixel * positive[i, u]
-            gradient *= inverse_batch_size
-            if d < n_features and u < n_hidden:
-                weights[d, u] = sgd_step(weights[d, u], gradient, descent)
-            elif d < n_features:
-                visible_bias[d] = sgd_step(visible_bias[d], gradient, descent)
-            elif u < n_hidden:
-                hidden_bias[u] = sgd_step(hidden_bias[u], gradient, descent)
-    if lane == 0 and row == 0:
+    """Train a minibatch."""
+    grid = cuda.cg.this_grid()
+    thread, _ = thread_of_grid()
+    inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, positive.shape[0])
+    images = Images(x, start, positive.shape[0], pixel_scale)
+    machine = Machine(weights, hidden_bias, visible_bias)
+    activations = Activations(positive, v, negative, h, cost_terms, image_costs)
+    first_draws = Position(states, size, n_longer, n_more, more)
+    visible_draws = Position(
+        visible_states, visible_size, visible_n_longer, visible_n_more, visible_more
+    )
+    hidden_draws = Position(hidden_states, hidden_size, hidden_n_longer, hidden_n_more, hidden_more)
+    _begin_phase(images, machine, first_draws, activations, is_persistent, j)
+    grid.sync()
+    is_drawn = is_persistent or n_steps > 1
+    for number in range(n_steps):
+        _visible_phase(images, machine, visible_draws, activations, is_persistent)
+        grid.sync()
+        _hidden_phase(machine, hidden_draws, activations, is_drawn)
+        if number == n_steps - 1:
+            _cost_phase(images, machine, activations, is_persistent, j)
+        grid.sync()
+    _update_phase(images, descent, inverse_batch_size, machine, activations)
+    if thread == 0:
         costs[step] = ordered_sum(image_costs) * inverse_batch_size
