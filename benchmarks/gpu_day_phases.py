@@ -93,7 +93,7 @@ def mlp(backend):
         "update 2": (model._update_phase, (images, 1, descent, network, activations)),
         "cost, by one thread": (cost_phase, cost),
     }
-    return time_phases(phases, backend.training_shape())
+    return time_phases(phases, backend._training_shape())
 
 
 def lenet(backend):

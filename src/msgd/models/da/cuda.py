@@ -1,10 +1,9 @@
 """The auto-encoders on CUDA, as plain as CUDA can be: loops over the formulas of ``model.py``.
 
-A minibatch is two launches: its corruption, whose random numbers would take the registers of the
-rest; and a cooperative one, which passes through phases: hidden units; reconstruction; errors;
-gradient and update, and the cost. After each the whole grid waits. One thread computes each sum, in
-a fixed order: no atomics on floats, and the same bits for any number of blocks. Each pixel has its
-own random numbers, too.
+Several minibatches are trained in one cooperative launch. Each passes through phases: hidden units;
+reconstruction; errors; gradient and update, and the cost and the corruption of the next minibatch.
+After each the whole grid waits. One thread computes each sum, in a fixed order: no atomics on
+floats, and the same bits for any number of blocks. Each pixel has its own random numbers, too.
 
 The contractive auto-encoder, ``ca``, is trained by the same kernel: its model.py has the formulas
 of what stands here below ``is_contractive``.
@@ -19,6 +18,7 @@ from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
+    BLOCKS_PER_SM,
     Images,
     activate,
     activation_slope,
@@ -74,8 +74,8 @@ class Backend(CudaBackend):
         self.share = self.float_x(1 - self.settings.get("corruption", 0))
         draws = mask_draws(n_features, self.settings) if self.share < 1 else NO_DRAWS
         self.random_numbers = RandomNumbers(draws, to_device)
-        widths = n_features, n_hidden, n_features, n_hidden, n_features
-        shapes = [*((self.batch_size, width) for width in widths), self.batch_size]
+        by_pixel, by_unit = (self.batch_size, n_features), (self.batch_size, n_hidden)
+        shapes = (2, *by_pixel), by_unit, by_pixel, by_unit, by_pixel, self.batch_size
         self.scratch = [cuda.device_array(shape, self.float_x) for shape in shapes]
         self.contraction = self.settings.get("contraction")
         self.for_contraction = [cuda.device_array(n_hidden, self.float_x) for _ in range(2)]
@@ -94,47 +94,35 @@ class Backend(CudaBackend):
         blocks, threads = launch_shape_of_tasks(n_tasks)
         jacobians = self.jacobians[self.n_done : self.n_done + len(costs)]
         self.n_done += len(costs)
-        for step in range(len(costs)):
-            start = (minibatch + step) * self.batch_size
-            _corrupt[blocks, threads, self.shared.stream](
-                x, start, self.pixel_scale, self.share, *self.position, self.scratch[0]
-            )
-            _train[blocks, threads, self.shared.stream](
-                x,
-                start,
-                self.pixel_scale,
-                self.descent,
-                *self.parameters.values(),
-                *self.scratch,
-                self.contraction is not None,
-                self.float_x(self.contraction or 0),
-                *self.for_contraction,
-                step,
-                costs,
-                jacobians,
-            )
+        _train[blocks, threads, self.shared.stream](
+            x,
+            minibatch,
+            self.pixel_scale,
+            self.share,
+            *self.position,
+            self.descent,
+            *self.parameters.values(),
+            *self.scratch,
+            self.contraction is not None,
+            self.float_x(self.contraction or 0),
+            *self.for_contraction,
+            costs,
+            jacobians,
+        )
 
 
-@cuda.jit(**options.CUDA_ENTRY)
-def _corrupt(
-    x,  # (N, D) uint8 or floatX
-    start,  # the first image
-    pixel_scale,  # floatX, what a stored pixel is multiplied by
-    share,  # 1 - corruption, floatX; where it is 1 nothing is drawn
-    states,  # these five: msgd.kernels.uniform.Position, of device arrays, taken to the next draw
-    size,
-    n_longer,
-    n_more,
-    more,
-    corrupted,  # (B, D) floatX, overwritten
-):
-    """Overwrite ``corrupted`` with x~ of a minibatch: one thread per pixel."""
+@cuda.jit(device=True, **options.CUDA)
+def _corrupt_phase(images, share, position, corrupted):
+    """Overwrite ``corrupted`` (B, D) with x~ of a minibatch: one thread per pixel.
+
+    images: msgd.kernels.cuda.Images; share: 1 - corruption, floatX, where it is 1 nothing is drawn;
+    position: msgd.kernels.uniform.Position, of device arrays, taken to the next draw.
+    """
     thread, n_threads = thread_of_grid()
-    position = Position(states, size, n_longer, n_more, more)
-    n_images, n_features = corrupted.shape
-    for element in range(thread, n_images * n_features, n_threads):
+    n_features = corrupted.shape[1]
+    for element in range(thread, corrupted.size, n_threads):
         i, k = element // n_features, element % n_features
-        pixel = x[start + i, k] * pixel_scale
+        pixel = images.x[images.start + i, k] * images.pixel_scale
         if share < like(share, 1):
             pixel *= draw_mask(position, element, share)
         corrupted[i, k] = pixel
@@ -250,17 +238,24 @@ def _jacobian(contraction, inverse_batch_size):
     return total * inverse_batch_size
 
 
-@cuda.jit(**options.CUDA_ENTRY)
+# The matrices that take a state of the generator to the next draw stay in registers.
+@cuda.jit(launch_bounds=(options.THREADS_PER_BLOCK, BLOCKS_PER_SM), **options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
-    start,  # the minibatch's first image
+    minibatch,  # number of the first one
     pixel_scale,  # floatX, what a stored pixel is multiplied by
+    share,  # 1 - corruption, floatX
+    states,  # these five: msgd.kernels.uniform.Position, taken on by a draw for each minibatch
+    size,
+    n_longer,
+    n_more,
+    more,
     descent,  # msgd.kernels.arguments.Descent
     weights,  # (D, H) floatX, changed
     hidden_bias,  # (H,) floatX, changed
     visible_bias,  # (D,) floatX, changed
-    corrupted,  # these six: Activations; but for x~, scratch
-    y,
+    corrupted,  # (2, B, D) floatX, scratch: x~ of this minibatch and of the next
+    y,  # these five: Activations; scratch
     d,
     e,
     pixel_costs,
@@ -269,31 +264,39 @@ def _train(
     c,  # floatX, the contraction
     squares,  # (H,) floatX, scratch
     slopes,  # (H,) floatX, scratch
-    step,  # the place of the minibatch in the next two
-    costs,  # floatX, overwritten there with the cost before the update
-    jacobians,  # floatX, overwritten there with |J|^2 / B if is_contractive
+    costs,  # floatX, one per minibatch, overwritten
+    jacobians,  # floatX, overwritten with |J|^2 / B of each minibatch if is_contractive
 ):
-    """Train a minibatch, corrupted already."""
+    """Train one minibatch after the other; write the cost of each before its update."""
     grid = cuda.cg.this_grid()
     thread, _ = thread_of_grid()
     n_images = y.shape[0]
     inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, n_images)
-    images = Images(x, start, n_images, pixel_scale)
+    position = Position(states, size, n_longer, n_more, more)
     layer = Layer(weights, hidden_bias, visible_bias)
-    activations = Activations(corrupted, y, d, e, pixel_costs, image_costs)
     contraction = Contraction((c + c) * inverse_batch_size, squares, slopes)
-    _hidden_phase(layer, activations)
+    images = Images(x, minibatch * n_images, n_images, pixel_scale)
+    _corrupt_phase(images, share, position, corrupted[0])
     grid.sync()
-    _reconstruction_phase(images, inverse_batch_size, layer, activations)
-    if is_contractive:
-        _contraction_phase(layer, activations, contraction)
-    grid.sync()
-    _error_phase(layer, activations, is_contractive, contraction)
-    grid.sync()
-    _update_phase(descent, layer, activations, is_contractive, contraction)
-    if thread == 0:
-        cost = ordered_sum(image_costs) * inverse_batch_size
+    for step in range(costs.shape[0]):
+        images = Images(x, (minibatch + step) * n_images, n_images, pixel_scale)
+        activations = Activations(corrupted[step % 2], y, d, e, pixel_costs, image_costs)
+        _hidden_phase(layer, activations)
+        grid.sync()
+        _reconstruction_phase(images, inverse_batch_size, layer, activations)
         if is_contractive:
-            jacobians[step] = _jacobian(contraction, inverse_batch_size)
-            cost += c * jacobians[step]
-        costs[step] = cost
+            _contraction_phase(layer, activations, contraction)
+        grid.sync()
+        _error_phase(layer, activations, is_contractive, contraction)
+        grid.sync()
+        _update_phase(descent, layer, activations, is_contractive, contraction)
+        if thread == 0:
+            cost = ordered_sum(image_costs) * inverse_batch_size
+            if is_contractive:
+                jacobians[step] = _jacobian(contraction, inverse_batch_size)
+                cost += c * jacobians[step]
+            costs[step] = cost
+        if step + 1 < costs.shape[0]:
+            after = Images(x, images.start + n_images, n_images, pixel_scale)
+            _corrupt_phase(after, share, position, corrupted[(step + 1) % 2])
+        grid.sync()

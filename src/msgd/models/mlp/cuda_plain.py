@@ -95,7 +95,7 @@ class Backend(CudaClassifier):
         """Train len(costs) minibatches of x and y from number ``minibatch`` on."""
         output = slice(int(self.layers_on_host[-1, FIRST_UNIT]) * self.batch_size, None)
         by_image = (self.batch_size, self.n_classes)
-        blocks, threads = self.training_shape()
+        blocks, threads = self._training_shape()
         _train[blocks, threads, self.shared.stream](
             x,
             y,
@@ -115,7 +115,7 @@ class Backend(CudaClassifier):
             costs,
         )
 
-    def training_shape(self):
+    def _training_shape(self):
         """Return (blocks, threads) of a training's launches."""
         n_in, n_out = self.layers_on_host[:, [N_IN, N_OUT]].T
         n_weights, n_units = (n_in * n_out).max(), self.batch_size * n_out.max()

@@ -1,9 +1,10 @@
 """The restricted Boltzmann machine on CUDA, as plain as CUDA can be: loops over the formulas.
 
 A minibatch is one cooperative launch. It passes through phases: s(x W + b); for each step of the
-chains the visible and the hidden units; gradient and update, and the cost. After each the whole
-grid waits. One thread computes each sum, in a fixed order: no atomics on floats, and the same bits
-for any number of blocks. Each unit of each image has its own random numbers, too.
+chains the visible and the hidden units; gradient and update, and the cost.
+After each the whole grid waits. One thread computes each sum, in a fixed order: no atomics on
+floats, and the same bits for any number of blocks. Each unit of each image has its own random
+numbers, too.
 
 Legend: N images in all, B of a minibatch, D pixels of an image, H hidden units. What a phase
 computes has numbers, row by row, and the threads take them in turn: see thread_of_grid. Five
@@ -260,16 +261,16 @@ def _train(
     n_longer,
     n_more,
     more,
-    visible_states,  # of v
-    visible_size,
-    visible_n_longer,
-    visible_n_more,
-    visible_more,
-    hidden_states,  # of h
-    hidden_size,
-    hidden_n_longer,
-    hidden_n_more,
-    hidden_more,
+    v_states,
+    v_size,
+    v_n_longer,
+    v_n_more,
+    v_more,
+    h_states,
+    h_size,
+    h_n_longer,
+    h_n_more,
+    h_more,
     positive,  # these six: Activations; but for h, where PCD's chains stand, scratch
     v,
     negative,
@@ -282,22 +283,19 @@ def _train(
     """Train a minibatch."""
     grid = cuda.cg.this_grid()
     thread, _ = thread_of_grid()
-    inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, positive.shape[0])
-    images = Images(x, start, positive.shape[0], pixel_scale)
+    inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, v.shape[0])
+    images = Images(x, start, v.shape[0], pixel_scale)
     machine = Machine(weights, hidden_bias, visible_bias)
     activations = Activations(positive, v, negative, h, cost_terms, image_costs)
     first_draws = Position(states, size, n_longer, n_more, more)
-    visible_draws = Position(
-        visible_states, visible_size, visible_n_longer, visible_n_more, visible_more
-    )
-    hidden_draws = Position(hidden_states, hidden_size, hidden_n_longer, hidden_n_more, hidden_more)
+    v_draws = Position(v_states, v_size, v_n_longer, v_n_more, v_more)
+    h_draws = Position(h_states, h_size, h_n_longer, h_n_more, h_more)
     _begin_phase(images, machine, first_draws, activations, is_persistent, j)
     grid.sync()
-    is_drawn = is_persistent or n_steps > 1
     for number in range(n_steps):
-        _visible_phase(images, machine, visible_draws, activations, is_persistent)
+        _visible_phase(images, machine, v_draws, activations, is_persistent)
         grid.sync()
-        _hidden_phase(machine, hidden_draws, activations, is_drawn)
+        _hidden_phase(machine, h_draws, activations, is_persistent or n_steps > 1)
         if number == n_steps - 1:
             _cost_phase(images, machine, activations, is_persistent, j)
         grid.sync()
