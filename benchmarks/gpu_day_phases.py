@@ -52,7 +52,7 @@ def logistic_regression(backend):
     inverse = backend.float_x(1 / backend.batch_size)
     loss = y, 0, inverse, backend.logits, backend.error, backend.example_nll
     costs = cuda.device_array(1, backend.float_x)
-    cost = inverse, backend.example_nll, backend.row_penalty, costs, 0
+    cost = backend.descent, inverse, backend.example_nll, backend.row_penalty, costs, 0
     update = images, backend.descent, backend.error, weights, bias
     phases = {
         "forward": (model._forward_phase, (images, weights, bias, backend.logits)),
@@ -82,7 +82,7 @@ def mlp(backend):
     kind, descent = backend.activation, backend.descent
     second = h, 0, b, 1, model.NO_ACTIVATION, network, h, hidden
     costs = cuda.device_array(1, backend.float_x)
-    cost = inverse, backend.example_nll, backend.row_penalty, costs, 0
+    cost = descent, inverse, backend.example_nll, backend.row_penalty, costs, 0
     phases = {
         "forward 1": (model._first_forward_phase, (images, kind, network, h)),
         "forward 2": (model._next_forward_phase, second),

@@ -63,6 +63,7 @@ FIRST_DAY = "91f85115429e"  # when there were the plain kernels alone
 FAST_DAY = "624f859c06fe"  # when those that are fast were measured
 
 NO_LP = {"descent.lp > like(descent.lp, 0)": False}
+NO_PENALTY = {**NO_LP, "has_penalty(descent)": False}
 TANH = {"sigmoid": False}
 
 # How often loads wait for L2 follows from how they lie: a sector, which is what a miss brings, has
@@ -119,7 +120,7 @@ PLAIN_LOGISTIC_REGRESSION = Kernel(
     blocks=99,
     minibatches=83,
     grid_waits=3,
-    taken=NO_LP,
+    taken=NO_PENALTY,
     phases=(
         Phase("forward", "_forward_phase", {"i": 1, "c": 1, "d": 784}),
         Phase("penalty", "penalty_phase", {"d": 1, "c": 10}),
@@ -191,8 +192,10 @@ PLAIN_MLP = Kernel(
     taken={**NO_LP, **TANH, "d == n_in": False},
     phases=(
         # There are 33,792 threads for 10,000 hidden units, and for 392,500 parameters.
-        Phase("forward 1", "_first_forward_phase", {"task": 1, "d": 784}),
-        Phase("forward 2", "_next_forward_phase", {"task": 1, "d": 500}, taken=LAST_LAYER),
+        Phase("forward 1", "_first_forward_phase", {"task": 1, "k": 196, "left": 0}),
+        Phase(
+            "forward 2", "_next_forward_phase", {"task": 1, "k": 125, "left": 0}, taken=LAST_LAYER
+        ),
         Phase("penalty 1", "_penalty_phase", {"d": 1, "u": 500}, l2_share=HALF),
         Phase("penalty 2", "_penalty_phase", {"d": 1, "u": 10}),
         Phase("loss", "loss_phase", {"i": 1, "c": 10}, l2_share=HALF),
@@ -386,8 +389,7 @@ PLAIN_LENET = Kernel(
     blocks=264,
     minibatches=100,
     grid_waits=13,
-    loop="minibatch_step",
-    taken={**NO_LP, **TANH, "d < n_in": True},
+    taken={**NO_PENALTY, **TANH, "d < n_in": True},
     phases=(
         Phase("PENALTY of layer 1", "_penalty_phase", {"r": 1, "w": 25}, l2_share=HALF),
         Phase("PENALTY of layer 2", "_penalty_phase", {"r": 1, "w": 500}, l2_share=HALF),

@@ -5,6 +5,8 @@ import pytest
 import toy
 from conftest import make_dataset
 
+from msgd.kernels import cuda_uniform
+
 
 def test_at_most_two_chunks_are_on_the_device():
     dataset = make_dataset(n_train=22, shape=(5, 5), n_classes=3)
@@ -38,3 +40,17 @@ def test_a_count_of_errors_that_was_interrupted_leaves_nothing_behind(monkeypatc
         backend.count_errors("valid")
     monkeypatch.undo()
     assert backend.count_errors("valid") == expected
+
+
+def test_bits_do_not_depend_on_how_many_minibatches_are_corrupted_together(monkeypatch):
+    dataset = make_dataset(n_train=22, shape=(5, 5), n_classes=3)
+    settings = toy.settings_of("da", batch_size=4)
+    parameters = toy.random_parameters(dataset, settings, np.float32)
+    costs, trained = [], []
+    for ahead in (cuda_uniform.AHEAD, 1):
+        monkeypatch.setattr(cuda_uniform, "AHEAD", ahead)
+        backend = toy.make_backend("cuda", dataset, settings, parameters)
+        costs.append(backend.train(0, 7))
+        trained.append(b"".join(array.tobytes() for array in backend.get_parameters().values()))
+    np.testing.assert_array_equal(*costs)
+    assert trained[0] == trained[1]

@@ -186,31 +186,60 @@ def ordered_sum(values):
 
 
 @cuda.jit(device=True, **options.CUDA)
-def times_column(rows, i, matrix, column):
-    """Return the product of rows[i] (n,) with a column of ``matrix`` (n, m), both floatX.
+def dot(a, b):
+    """Return the product of two vectors (n,) floatX, summed by the calling thread alone.
 
     Four sums in turn, so that more loads are on their way at once.
     """
-    n = matrix.shape[0]
-    first = second = third = fourth = like(rows[i, 0], 0)
-    whole = n // 4 * 4
+    n = len(a)
+    whole = n - n % 4
+    first = second = third = fourth = like(b[0], 0)
     for k in range(0, whole, 4):
-        first += rows[i, k] * matrix[k, column]
-        second += rows[i, k + 1] * matrix[k + 1, column]
-        third += rows[i, k + 2] * matrix[k + 2, column]
-        fourth += rows[i, k + 3] * matrix[k + 3, column]
-    for k in range(whole, n):
-        first += rows[i, k] * matrix[k, column]
+        first += a[k] * b[k]
+        second += a[k + 1] * b[k + 1]
+        third += a[k + 2] * b[k + 2]
+        fourth += a[k + 3] * b[k + 3]
+    for left in range(whole, n):
+        first += a[left] * b[left]
     return (first + second) + (third + fourth)
 
 
 @cuda.jit(device=True, **options.CUDA)
-def times_row(rows, i, matrix, row):
-    """Return the product of rows[i] (n,) with a row of ``matrix`` (m, n), both floatX."""
-    total = like(rows[i, 0], 0)
-    for k in range(matrix.shape[1]):
-        total += rows[i, k] * matrix[row, k]
-    return total
+def times_column(a, matrix, column):
+    """Return dot(a, matrix[:, column]), which takes fewer registers so.
+
+    a: (n,) floatX; matrix: (n, m) floatX.
+    """
+    n = len(a)
+    whole = n - n % 4
+    first = second = third = fourth = like(a[0], 0)
+    for k in range(0, whole, 4):
+        first += a[k] * matrix[k, column]
+        second += a[k + 1] * matrix[k + 1, column]
+        third += a[k + 2] * matrix[k + 2, column]
+        fourth += a[k + 3] * matrix[k + 3, column]
+    for left in range(whole, n):
+        first += a[left] * matrix[left, column]
+    return (first + second) + (third + fourth)
+
+
+@cuda.jit(device=True, **options.CUDA)
+def pixel_dot(pixels, pixel_scale, b):
+    """Return the product of an image with a vector, both (n,), as dot does.
+
+    pixels: uint8 or floatX; pixel_scale: floatX, what each is multiplied by; b: floatX.
+    """
+    n = len(pixels)
+    whole = n - n % 4
+    first = second = third = fourth = like(pixel_scale, 0)
+    for k in range(0, whole, 4):
+        first += pixels[k] * pixel_scale * b[k]
+        second += pixels[k + 1] * pixel_scale * b[k + 1]
+        third += pixels[k + 2] * pixel_scale * b[k + 2]
+        fourth += pixels[k + 3] * pixel_scale * b[k + 3]
+    for left in range(whole, n):
+        first += pixels[left] * pixel_scale * b[left]
+    return (first + second) + (third + fourth)
 
 
 @cuda.jit(device=True, **options.CUDA)
@@ -247,13 +276,16 @@ def penalty_phase(descent, weights, row_penalty):
 
 
 @cuda.jit(device=True, **options.CUDA)
-def cost_phase(inverse_batch_size, example_nll, row_penalty, costs, step):
+def cost_phase(descent, inverse_batch_size, example_nll, row_penalty, costs, step):
     """Overwrite costs[step] with the cost of a minibatch: one thread of the whole grid.
 
-    inverse_batch_size: 1/B, floatX; example_nll: (B,) floatX, the negative log-likelihoods;
-    row_penalty: floatX, the penalty of each row of all weights; costs: floatX.
+    descent: msgd.kernels.arguments.Descent; inverse_batch_size: 1/B, floatX; example_nll: (B,)
+    floatX, the negative log-likelihoods; row_penalty: floatX, the penalty of each row of all
+    weights, not looked at where nothing is penalised; costs: floatX.
     """
     lane, row = cuda.grid(2)
     if lane == 0 and row == 0:
-        mean_nll = ordered_sum(example_nll) * inverse_batch_size
-        costs[step] = mean_nll + ordered_sum(row_penalty)
+        cost = ordered_sum(example_nll) * inverse_batch_size
+        if has_penalty(descent):
+            cost += ordered_sum(row_penalty)
+        costs[step] = cost

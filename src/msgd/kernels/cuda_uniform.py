@@ -7,9 +7,15 @@ import numpy as np
 from numba import cuda
 
 from msgd.kernels import mrg31k3p, options
-from msgd.kernels.cuda import IS_NUMBA_CUDA, IS_SIMULATOR
+from msgd.kernels.cuda import (
+    IS_NUMBA_CUDA,
+    IS_SIMULATOR,
+    launch_shape_of_tasks,
+    thread_of_grid,
+)
 from msgd.kernels.formulas import like
 from msgd.kernels.mrg31k3p import N_STREAMS, SCALE_32, SCALE_64
+from msgd.kernels.uniform import Position
 
 if IS_NUMBA_CUDA and not IS_SIMULATOR:
     from numba import types
@@ -66,9 +72,47 @@ def draw_uniform(position, element, x):
 
 
 @cuda.jit(device=True, **options.CUDA)
-def draw_mask(position, element, p):
-    """Return 1 where the uniform number of an element is below ``p``, else 0, in the type of p.
+def sample(u, p):
+    """Return 1 where the uniform number u is below p, else 0, in the type of p."""
+    return like(p, 1) if u < p else like(p, 0)
 
-    The element is taken to the next draw, as by draw_uniform.
+
+@cuda.jit(device=True, **options.CUDA)
+def draw_sample(position, element, p):
+    """Return a sample of p, 1 or 0 in its type; take the element to the next draw."""
+    return sample(draw_uniform(position, element, p), p)
+
+
+@cuda.jit(**options.CUDA_ENTRY)
+def draw_uniforms(
+    states,  # these five: uniform.Position, of device arrays, taken on by a draw for each row
+    size,
+    n_longer,
+    n_more,
+    more,
+    uniforms,  # (draws, size) floatX, overwritten
+):
+    """Draw uniform numbers for several minibatches: one thread per element.
+
+    What takes them needs the registers that this does.
     """
-    return like(p, 1) if draw_uniform(position, element, p) < p else like(p, 0)
+    thread, n_threads = thread_of_grid()
+    position = Position(states, size, n_longer, n_more, more)
+    for element in range(thread, size, n_threads):
+        for draw in range(uniforms.shape[0]):
+            uniforms[draw, element] = draw_uniform(position, element, uniforms[draw, element])
+
+
+def launch_draw(position, uniforms, stream):
+    """Overwrite ``uniforms``, a device array (draws, ...) floatX; see draw_uniforms."""
+    rows = uniforms.reshape(len(uniforms), position.size)
+    blocks, threads = launch_shape_of_tasks(position.size)
+    draw_uniforms[blocks, threads, stream](*position, rows)
+
+
+AHEAD = 2**22  # so many numbers at most are drawn before the minibatches that take them
+
+
+def drawn_together(numbers_each, n_batches):
+    """Return for how many minibatches numbers are drawn together; numbers_each: a minibatch's."""
+    return min(max(1, AHEAD // numbers_each), n_batches)

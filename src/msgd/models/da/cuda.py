@@ -1,9 +1,9 @@
 """The auto-encoders on CUDA, as plain as CUDA can be: loops over the formulas of ``model.py``.
 
-Several minibatches are trained in one cooperative launch. Each passes through phases: hidden units;
-reconstruction; errors; gradient and update, and the cost and the corruption of the next minibatch.
-After each the whole grid waits. One thread computes each sum, in a fixed order: no atomics on
-floats, and the same bits for any number of blocks. Each pixel has its own random numbers, too.
+Many minibatches are corrupted in one launch, and then trained in a cooperative one. Each passes
+through phases: hidden units; reconstruction; errors; gradient and update, and the cost. After each
+the whole grid waits. One thread computes each sum, in a fixed order: no atomics on floats, and the
+same bits for any number of blocks. Each pixel has its own random numbers, too.
 
 The contractive auto-encoder, ``ca``, is trained by the same kernel: its model.py has the formulas
 of what stands here below ``is_contractive``.
@@ -22,17 +22,16 @@ from msgd.kernels.cuda import (
     Images,
     activate,
     activation_slope,
+    dot,
     launch_shape_of_tasks,
     ordered_sum,
     sgd_step,
     sigmoid_cross_entropy,
     thread_of_grid,
     times_column,
-    times_row,
 )
-from msgd.kernels.cuda_uniform import draw_mask, to_device
+from msgd.kernels.cuda_uniform import drawn_together, launch_draw, sample, to_device
 from msgd.kernels.formulas import SIGMOID, like
-from msgd.kernels.uniform import Position
 from msgd.models.cuda_backend import CudaBackend, translate_device_errors
 from msgd.models.da.model import mask_draws
 from msgd.models.unsupervised_backend import NO_DRAWS, RandomNumbers
@@ -74,8 +73,10 @@ class Backend(CudaBackend):
         self.share = self.float_x(1 - self.settings.get("corruption", 0))
         draws = mask_draws(n_features, self.settings) if self.share < 1 else NO_DRAWS
         self.random_numbers = RandomNumbers(draws, to_device)
+        n_together = drawn_together(self.batch_size * n_features, self.shared.n_train_batches)
         by_pixel, by_unit = (self.batch_size, n_features), (self.batch_size, n_hidden)
-        shapes = (2, *by_pixel), by_unit, by_pixel, by_unit, by_pixel, self.batch_size
+        self.corrupted = cuda.device_array((n_together, *by_pixel), self.float_x)
+        shapes = by_unit, by_pixel, by_unit, by_pixel, self.batch_size
         self.scratch = [cuda.device_array(shape, self.float_x) for shape in shapes]
         self.contraction = self.settings.get("contraction")
         self.for_contraction = [cuda.device_array(n_hidden, self.float_x) for _ in range(2)]
@@ -88,20 +89,30 @@ class Backend(CudaBackend):
         return super().train(first, last)
 
     def launch_train(self, x, y, minibatch, costs):
-        """Train len(costs) minibatches of x from number ``minibatch`` on; y: their labels."""
+        """Train len(costs) minibatches of x from number ``minibatch`` on; y: not looked at."""
+        n_together = len(self.corrupted)
+        for done in range(0, len(costs), n_together):
+            self._launch_together(x, minibatch + done, costs[done : done + n_together])
+
+    def _launch_together(self, x, minibatch, costs):
+        """Train len(costs) minibatches, as many as are corrupted together at most."""
+        stream, corrupted = self.shared.stream, self.corrupted[: len(costs)]
+        if self.share < 1:
+            launch_draw(self.position, corrupted, stream)
+        blocks, threads = launch_shape_of_tasks(corrupted.size)
+        start = minibatch * self.batch_size
+        _corrupt[blocks, threads, stream](x, start, self.pixel_scale, self.share, corrupted)
         n_hidden, n_features = len(self.parameters["hidden_bias"]), x.shape[1]
-        n_tasks = n_features * max(self.batch_size, n_hidden)
-        blocks, threads = launch_shape_of_tasks(n_tasks)
+        blocks, threads = launch_shape_of_tasks(n_features * max(self.batch_size, n_hidden))
         jacobians = self.jacobians[self.n_done : self.n_done + len(costs)]
         self.n_done += len(costs)
-        _train[blocks, threads, self.shared.stream](
+        _train[blocks, threads, stream](
             x,
-            minibatch,
+            start,
             self.pixel_scale,
-            self.share,
-            *self.position,
             self.descent,
             *self.parameters.values(),
+            corrupted,
             *self.scratch,
             self.contraction is not None,
             self.float_x(self.contraction or 0),
@@ -111,21 +122,24 @@ class Backend(CudaBackend):
         )
 
 
-@cuda.jit(device=True, **options.CUDA)
-def _corrupt_phase(images, share, position, corrupted):
-    """Overwrite ``corrupted`` (B, D) with x~ of a minibatch: one thread per pixel.
-
-    images: msgd.kernels.cuda.Images; share: 1 - corruption, floatX, where it is 1 nothing is drawn;
-    position: msgd.kernels.uniform.Position, of device arrays, taken to the next draw.
-    """
+@cuda.jit(**options.CUDA_ENTRY)
+def _corrupt(
+    x,  # (N, D) uint8 or floatX
+    start,  # the first image
+    pixel_scale,  # floatX, what a stored pixel is multiplied by
+    share,  # 1 - corruption, floatX
+    corrupted,  # (minibatches, B, D) floatX: uniform numbers if share < 1; overwritten with x~
+):
+    """Corrupt several minibatches: one thread per pixel."""
     thread, n_threads = thread_of_grid()
-    n_features = corrupted.shape[1]
-    for element in range(thread, corrupted.size, n_threads):
-        i, k = element // n_features, element % n_features
-        pixel = images.x[images.start + i, k] * images.pixel_scale
+    _, n_images, n_features = corrupted.shape
+    for task in range(thread, corrupted.size, n_threads):
+        image, k = task // n_features, task % n_features
+        step, i = image // n_images, image % n_images
+        pixel = x[start + image, k] * pixel_scale
         if share < like(share, 1):
-            pixel *= draw_mask(position, element, share)
-        corrupted[i, k] = pixel
+            pixel *= sample(corrupted[step, i, k], share)
+        corrupted[step, i, k] = pixel
 
 
 @cuda.jit(device=True, **options.CUDA)
@@ -135,7 +149,7 @@ def _hidden_phase(layer, activations):
     y, n_hidden = activations.y, activations.y.shape[1]
     for task in range(thread, y.size, n_threads):
         i, h = task // n_hidden, task % n_hidden
-        total = layer.hidden_bias[h] + times_column(activations.corrupted, i, layer.weights, h)
+        total = layer.hidden_bias[h] + times_column(activations.corrupted[i], layer.weights, h)
         y[i, h] = activate(total, SIGMOID)
 
 
@@ -150,7 +164,7 @@ def _reconstruction_phase(images, inverse_batch_size, layer, activations):
     d, n_features = activations.d, activations.d.shape[1]
     for task in range(thread, d.size, n_threads):
         i, k = task // n_features, task % n_features
-        a = layer.visible_bias[k] + times_row(activations.y, i, layer.weights, k)
+        a = layer.visible_bias[k] + dot(activations.y[i], layer.weights[k])
         pixel = images.x[images.start + i, k] * images.pixel_scale
         activations.pixel_costs[i, k] = sigmoid_cross_entropy(a, pixel)
         d[i, k] = (activate(a, SIGMOID) - pixel) * inverse_batch_size
@@ -186,7 +200,7 @@ def _error_phase(layer, activations, is_contractive, contraction):
     for task in range(thread, y.size, n_threads):
         i, h = task // n_hidden, task % n_hidden
         slope = activation_slope(y[i, h], SIGMOID)
-        error = times_column(activations.d, i, layer.weights, h) * slope
+        error = times_column(activations.d[i], layer.weights, h) * slope
         if is_contractive:
             bend = contraction.factor * slope * slope * (like(slope, 1) - y[i, h] - y[i, h])
             error += bend * contraction.squares[h]
@@ -238,23 +252,17 @@ def _jacobian(contraction, inverse_batch_size):
     return total * inverse_batch_size
 
 
-# The matrices that take a state of the generator to the next draw stay in registers.
+# It needs more registers than options.MAX_REGISTERS, and may have what is there.
 @cuda.jit(launch_bounds=(options.THREADS_PER_BLOCK, BLOCKS_PER_SM), **options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
-    minibatch,  # number of the first one
+    start,  # the first image
     pixel_scale,  # floatX, what a stored pixel is multiplied by
-    share,  # 1 - corruption, floatX
-    states,  # these five: msgd.kernels.uniform.Position, taken on by a draw for each minibatch
-    size,
-    n_longer,
-    n_more,
-    more,
     descent,  # msgd.kernels.arguments.Descent
     weights,  # (D, H) floatX, changed
     hidden_bias,  # (H,) floatX, changed
     visible_bias,  # (D,) floatX, changed
-    corrupted,  # (2, B, D) floatX, scratch: x~ of this minibatch and of the next
+    corrupted,  # (minibatches, B, D) floatX: x~
     y,  # these five: Activations; scratch
     d,
     e,
@@ -272,15 +280,11 @@ def _train(
     thread, _ = thread_of_grid()
     n_images = y.shape[0]
     inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, n_images)
-    position = Position(states, size, n_longer, n_more, more)
     layer = Layer(weights, hidden_bias, visible_bias)
     contraction = Contraction((c + c) * inverse_batch_size, squares, slopes)
-    images = Images(x, minibatch * n_images, n_images, pixel_scale)
-    _corrupt_phase(images, share, position, corrupted[0])
-    grid.sync()
     for step in range(costs.shape[0]):
-        images = Images(x, (minibatch + step) * n_images, n_images, pixel_scale)
-        activations = Activations(corrupted[step % 2], y, d, e, pixel_costs, image_costs)
+        images = Images(x, start + step * n_images, n_images, pixel_scale)
+        activations = Activations(corrupted[step], y, d, e, pixel_costs, image_costs)
         _hidden_phase(layer, activations)
         grid.sync()
         _reconstruction_phase(images, inverse_batch_size, layer, activations)
@@ -296,7 +300,4 @@ def _train(
                 jacobians[step] = _jacobian(contraction, inverse_batch_size)
                 cost += c * jacobians[step]
             costs[step] = cost
-        if step + 1 < costs.shape[0]:
-            after = Images(x, images.start + n_images, n_images, pixel_scale)
-            _corrupt_phase(after, share, position, corrupted[(step + 1) % 2])
         grid.sync()

@@ -699,8 +699,8 @@ def _train(
     inverse_batch_size = like(pixel_scale, 1) / like(pixel_scale, batch_size)
     network = Network(convs, denses, positions, parameters)
     activations = Activations(h, error, pixels)
-    for minibatch_step in range(costs.shape[0]):
-        start = (minibatch + minibatch_step) * batch_size
+    for step in range(costs.shape[0]):
+        start = (minibatch + step) * batch_size
         for k in range(program.shape[0]):
             phase, layer, n = program[k, PHASE], program[k, LAYER], program[k, IMAGES]
             if phase == PENALTY:
@@ -727,7 +727,7 @@ def _train(
             elif phase == DENSE_UPDATE:
                 _dense_update_phase(n, layer, descent, network, activations)
             elif phase == COST:
-                cost_phase(inverse_batch_size, example_nll, row_penalty, costs, minibatch_step)
+                cost_phase(descent, inverse_batch_size, example_nll, row_penalty, costs, step)
             if program[k, GRID_WAITS]:
                 grid.sync()
 

@@ -131,7 +131,7 @@ def _train(
         loss_phase(y, start, inverse_batch_size, logits, error, example_nll)
         grid.sync()
         _update_phase(images, descent, error, weights, bias)
-        cost_phase(inverse_batch_size, example_nll, row_penalty, costs, step)
+        cost_phase(descent, inverse_batch_size, example_nll, row_penalty, costs, step)
         grid.sync()
 
 

@@ -25,10 +25,13 @@ from msgd.kernels.cuda import (
     activate,
     activation_slope,
     cost_phase,
+    dot,
+    has_penalty,
     launch_shape_of_tasks,
     loss_phase,
     penalty,
     penalty_gradient,
+    pixel_dot,
     sgd_step,
     thread_of_grid,
 )
@@ -163,10 +166,8 @@ def _first_forward_phase(images, activation, network, h):
     n_in, n_out = layer[N_IN], layer[N_OUT]
     for task in range(thread, images.n * n_out, n_threads):
         i, u = task // n_out, task % n_out
-        total = network.bias[u]
-        for d in range(n_in):
-            pixel = images.x[images.start + i, d] * images.pixel_scale
-            total += pixel * network.weights[d * n_out + u]
+        column = network.weights[u : n_in * n_out : n_out]
+        total = network.bias[u] + pixel_dot(images.x[images.start + i], images.pixel_scale, column)
         h[task] = total if activation == NO_ACTIVATION else activate(total, activation)
 
 
@@ -183,9 +184,9 @@ def _next_forward_phase(below, at, n, number, activation, network, h, to):
     first_weight, first_unit = layer[FIRST_WEIGHT], layer[FIRST_UNIT]
     for task in range(thread, n * n_out, n_threads):
         i, u = task // n_out, task % n_out
-        total = network.bias[first_unit + u]
-        for d in range(n_in):
-            total += below[at + i * n_in + d] * network.weights[first_weight + d * n_out + u]
+        units = below[at + i * n_in : at + (i + 1) * n_in]
+        column = network.weights[first_weight + u : first_weight + n_in * n_out : n_out]
+        total = network.bias[first_unit + u] + dot(units, column)
         if activation != NO_ACTIVATION:
             total = activate(total, activation)
         h[to + task] = total
@@ -304,7 +305,8 @@ def _train(
                 at = layers[number - 1, FIRST_UNIT] * batch_size
                 to = layers[number, FIRST_UNIT] * batch_size
                 _next_forward_phase(h, at, batch_size, number, kind, network, h, to)
-            _penalty_phase(number, first_row, descent, network, row_penalty)
+            if has_penalty(descent):
+                _penalty_phase(number, first_row, descent, network, row_penalty)
             first_row += layers[number, N_IN]
             grid.sync()
         loss_phase(y, images.start, inverse_batch_size, logits, logits_error, example_nll)
@@ -314,7 +316,7 @@ def _train(
             grid.sync()
         for number in range(n_layers):
             _update_phase(images, number, descent, network, activations)
-        cost_phase(inverse_batch_size, example_nll, row_penalty, costs, step)
+        cost_phase(descent, inverse_batch_size, example_nll, row_penalty, costs, step)
         grid.sync()
 
 

@@ -19,17 +19,18 @@ from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
+    BLOCKS_PER_SM,
     Images,
     activate,
+    dot,
     launch_shape_of_tasks,
     ordered_sum,
     sgd_step,
     sigmoid_cross_entropy,
     thread_of_grid,
     times_column,
-    times_row,
 )
-from msgd.kernels.cuda_uniform import draw_mask, to_device
+from msgd.kernels.cuda_uniform import draw_sample, to_device
 from msgd.kernels.formulas import SIGMOID, like
 from msgd.kernels.uniform import Position
 from msgd.models.cuda_backend import CudaBackend, translate_device_errors
@@ -157,7 +158,7 @@ def _begin_phase(images, machine, position, activations, is_persistent, j):
             flipped = rounded + _change(images, i, j) * weights[j, u]
             activations.cost_terms[i, u] = _softplus(flipped) - _softplus(rounded)
         else:
-            activations.h[i, u] = draw_mask(position, task, positive[i, u])
+            activations.h[i, u] = draw_sample(position, task, positive[i, u])
 
 
 @cuda.jit(device=True, **options.CUDA)
@@ -171,8 +172,8 @@ def _visible_phase(images, machine, position, activations, is_persistent):
     v, n_features = activations.v, activations.v.shape[1]
     for task in range(thread, v.size, n_threads):
         i, d = task // n_features, task % n_features
-        a = machine.visible_bias[d] + times_row(activations.h, i, machine.weights, d)
-        v[i, d] = draw_mask(position, task, activate(a, SIGMOID))
+        a = machine.visible_bias[d] + dot(activations.h[i], machine.weights[d])
+        v[i, d] = draw_sample(position, task, activate(a, SIGMOID))
         if not is_persistent:  # log P(x_d = its pixel)
             pixel = images.x[images.start + i, d] * images.pixel_scale
             activations.cost_terms[i, d] = -sigmoid_cross_entropy(a, pixel)
@@ -188,10 +189,10 @@ def _hidden_phase(machine, position, activations, is_drawn):
     negative, n_hidden = activations.negative, activations.negative.shape[1]
     for task in range(thread, negative.size, n_threads):
         i, u = task // n_hidden, task % n_hidden
-        a = machine.hidden_bias[u] + times_column(activations.v, i, machine.weights, u)
+        a = machine.hidden_bias[u] + times_column(activations.v[i], machine.weights, u)
         negative[i, u] = activate(a, SIGMOID)
         if is_drawn:
-            activations.h[i, u] = draw_mask(position, task, negative[i, u])
+            activations.h[i, u] = draw_sample(position, task, negative[i, u])
 
 
 @cuda.jit(device=True, **options.CUDA)
@@ -244,7 +245,8 @@ def _update_phase(images, descent, inverse_batch_size, machine, activations):
         machine.visible_bias[d] = sgd_step(machine.visible_bias[d], gradient, descent)
 
 
-@cuda.jit(**options.CUDA_ENTRY)
+# It needs more registers than options.MAX_REGISTERS, and may have what is there.
+@cuda.jit(launch_bounds=(options.THREADS_PER_BLOCK, BLOCKS_PER_SM), **options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     start,  # the minibatch's first image
