@@ -135,7 +135,7 @@ def activation_and_slope(z, kind):
     """The hidden activation of ``z`` and its derivative, for kind "tanh" or "sigmoid"."""
     if kind == "tanh":
         return np.tanh(z), 1 - np.tanh(z) ** 2
-    s = 1 / (1 + np.exp(-z))
+    s = sigmoid(z)
     return s, s * (1 - s)
 
 

@@ -23,6 +23,8 @@ MODELS = {
     "da": "loop",
     "ca": "loop",
     "rbm": "loop",
+    "sda": "loop",
+    "dbn": "loop",
 }
 # Those that learn from images alone. They predict no classes, so nothing counts their errors: no
 # validation, no score, no part in the selection.

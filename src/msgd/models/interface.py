@@ -87,11 +87,7 @@ def check_parts(dataset, settings, float_x, chunk_batches):
 
     A Dataset's arrays fit each other, or it would not be there.
     """
-    n_train, batch_size = len(dataset.train_x), settings["batch_size"]
-    if not isinstance(batch_size, int) or not 1 <= batch_size <= n_train:
-        raise UserError(
-            f"batch_size is {batch_size}; allowed: 1 to {n_train}, the number of training examples"
-        )
+    check_batch_size(settings, "batch_size", len(dataset.train_x))
     pixels = dataset.train_x.dtype
     if pixels not in (np.dtype(np.uint8), np.dtype(float_x)):
         raise UserError(
@@ -101,6 +97,15 @@ def check_parts(dataset, settings, float_x, chunk_batches):
     if chunk_batches is not None and (type(chunk_batches) is not int or chunk_batches < 1):
         raise UserError(
             f"device_chunk_batches is {chunk_batches!r}; allowed: a whole number >= 1 or null"
+        )
+
+
+def check_batch_size(settings, key, n_train):
+    """Raise UserError unless settings[key] is a number of images that a minibatch can have."""
+    batch_size = settings[key]
+    if not isinstance(batch_size, int) or not 1 <= batch_size <= n_train:
+        raise UserError(
+            f"{key} is {batch_size}; allowed: 1 to {n_train}, the number of training examples"
         )
 
 

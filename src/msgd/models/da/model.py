@@ -46,7 +46,7 @@ from scipy.special import expit
 
 from msgd.kernels.mrg31k3p import Draws
 
-MASK_STREAM = 1  # the generator's only block in use
+MASK_STREAM = 1  # the block of the generator; the only one in use
 
 
 def initial_parameters(dataset, settings, float_x):
@@ -78,10 +78,12 @@ def mask_draws(n_features, settings):
     """Return the msgd.kernels.mrg31k3p.Draws of the masks: a draw for each minibatch.
 
     A draw has B D numbers u in the order of the mask (B, D), which is 1 where u < 1 - corruption;
-    minibatch i of a training, counted over all epochs, takes draw i.
+    minibatch i of a training, counted over all epochs, takes draw i. Of a layer of a stack settings
+    has streams_before: how many blocks of the generator belong to the layers below it.
     """
     seed = _mask_seed(np.random.RandomState(settings["seed"]))
-    return Draws(seed, MASK_STREAM, settings["batch_size"] * n_features)
+    stream = MASK_STREAM + settings.get("streams_before", 0)
+    return Draws(seed, stream, settings["batch_size"] * n_features)
 
 
 def _mask_seed(random):

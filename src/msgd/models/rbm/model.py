@@ -90,13 +90,18 @@ class GibbsDraws(NamedTuple):
 
 
 def gibbs_draws(n_features, settings):
-    """Return the GibbsDraws of a training of images of ``n_features`` pixels."""
+    """Return the GibbsDraws of a training of images of ``n_features`` pixels.
+
+    Of a layer of a stack settings has streams_before: how many blocks of the generator belong to
+    the layers below it.
+    """
     seed = _generator_seed(np.random.RandomState(settings["seed"]))
+    before = settings.get("streams_before", 0)
     n_visible, n_hidden = (settings["batch_size"] * n for n in (n_features, settings["n_hidden"]))
     return GibbsDraws(
-        Draws(seed, POSITIVE_STREAM, n_hidden),
-        Draws(seed, VISIBLE_STREAM, n_visible),
-        Draws(seed, HIDDEN_STREAM, n_hidden),
+        Draws(seed, before + POSITIVE_STREAM, n_hidden),
+        Draws(seed, before + VISIBLE_STREAM, n_visible),
+        Draws(seed, before + HIDDEN_STREAM, n_hidden),
     )
 
 

@@ -1,0 +1,1 @@
+"""Deep belief network: stacked restricted Boltzmann machines, fine-tuned as a classifier."""

@@ -1,0 +1,14 @@
+"""The deep belief network on CUDA, made of the twins of its parts; see stack.py."""
+
+from msgd.models.mlp import cuda as classifier
+from msgd.models.rbm import cuda as layer
+from msgd.models.represent import represent
+from msgd.models.stack import Stack
+
+
+class Backend(Stack):
+    """The CUDA twin; see msgd.models.interface.Classifier."""
+
+    layer_backend = layer.Backend
+    classifier_backend = classifier.Backend
+    represent = staticmethod(represent)

@@ -1,0 +1,1 @@
+"""Stacked denoising auto-encoders, fine-tuned as a classifier."""

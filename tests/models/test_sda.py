@@ -1,0 +1,90 @@
+"""Stacked denoising auto-encoders: the contract, published figures, and other processors."""
+
+import math
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import stacks
+import toy
+from autoencoders import sha256
+from conftest import environment, make_dataset
+from stacks import FLOATS, StackContract, adapter_of, follow, published, train_through
+
+from msgd.models.sda import model
+
+FINGERPRINTS = {
+    "float32": [
+        "0afe0fc3edb9db3a1433e7e183eb9e71b4f604bca17e3638ea1c0a3fca7d2bfd",
+        "a2d0bd65eeedecc17502d5ba80fbcbde534a75a5c87227ad0f0c727a40a2d3db",
+        "178c272fe4f7c9e33da2fc1aa61e742b63125c99289fa58f3ca1749a44742df2",
+    ],
+    "float64": [
+        "e6409b288ebb23344ab9a63cee04901c1cd7b56d138d1147eb944f0a03fcb396",
+        "4b4783f67a94e6b1169b23df328309bcc77176230e3a38d79ea5a6051d5bf1a5",
+        "8d4c73a6f7e91b5625b4ef341430dc9f56fe6c151e73824c5870b09de978055a",
+    ],
+}
+FIRST_COST = 916.8161752187417  # of the first layer, at the published settings
+PUBLISHED_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+
+
+class TestContract(StackContract):
+    adapter = adapter_of("sda")
+
+
+@pytest.mark.parametrize("float_name", FINGERPRINTS)
+def test_the_published_initial_weights(float_name):
+    dataset = make_dataset(20, 10, 10, (28, 28), 10)
+    settings = toy.published_settings("sda")
+    parameters = [*model.initial_parameters(dataset, settings, FLOATS[float_name]).values()]
+    assert [sha256(array) for array in parameters[:6:2]] == FINGERPRINTS[float_name]
+    assert not any(array.any() for array in (*parameters[1::2], parameters[6]))
+    assert parameters[6].shape == (1000, 10)
+
+
+def test_the_published_layers():
+    settings = toy.published_settings("sda")
+    layers = [model.layer_settings(settings, number) for number in (1, 2, 3)]
+    assert [layer["corruption"] for layer in layers] == [0.1, 0.2, 0.3]
+    for number, layer in enumerate(layers, start=1):
+        draws = toy.load_model("da").mask_draws(784, layer)
+        assert (draws.seed, draws.stream, draws.size) == (1054665268, number, 784)
+
+
+@pytest.mark.parametrize("float_name", FLOATS)
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_the_published_figures(mnist, device, float_name):
+    """Two minibatches of each stage, as the oracle has them, and those figures that are known."""
+    dataset, settings, given = published(mnist, "sda", float_name)
+    backend = toy.make_backend(device, dataset, settings, given)
+    found = train_through(backend, 2)
+    expected, parameters = follow(dataset, settings, given, 2)
+    tolerance = PUBLISHED_TOLERANCE[float_name]
+    np.testing.assert_allclose(found, expected, rtol=tolerance)
+    np.testing.assert_allclose(found[0][0], FIRST_COST, rtol=tolerance)
+    np.testing.assert_allclose(found[3][0], math.log(10), rtol=tolerance)
+    for array, right in zip(backend.get_parameters().values(), parameters, strict=True):
+        assert np.linalg.norm(array - right) <= tolerance * np.linalg.norm(right)
+
+
+@pytest.mark.targets
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 targets")
+@pytest.mark.parametrize("name", ["haswell", "nehalem", "generic"])
+def test_the_same_bytes_for_other_processors(name):
+    """Of both stacks."""
+
+    def digests(**changes):
+        done = subprocess.run(
+            [sys.executable, stacks.__file__, "float32"],
+            capture_output=True,
+            text=True,
+            env=environment(**changes),
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert digests() == digests(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
