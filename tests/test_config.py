@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from msgd import config
 from msgd.errors import UserError
-from msgd.models import CLASSIFIERS, MODELS, UNSUPERVISED
+from msgd.models import CLASSIFIERS, MODELS, STACKS, UNSUPERVISED
 
 
 def minimal(**settings):
@@ -63,13 +63,14 @@ def test_the_tutorial_configuration_is_the_published_one():
     shown = yaml.safe_load((ROOT / "config" / "tutorial.yaml").read_text())
     for name, run in shown["experiments"].items():
         assert run == {"model": name}
-    assert set(shown["experiments"]) == set(CLASSIFIERS)
+    assert set(shown["experiments"]) == set(CLASSIFIERS) - set(STACKS)
     config.complete_config(shown)
 
 
 def test_the_configuration_without_labels_is_the_published_one():
     shown = yaml.safe_load((ROOT / "config" / "unsupervised.yaml").read_text())
-    assert {run["model"] for run in shown["experiments"].values()} == set(UNSUPERVISED)
+    models = {run["model"] for run in shown["experiments"].values()}
+    assert models == {*UNSUPERVISED, *STACKS}
     for name, run in shown["experiments"].items():
         published = config.complete_experiment({"model": run["model"]})
         if name == "da_uncorrupted":
@@ -88,10 +89,10 @@ def test_the_page_of_keys_says_where_models_differ():
     rows = [line.split(" | ") for line in config.describe_config().splitlines()]
     allowed, meaning = {row[0]: row[-2:] for row in rows if len(row) > 3}["| `n_hidden`"]
     assert allowed == (
-        "mlp, lenet: a whole number >= 1 or a list of a whole number >= 1; "
+        "mlp, lenet, sda, dbn: a whole number >= 1 or a list of a whole number >= 1; "
         "da, ca, rbm: a whole number >= 1"
     )
-    assert meaning.startswith("mlp, lenet: Units of the hidden layer, or a list")
+    assert meaning.startswith("mlp, lenet, sda, dbn: Units of the hidden layer, or a list")
 
 
 def test_every_key_is_described():
@@ -354,6 +355,33 @@ def test_what_a_key_of_theirs_must_be_is_said(model, key):
     for value, allowed in BAD_WITHOUT_LABELS[model, key].items():
         with pytest.raises(UserError, match=f"{key} is {value!r}; allowed: .*{allowed}"):
             config.complete_experiment({"model": model, key: value})
+
+
+# Stacks of layers that do.
+
+
+def test_a_stack_takes_a_corruption_for_all_layers_or_one_of_each():
+    for shares, units in ((0.5, [4, 3]), ([0.1, 0.2], [4, 3]), ([0.1], 4), (0.1, 4)):
+        run = {"model": "sda", "corruption": shares, "n_hidden": units}
+        assert config.complete_experiment(run)["corruption"] == shares
+        assert [*config.expand_grid(config.complete_experiment(run))] == ["default"]
+    message = r"corruption is \[0.1, 0.2\], but n_hidden has 1 layer; allowed: a share for each"
+    with pytest.raises(UserError, match=message):
+        config.complete_experiment({"model": "sda", "corruption": [0.1, 0.2], "n_hidden": 4})
+    grid = {"model": "sda", "n_hidden": [[4], [4, 3]], "corruption": [[0.1, 0.2], [0.2, 0.3]]}
+    with pytest.raises(UserError, match=r"experiments\.a\.corruption is") as caught:
+        config.complete_config({"experiments": {"a": grid}})
+    assert str(caught.value).count("\n- ") == 2
+    with pytest.raises(UserError, match=r"corruption.* is 1; allowed: a number >= 0 and < 1"):
+        config.complete_experiment({"model": "sda", "corruption": [0.1, 1, 0.2]})
+
+
+@pytest.mark.parametrize("model", STACKS)
+def test_a_minibatch_of_pretraining_fits_the_data(model):
+    settings = config.complete_experiment({"model": model, "pretraining_batch_size": 51})
+    config.check_split_sizes({"": settings}, 51)
+    with pytest.raises(UserError, match="pretraining_batch_size is 51; allowed: at most 50"):
+        config.check_split_sizes({"": settings}, 50)
 
 
 def test_a_bound_that_is_not_allowed_itself_is_said():

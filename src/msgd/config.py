@@ -72,6 +72,7 @@ def complete_config(config):
     complete = _with_defaults({**config, "experiments": {}}, schema)
     complete["dataset"] = expand_home(complete["dataset"])
     complete["experiments"] = {name: _complete(run) for name, run in experiments.items()}
+    check_layers(complete["experiments"])
     check_arithmetic(complete["experiments"], complete["backend"], complete["floatX"])
     return complete
 
@@ -90,7 +91,9 @@ def complete_experiment(settings):
     """
     findings = ["model is missing"] if "model" not in settings else []
     _raise(findings or _experiment_findings(settings), "hyperparameters")
-    return _complete(settings)
+    complete = _complete(settings)
+    check_layers({"": complete})
+    return complete
 
 
 def _complete(settings):
@@ -174,6 +177,26 @@ def check_split_sizes(experiments, n_train):
     _raise([*findings], "configuration")
 
 
+def check_layers(experiments):
+    """Raise UserError if an experiment gives each layer a corruption, and not as many as layers.
+
+    experiments: as in check_split_sizes.
+    """
+    findings = {}  # a dict for its order: runs of a grid may share a finding
+    for name, settings in experiments.items():
+        if "corruption" not in settings:
+            continue
+        key = f"experiments.{name}." if name else ""
+        for run in expand_grid(settings).values():
+            shares, units = run["corruption"], run.get("n_hidden")
+            n_layers = len(units) if isinstance(units, list) else 1
+            if isinstance(shares, list) and len(shares) != n_layers:
+                layers = "1 layer" if n_layers == 1 else f"{n_layers} layers"
+                finding = f"{key}corruption is {yaml_scalar(shares)}, but n_hidden has {layers}"
+                findings[f"{finding}; allowed: a share for each, or one for all"] = True
+    _raise([*findings], "configuration")
+
+
 def check_arithmetic(experiments, backend, float_x):
     """Raise UserError if an experiment asks for TF32 where it cannot be had: nothing stands in.
 
@@ -195,12 +218,13 @@ def check_arithmetic(experiments, backend, float_x):
 
 def _split_size_finding(settings, n_train):
     """Return what of one run's ``settings`` cannot work with ``n_train`` examples, or None."""
-    batch_size = settings["batch_size"]
-    if batch_size > n_train:
-        return (
-            f"batch_size is {batch_size}; allowed: at most {n_train}, "
-            "the number of training examples"
-        )
+    for key in ("pretraining_batch_size", "batch_size"):
+        batch_size = settings.get(key, 1)
+        if batch_size > n_train:
+            return (
+                f"{key} is {batch_size}; allowed: at most {n_train}, "
+                "the number of training examples"
+            )
     frequency = settings.get("validation_frequency")
     if frequency is None:
         return None

@@ -56,7 +56,8 @@ HYPERPARAMETERS = (
     *("patience", "patience_increase"),
     *("improvement_threshold", "improvement_test", "improvement_alpha", "validation_frequency"),
     *("n_hidden", "activation", "nkerns", "filter_size", "pool_size", "maxpool_ties"),
-    "arithmetic",
+    *("arithmetic", "pretraining_epochs", "pretraining_learning_rate", "pretraining_batch_size"),
+    *("corruption", "persistent", "gibbs_steps"),
 )
 # Words of config.yaml in an error, and the estimator's own in their place.
 WORDS = {"seed": "random_state", "null": "None"}
@@ -82,13 +83,15 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters, all by name but the first; None is the default of the model or of ``config.yaml``:
 
-    - ``model``: "logistic_regression", "logistic_cg", "mlp" or "lenet"
+    - ``model``: "logistic_regression", "logistic_cg", "mlp", "lenet", "sda" or "dbn"
     - ``learning_rate``, ``batch_size``, ``n_epochs``, ``l1``, ``l2``, ``lp``, ``p``, ``patience``,
       ``patience_increase``, ``improvement_threshold``, ``improvement_test``,
       ``improvement_alpha``, ``validation_frequency``; of networks ``n_hidden`` and ``activation``;
-      of LeNet ``nkerns``, ``filter_size``, ``pool_size``, ``maxpool_ties`` and ``arithmetic``:
-      hyperparameters, described in config/README.md. Only those that the model has may be given. A
-      ``batch_size`` above the number of training rows becomes that number.
+      of LeNet ``nkerns``, ``filter_size``, ``pool_size``, ``maxpool_ties`` and ``arithmetic``; of
+      stacks ``pretraining_epochs``, ``pretraining_learning_rate`` and ``pretraining_batch_size``,
+      of SdA ``corruption``, of DBN ``persistent`` and ``gibbs_steps``: hyperparameters, described
+      in config/README.md. Only those that the model has may be given. A ``batch_size`` above the
+      number of training rows becomes that number.
     - ``random_state``: the seed of the initial parameters and of ``shuffle``: a whole number, or a
       RandomState from which one is drawn. None is the model's own seed, so that runs repeat.
     - ``validation_fraction``: the share of the rows that is set aside for validation, unless fit is
@@ -133,6 +136,12 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         pool_size=None,
         maxpool_ties=None,
         arithmetic=None,
+        pretraining_epochs=None,
+        pretraining_learning_rate=None,
+        pretraining_batch_size=None,
+        corruption=None,
+        persistent=None,
+        gibbs_steps=None,
         random_state=None,
         validation_fraction=1 / 6,
         shuffle=True,
@@ -163,6 +172,12 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         self.pool_size = pool_size
         self.maxpool_ties = maxpool_ties
         self.arithmetic = arithmetic
+        self.pretraining_epochs = pretraining_epochs
+        self.pretraining_learning_rate = pretraining_learning_rate
+        self.pretraining_batch_size = pretraining_batch_size
+        self.corruption = corruption
+        self.persistent = persistent
+        self.gibbs_steps = gibbs_steps
         self.random_state = random_state
         self.validation_fraction = validation_fraction
         self.shuffle = shuffle
@@ -217,8 +232,8 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
 
         X (N, D) or (N, height, width); y (N,); classes: all labels there will be, which the first
         call must be given. No rows are shuffled or set aside: there is no validation, and the last
-        parameters are kept. Raises ValueError as fit does, and if training diverges. Not there for
-        "logistic_cg", which has no minibatches.
+        parameters are kept. A stack is fine-tuned, not pre-trained. Raises ValueError as fit does,
+        and if training diverges. Not there for "logistic_cg", which has no minibatches.
         """
         with _value_errors():
             settings, options = _asked_of(self)

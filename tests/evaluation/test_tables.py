@@ -34,6 +34,7 @@ def make_run(root, experiment, settings=PUBLISHED_SETTINGS, *, is_mnist=True, **
         "validation_examples": 9600,
         "stopped_by": "patience",
         "n_train_batches": 83,
+        **({"cost": 0.0} if "cost" in changes else {}),  # of what learns without labels
     }
     score = {
         "test_errors": 719,
@@ -175,12 +176,48 @@ def test_a_run_of_fewer_epochs_is_said_to_be_cut(tmp_path):
     assert rows[0]["equal"] == "yes"
 
 
+def published_sda(tmp_path, n_pretraining, **changes):
+    (row,) = (row for row in tables.published_rows() if row["model"] == "sda")
+    settings = {"model": "sda", "pretraining_epochs": n_pretraining, **row["settings"]}
+    values = {"validation_examples": 10000, "test_examples": 10000, "validation_errors": 139}
+    values |= {"test_errors": 131, "stopped_by": "patience", "epochs_run": 36}
+    settings["n_epochs"] = changes.pop("n_epochs", 1000)
+    folder = make_run(tmp_path, "sda", settings, **{**values, **changes})
+    return tables.compare_with_published([folder])
+
+
+def test_a_stack_with_less_pretraining_is_said_to_be_cut(tmp_path):
+    rows = published_sda(tmp_path, 15)
+    assert [row["equal"] for row in rows] == ["yes", "yes"]
+    assert rows[0]["epochs"] == "in full"
+    rows = published_sda(tmp_path, 2)
+    assert [row["equal"] for row in rows] == ["cut", "cut"]
+    assert rows[0]["epochs"] == "in full; pre-training 2, cut from 15"
+    rows = published_sda(tmp_path, 0, n_epochs=5, stopped_by="n_epochs", epochs_run=5)
+    assert rows[0]["epochs"] == "5, cut from 1000; pre-training 0, cut from 15"
+
+
+def test_what_learns_without_labels_is_compared_by_its_cost(tmp_path):
+    """Beside runs that are scored, in the order in which they are given."""
+    (row,) = (row for row in tables.published_rows() if row["model"] == "rbm")
+    settings = {"model": "rbm", "n_epochs": 15, **row["settings"]}
+    folder = make_run(tmp_path, "rbm", settings, cost=-62.512, stopped_by="n_epochs")
+    (folder / "score.json").unlink()
+    rows = tables.compare_with_published([folder, make_run(tmp_path, "lr")])
+    assert [row["experiment"] for row in rows] == ["rbm", *["lr"] * 4]
+    assert (rows[0]["quantity"], rows[0]["reproduced"]) == ("cost", "-62.51")
+    assert rows[0]["equal"] == "within 2.5: 0.25 more"
+    folder = make_run(tmp_path, "far", settings, cost=-70.0, stopped_by="n_epochs")
+    assert tables.compare_with_published([folder])[0]["equal"] == "no: 7.24 less"
+
+
 def test_published_settings_are_the_models_defaults():
     for row in tables.published_rows():
         if row["model"] not in MODELS:
             continue
         defaults = complete_experiment({"model": row["model"]})
-        published = {**row["settings"], "n_epochs": row["n_epochs"]}
+        caps = {key: row[key] for key in ("n_epochs", "pretraining_epochs") if key in row}
+        published = {**row["settings"], **caps}
         assert {key: defaults[key] for key in published} == published
 
 

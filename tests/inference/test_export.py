@@ -13,10 +13,11 @@ from models import model_of
 
 from msgd.inference.export import build_onnx, write_onnx
 from msgd.inference.predict import predict_classes
-from msgd.models import CLASSIFIERS, load_backend
+from msgd.models import CLASSIFIERS, STACKS, load_backend
 from msgd.models.interface import n_batches
 
-CASES = [(name, {}) for name in CLASSIFIERS] + [
+CASES = [(name, {}) for name in CLASSIFIERS if name not in STACKS] + [
+    *((name, {"n_hidden": [20, 10]}) for name in STACKS),
     ("mlp", {"n_hidden": 6, "activation": "sigmoid"}),
     ("mlp", {"n_hidden": [5, 4, 3]}),
     ("lenet", {"activation": "sigmoid"}),

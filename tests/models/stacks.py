@@ -296,8 +296,9 @@ class StackContract(SgdContract):
     def test_minibatches_that_do_not_fit_the_data(self, device, size):
         dataset, settings, given = self.stack()
         settings["pretraining_batch_size"] = size
+        backend = toy.make_backend(device, dataset, settings, given)
         with pytest.raises(UserError, match=f"pretraining_batch_size is {size}; allowed: 1 to 30"):
-            toy.make_backend(device, dataset, settings, given)
+            backend.begin(load_stages(settings)[0])
 
     def test_what_a_layer_learns_from_is_made_once_and_let_go(self, monkeypatch):
         dataset, settings, given = self.stack(n_hidden=[7, 6, 5])

@@ -114,8 +114,8 @@ rule tabulate:
 rule compare_published:
     """Write the table that holds the runs against the published figures."""
     input:
-        training=expand("results/runs/{run}/training.json", run=SCORED),
-        provenance=expand("results/runs/{run}/provenance.json", run=SCORED),
+        training=expand("results/runs/{run}/training.json", run=RUNS),
+        provenance=expand("results/runs/{run}/provenance.json", run=RUNS),
         scores=expand("results/runs/{run}/score.json", run=SCORED),
     output:
         csv="results/published.csv",

@@ -139,9 +139,16 @@ METHODS = {"loop": "minibatch SGD with patience", "conjugate_gradient": "conjuga
 
 
 def _training(row, record):
+    settings = record["settings"]
+    before = {}
+    if n_epochs := settings.get("pretraining_epochs"):
+        before["pre-training"] = (
+            f"each hidden layer, {n_epochs} epochs without labels; what follows is of fine-tuning"
+        )
     return {
         "method": METHODS[MODELS[row["model"]]],
-        "epochs": f"{row['epochs_run']} run of at most {record['settings']['n_epochs']}",
+        **before,
+        "epochs": f"{row['epochs_run']} run of at most {settings['n_epochs']}",
         "stopped by": f"`{row['stopped_by']}`",
         "best epoch": f"{row['best_epoch']}; its parameters are these",
         "iterations": f"{row['iterations_run']:,} run, the best after {row['best_iteration']:,}; "

@@ -1,7 +1,6 @@
 """Selection: what the runs came to, and the one of the lowest validation error."""
 
 from fractions import Fraction
-from pathlib import Path
 
 from msgd.evaluation.opened_run import open_runs
 from msgd.files import readable
@@ -14,10 +13,9 @@ def score_rows(run_folders):
     rates in percent, and ``selected``, which is True of one. Raises UserError for runs of different
     data, whose errors do not compare, and of models that predict no classes.
     """
-    rows, runs = [], open_runs(run_folders)
-    for folder, run in zip(map(Path, run_folders), runs, strict=True):
-        row = {"experiment": readable(folder.parent.name), "run": readable(folder.name)}
-        row |= run.training | run.score()
+    rows = []
+    for run in open_runs(run_folders):
+        row = training_row(run) | run.score()
         for split in ("validation", "test"):
             errors, examples = row[f"{split}_errors"], row[f"{split}_examples"]
             row[f"{split}_error_percent"] = 100 * errors / examples
@@ -26,6 +24,12 @@ def score_rows(run_folders):
     for index, row in enumerate(rows):
         row["selected"] = index == selected
     return rows
+
+
+def training_row(run):
+    """Return the names of experiment and run of an OpenedRun, and all of training.json (dict)."""
+    names = {"experiment": readable(run.folder.parent.name), "run": readable(run.folder.name)}
+    return names | run.training
 
 
 def best_run(run_folders):

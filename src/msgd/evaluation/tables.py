@@ -1,6 +1,7 @@
 """The score table of all runs, and its comparison with the published rows."""
 
 import html
+import itertools
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -9,8 +10,10 @@ import pandas as pd
 import yaml
 
 from msgd.config import complete_experiment
-from msgd.evaluation.selection import score_rows
+from msgd.evaluation.opened_run import open_run
+from msgd.evaluation.selection import score_rows, training_row
 from msgd.files import read_json, write_text
+from msgd.models import UNSUPERVISED
 
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
 
@@ -72,15 +75,27 @@ def compare_with_published(run_folders):
     """Return a dict per published figure that a run is held against, with PUBLISHED_COLUMNS.
 
     A run is held against a published row if it trained that model on MNIST with the published value
-    of every setting that shapes the result, the cap on epochs excepted.
+    of every setting that shapes the result, the caps on epochs excepted. One that learns without
+    labels needs no score.
     """
     comparisons = []
-    for folder, row in zip(map(Path, run_folders), score_rows(run_folders), strict=True):
-        record = read_json(folder / "provenance.json")
+    records = [read_json(Path(folder) / "provenance.json") for folder in run_folders]
+    for row, record in zip(_rows(run_folders, records), records, strict=True):
         for published in published_rows():
             if _is_same_recipe(record, published):
                 comparisons += _compare(row, record["settings"], published)
     return comparisons
+
+
+def _rows(run_folders, records):
+    """Return a dict per run: that of score_rows, or, without labels, what training came to."""
+    is_scored = [record["settings"]["model"] not in UNSUPERVISED for record in records]
+    scored = [*itertools.compress(run_folders, is_scored)]
+    rows = iter(score_rows(scored) if scored else [])
+    return [
+        next(rows) if has_score else training_row(open_run(folder))
+        for folder, has_score in zip(run_folders, is_scored, strict=True)
+    ]
 
 
 PUBLISHED_COLUMNS = (
@@ -101,6 +116,10 @@ def _compare(row, settings, published):
     """Return the comparison of every figure, to the decimals it was published with."""
     is_cut = settings["n_epochs"] < published["n_epochs"] and row["stopped_by"] == "n_epochs"
     epochs = f"{row['epochs_run']}, cut from {published['n_epochs']}" if is_cut else "in full"
+    if settings.get("pretraining_epochs", 0) < published.get("pretraining_epochs", 0):
+        is_cut = True
+        epochs += f"; pre-training {settings['pretraining_epochs']}, cut from "
+        epochs += f"{published['pretraining_epochs']}"
     comparisons = []
     for quantity, text in published["figures"].items():
         reproduced = f"{row[quantity]:.{len(text.partition('.')[2])}f}"
@@ -122,6 +141,9 @@ def _compare(row, settings, published):
 
 def _difference(row, quantity, published):
     """Return by how many examples or epochs a run's figure differs from the ``published`` text."""
+    if quantity == "cost":
+        difference = row[quantity] - float(published)
+        return f"{abs(difference):.2f} {'more' if difference > 0 else 'less'}"
     if quantity.endswith("_error_percent"):
         split = quantity.removesuffix("_error_percent")
         unit, ours = "example", row[f"{split}_errors"]

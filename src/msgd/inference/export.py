@@ -122,7 +122,8 @@ def _layers(model):
 
 
 def _activation(model):
-    return {"tanh": "Tanh", "sigmoid": "Sigmoid"}[model.settings["activation"]]
+    # Stacks are of sigmoids, and have no such key.
+    return {"tanh": "Tanh", "sigmoid": "Sigmoid"}[model.settings.get("activation", "sigmoid")]
 
 
 def _affine(graph, h, weights, bias):
@@ -190,4 +191,6 @@ GRAPHS = {
     "logistic_cg": _logistic_regression,
     "mlp": _mlp,
     "lenet": _lenet,
+    "sda": _mlp,
+    "dbn": _mlp,
 }

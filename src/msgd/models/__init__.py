@@ -32,6 +32,8 @@ UNSUPERVISED = ("da", "ca", "rbm")
 # Those of them whose model.py has reconstructions(parameters, images).
 AUTOENCODERS = ("da", "ca")
 CLASSIFIERS = tuple(name for name in MODELS if name not in UNSUPERVISED)
+# Those of them whose layers learn without labels first; see stack.py.
+STACKS = ("sda", "dbn")
 
 
 class Stage(NamedTuple):

@@ -28,7 +28,6 @@ class Stack:
     """
 
     def __init__(self, dataset, parameters, settings, float_x, chunk_batches=None):
-        check_batch_size(settings, "pretraining_batch_size", len(dataset.train_x))
         self.dataset, self.settings, self.float_x = dataset, settings, float_x
         self.chunk_batches = chunk_batches
         self.model = load_model(settings["model"])
@@ -50,7 +49,11 @@ class Stack:
             self.layer.begin(stage)
 
     def _begin_layer(self, number, parameters):
-        """Make ``layer``, the Backend of layer ``number``, counted from 1, with ``parameters``."""
+        """Make ``layer``, the Backend of layer ``number``, counted from 1, with ``parameters``.
+
+        Raises UserError if there are too few images for a minibatch: who predicts has few.
+        """
+        check_batch_size(self.settings, "pretraining_batch_size", len(self.dataset.train_x))
         arrays = [*parameters.values()]
         layers = list(zip(arrays[::2], arrays[1::2], strict=True))
         dataset, (weights, bias) = self.dataset, layers[number - 1]

@@ -135,7 +135,7 @@ def _draw_epochs(axes, rows, stage, settings):
 
 def cost_label(settings):
     """Return what the cost of an epoch without validation is, in words."""
-    if settings.get("model") != "rbm":
+    if "persistent" not in settings:
         return "mean cost of the epoch"
     return "log pseudo-likelihood" if settings["persistent"] else "minus the cross-entropy"
 

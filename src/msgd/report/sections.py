@@ -43,12 +43,15 @@ UNITS = {
     "logistic_cg": ("class", "classes"),
     "mlp": ("hidden unit", "hidden units"),
     "lenet": ("filter", "filters"),
+    "sda": ("hidden unit", "hidden units"),
+    "dbn": ("hidden unit", "hidden units"),
 }
 QUANTITIES = {
     "validation_error_percent": "validation error, %",
     "test_error_percent": "test error, %",
     "best_epoch": "best epoch",
     "epochs_run": "epochs run",
+    "cost": "cost of the last epoch",
 }
 
 
