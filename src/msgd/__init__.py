@@ -5,7 +5,17 @@ The rooms, in the order data passes through them:
 - ``data``: download, safe unpickling, the six arrays
 - ``kernels``: formulas and reductions that models share, for CPU and CUDA
 - ``models``: one room per model: the formulas in ``model.py``, the same in plain loops in
-  ``reference.py`` (read these two first), fast twins in ``cpu.py`` and ``cuda.py``
+  ``reference.py`` (read these two first), fast twins in ``cpu.py`` and ``cuda.py``, and where the
+  latter's kernels cannot serve, plain ones in ``cuda_plain.py``. Beside the rooms stands what they
+  share: ``interface.py`` says what a backend offers, ``reference_backend.py``, ``cpu_backend.py``
+  and ``cuda_backend.py`` what those of a device do alike
+
+  - ``logistic_regression``, ``logistic_cg``, ``mlp``, ``lenet``: classifiers
+  - ``da``, ``ca``, ``rbm``: auto-encoders, denoising and contractive, and the restricted Boltzmann
+    machine, which learn without labels (``unsupervised_backend.py``)
+  - ``sda``, ``dbn``: stacks of these layers, which end as classifiers (``stack.py``,
+    ``represent.py``)
+
 - ``training``: the loop, the patience rule, snapshots, states to go on from
 - ``evaluation``: test scores, selection and model card, published tables
 - ``plots``: figures from saved files

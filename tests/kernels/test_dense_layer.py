@@ -61,7 +61,7 @@ def run(layer, below, above, n, descent, penalty):
         dense_layer.add_gradient(layer, below, above, n, panels)
         penalty[0] += dense_layer.update_panels(layer, descent, panels)
     dense_layer.add_bias_gradient(layer, above, n)
-    dense_layer.update_bias(layer, descent)
+    dense_layer.apply_bias_gradient(layer, descent)
 
 
 def make_layer(n_in, n_out, float_x, way):

@@ -7,7 +7,7 @@ it, h_1 (B, n_out) its own, e_0 and e_1 their errors and s the activation, the f
     e_0      = (e_1 W^T) s'(h_0)       backward_panels
     dcost/dW = h_0^T e_1               add_gradient
     W       -= rate dcost/dW           update_panels
-    b       -= rate sum_i e_1          add_bias_gradient, then update_bias
+    b       -= rate sum_i e_1          add_bias_gradient, apply_bias_gradient
 
 Inputs and units are cut into panels of LANES. The weights are stored by panels of inputs, and so is
 their gradient: a task has some panels of inputs, (start, stop), and does all that concerns their
@@ -282,7 +282,7 @@ def add_bias_gradient(layer, above, n):
 
 
 @njit(**options.CPU)
-def update_bias(layer, descent):
+def apply_bias_gradient(layer, descent):
     """Update the biases by their gradients, and set these to 0."""
     for unit in range(layer.n_out):
         layer.bias[unit] = sgd_step(layer.bias[unit], layer.bias_gradient[unit], descent)
@@ -321,7 +321,9 @@ def _update_vectors(layer, descent, panels):
     """
     weights, gradient = layer.weights, layer.gradient
     factor = l2_factor(descent)
-    even = odd = zero = splat(weights, 0)
+    # The squares go into two sums, a panel's into either in turn, so that an addition need not wait
+    # for the one before it. The sums change their names after each panel.
+    due = other = zero = splat(weights, 0)
     for panel in range(panels[0], panels[1]):
         squares = zero
         for at in range(panel * layer.n_rows * LANES, (panel + 1) * layer.n_rows * LANES, LANES):
@@ -332,9 +334,9 @@ def _update_vectors(layer, descent, panels):
             else:
                 store(weights, at, fma(factor, old, fma(-descent.rate, step, zero)))
             store(gradient, at, zero)
-        even, odd = odd, add(even, squares)  # the panels in turn: two sums, of every other one
+        due, other = other, add(due, squares)
     # Not simply the product: squares may overflow, and 0 times infinity is no number.
-    return descent.l2 * lane_sum(add(even, odd)) if descent.l2 != 0 else descent.l2
+    return descent.l2 * lane_sum(add(due, other)) if descent.l2 != 0 else descent.l2
 
 
 @njit(**options.CPU)
@@ -392,7 +394,10 @@ def activate_all(h, kind):
 
 @njit(**options.CPU)
 def multiply_by_slope(error, h, kind):
-    """Multiply error (n,) by the activation's derivative where its values are h (n,)."""
+    """Multiply error (n,) by the activation's derivative where its values are h (n,).
+
+    So derivatives of the cost by h become those by what went into the activation.
+    """
     for k in range(error.shape[0]):
         error[k] *= activation_slope(h[k], kind)
 

@@ -38,6 +38,7 @@ from msgd.kernels.dense_layer import (
     DenseLayer,
     add_bias_gradient,
     add_gradient,
+    apply_bias_gradient,
     backward_panels,
     forward_panel,
     get_dense_parameters,
@@ -47,7 +48,6 @@ from msgd.kernels.dense_layer import (
     new_activations,
     new_dense_layer,
     set_dense_parameters,
-    update_bias,
     update_panels,
     with_copy,
 )
@@ -320,5 +320,5 @@ def _update_dense(layer, descent):
         task = np.int64(index)
         penalties[task] = update_panels(layer, descent, _panels(layer, task))
         if task == 0:
-            update_bias(layer, descent)
+            apply_bias_gradient(layer, descent)
     return ordered_sum(penalties)

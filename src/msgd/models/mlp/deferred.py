@@ -217,9 +217,9 @@ def end_group(block, group, by_pixel, minibatches, descent, layer, deferred):
     pending, penalty = deferred.pending[block], deferred.penalty[block]
     shrink = _step_factor(descent)
     if not is_l2_alone(descent):
-        places = (np.int64(0), layer.panels.shape[1])
-        left = penalise(layer.panels[2 * block], places, descent)
-        penalty[group.k] = left + penalise(layer.panels[2 * block + 1], places, descent)
+        whole = (np.int64(0), layer.panels.shape[1])
+        left = penalise(layer.panels[2 * block], whole, descent)
+        penalty[group.k] = left + penalise(layer.panels[2 * block + 1], whole, descent)
     scale, factor = minibatches.pixel_scale, group.factor * shrink
     square = add_image_products(block, by_pixel, group.number, scale, pending, factor, layer)
     if is_l2_alone(descent) and descent.l2 != 0:

@@ -171,13 +171,14 @@ def _move(left, right, at, factor, step):
 
 
 @njit(**options.CPU)
-def penalise(weights, places, descent):
-    """Move weights[start:stop], places = (start, stop), down their penalties' gradient.
+def penalise(weights, span, descent):
+    """Move a span of weights down their penalties' gradient.
 
-    weights: flat. Returns their penalties before. Weights of 0 that fill up a block stay 0.
+    weights: flat; span: (start, stop). Returns their penalties before. Weights of 0 that fill up a
+    block stay 0.
     """
     total = like(descent.rate, 0)
-    start, stop = places
+    start, stop = span
     for w in range(start, stop):
         weight = weights[w]
         total += penalty(weight, descent)
