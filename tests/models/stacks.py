@@ -271,15 +271,18 @@ class StackContract(SgdContract):
 
     def test_errors_are_counted_in_every_stage(self, device):
         """Of the parameters as they are; a stage without validation may be asked, too."""
-        dataset, settings, given = self.stack(shape=(2, 3))
+        changes = {"n_hidden": [9, 8], "pretraining_learning_rate": 2.0}
+        dataset, settings, given = self.stack("float64", shape=(2, 3), **changes)
         backend = toy.make_backend(device, dataset, settings, given)
+        images, found = oracle.pixels(dataset.valid_x).reshape(9, 2, 3), set()
         for stage in load_stages(settings):
             backend.begin(stage)
-            backend.train(0, 3)
-            images = oracle.pixels(dataset.valid_x).reshape(9, 2, 3)
+            backend.train(0, 7)
             right = logits(as_list(backend.get_parameters()), images, settings).argmax(axis=1)
             np.testing.assert_array_equal(backend.predict("valid"), right)
+            found.add(tuple(right))
             assert backend.count_errors("valid") == (right != dataset.valid_y)[:8].sum()
+        assert len(found) > 1
 
     def test_without_pretraining_there_is_one_stage(self):
         settings = self.stack(pretraining_epochs=0)[1]
