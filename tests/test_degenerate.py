@@ -113,7 +113,7 @@ def test_the_least_of_everything(tmp_path, model):
     """Two classes, one validation and one test example, one minibatch, trained once."""
     triple = triple_of(n_train=6, n_valid=1, n_test=1, n_classes=2)
     run = Run(tmp_path, model, triple, "batch_size=all", "n_epochs=1")
-    assert len(run.history) == 1
+    assert run.history["validation_errors"].notna().sum() == 1
     assert run.read("score.json")["all_test_examples"] == 1
     run.finish()
     for snapshot in sorted((run.run / "snapshots").iterdir())[1:]:

@@ -13,14 +13,19 @@ def score_rows(run_folders):
     rates in percent, and ``selected``, which is True of one. Raises UserError for runs of different
     data, whose errors do not compare, and of models that predict no classes.
     """
+    return rows_of(open_runs(run_folders))
+
+
+def rows_of(runs):
+    """Return the rows of score_rows of a list of OpenedRuns."""
     rows = []
-    for run in open_runs(run_folders):
+    for run in runs:
         row = training_row(run) | run.score()
         for split in ("validation", "test"):
             errors, examples = row[f"{split}_errors"], row[f"{split}_examples"]
             row[f"{split}_error_percent"] = 100 * errors / examples
         rows.append(row)
-    selected = select(rows)
+    selected = select(rows) if rows else None
     for index, row in enumerate(rows):
         row["selected"] = index == selected
     return rows

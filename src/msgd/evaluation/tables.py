@@ -1,7 +1,6 @@
 """The score table of all runs, and its comparison with the published rows."""
 
 import html
-import itertools
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -10,10 +9,9 @@ import pandas as pd
 import yaml
 
 from msgd.config import complete_experiment
-from msgd.evaluation.opened_run import open_run
-from msgd.evaluation.selection import score_rows, training_row
-from msgd.files import read_json, write_text
-from msgd.models import UNSUPERVISED
+from msgd.evaluation.opened_run import open_runs
+from msgd.evaluation.selection import rows_of, score_rows, training_row
+from msgd.files import write_text
 
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
 
@@ -79,23 +77,14 @@ def compare_with_published(run_folders):
     labels needs no score.
     """
     comparisons = []
-    records = [read_json(Path(folder) / "provenance.json") for folder in run_folders]
-    for row, record in zip(_rows(run_folders, records), records, strict=True):
+    runs = open_runs(run_folders)
+    scored = iter(rows_of([run for run in runs if run.is_classifier]))
+    for run in runs:
+        row = next(scored) if run.is_classifier else training_row(run)
         for published in published_rows():
-            if _is_same_recipe(record, published):
-                comparisons += _compare(row, record["settings"], published)
+            if _is_same_recipe(run.record, published):
+                comparisons += _compare(row, run.record["settings"], published)
     return comparisons
-
-
-def _rows(run_folders, records):
-    """Return a dict per run: that of score_rows, or, without labels, what training came to."""
-    is_scored = [record["settings"]["model"] not in UNSUPERVISED for record in records]
-    scored = [*itertools.compress(run_folders, is_scored)]
-    rows = iter(score_rows(scored) if scored else [])
-    return [
-        next(rows) if has_score else training_row(open_run(folder))
-        for folder, has_score in zip(run_folders, is_scored, strict=True)
-    ]
 
 
 PUBLISHED_COLUMNS = (
