@@ -59,7 +59,10 @@ def write_report(run_folders, data_folder, path):
             data=sections.data(run),
             training=sections.training(run),
             weights=sections.weights(run),
-            unlabelled=sections.unlabelled(everything),
+            unlabelled=sections.unlabelled(
+                # Of a grid of stacks, the selected run alone: each run has a curve for each layer.
+                [r for r in everything if r is run or not _is_of_a_classifiers_grid(r)]
+            ),
             mistakes=sections.mistakes(run),
             comparison=sections.comparison(runs, rows),
             steps=sections.next_steps(row, run, rows),
@@ -67,6 +70,11 @@ def write_report(run_folders, data_folder, path):
     )
     write_text(path, page)
     log.info("report on %s of %d runs: %.2f MB", sections.name_of(row), len(rows), len(page) / 1e6)
+
+
+def _is_of_a_classifiers_grid(run):
+    """Return whether an OpenedRun is one of several of an experiment that is scored."""
+    return run.is_classifier and run.folder.name != "default"
 
 
 def _environment():
