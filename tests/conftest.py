@@ -249,7 +249,7 @@ def error_lines(text):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures of one run that were saved, in their order; each is kept in its file too."""
-    from msgd.plots import learning_curve, mistakes, reconstructions, style, weights
+    from msgd.plots import learning_curve, mistakes, reconstructions, samples, style, weights
 
     figures = []
 
@@ -257,7 +257,7 @@ def drawn(monkeypatch):
         figures.append(figure)
         style.save_figure(figure, path, dpi)
 
-    for module in (learning_curve, weights, mistakes, reconstructions):
+    for module in (learning_curve, weights, mistakes, reconstructions, samples):
         monkeypatch.setattr(module, "save_figure", keep)
     return figures
 

@@ -93,6 +93,11 @@ def _parser():
     score = command("score", _score, "apply each run's best parameters to the test set, once")
     _add_run_options(score, several=True)
 
+    sample = command("sample", _sample, "let a run's model draw samples")
+    sample.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
+    sample.add_argument("--run", type=Path, required=True, help="folder of the run")
+    sample.add_argument("--threads", type=_positive, default=1, help="of the CPU")
+
     tabulate = command("tabulate", _tabulate, "write the score table of all runs")
     compare = command("compare-published", _compare, "hold the runs against the published rows")
     for subparser in (tabulate, compare):
@@ -299,6 +304,13 @@ def _score(options):
         score_run(options.data, run, options.backend, options.threads, options.chunk_batches)
 
 
+def _sample(options):
+    import msgd.kernels.options  # noqa: F401  # before Numba, whose settings it checks
+    from msgd.evaluation.samples import sample_run
+
+    sample_run(options.data, options.run, options.threads)
+
+
 def _tabulate(options):
     from msgd.evaluation.tables import write_score_table
 
@@ -440,6 +452,12 @@ def _plot_reconstructions(options):
     plot_reconstructions(options.data, options.run, options.output, options.dpi)
 
 
+def _plot_samples(options):
+    from msgd.plots.samples import plot_samples
+
+    plot_samples(options.data, options.run, options.output, options.dpi)
+
+
 def _plot_validation_error_over(options):
     from msgd.plots.comparison import plot_validation_error_over
 
@@ -455,6 +473,7 @@ FIGURES = {
     "confusion": (_plot_confusion, ["run", "data"], ".png"),
     "mistakes": (_plot_mistakes, ["run", "data"], ".png"),
     "reconstructions": (_plot_reconstructions, ["run", "data"], ".png"),
+    "samples": (_plot_samples, ["run", "data"], ".png"),
     "validation_error_over": (_plot_validation_error_over, ["runs", "over"], ".png"),
 }
 

@@ -209,7 +209,7 @@ def test_a_last_row_of_the_animation_may_not_be_full(monkeypatch, tmp_path):
     found = weights.WeightImages(["epoch 0", "epoch 1"], images, 7)
     monkeypatch.setattr(weights, "load_weight_images", lambda *_: found)
     rows = []
-    monkeypatch.setattr(weights, "_draw_rows", keep_rows(weights._draw_rows, rows))
+    monkeypatch.setattr(weights, "draw_rows", keep_rows(weights.draw_rows, rows))
     animate_weights("data", "run", tmp_path / "weights.gif", 50, "RdBu_r", 3)
     (drawn,) = rows
     assert drawn.shape == (2, 5, 3, 3)

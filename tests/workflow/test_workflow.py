@@ -24,7 +24,7 @@ from conftest import (
     snakemake,
 )
 
-from msgd.models import AUTOENCODERS, MODELS, UNSUPERVISED
+from msgd.models import AUTOENCODERS, MODELS, SAMPLERS, UNSUPERVISED
 from msgd.training.snapshots import load_arrays
 
 TOY = {
@@ -704,6 +704,16 @@ def test_beside_classifiers_these_alone_are_scored(tmp_path):
     }
 
 
+def test_samples_are_drawn_once_for_figure_and_page(tmp_path):
+    folder = make_folder(tmp_path / "toy")
+    found = jobs_of(folder, {**TOY["experiments"], "machine": {"model": SAMPLERS[0], **SMALL}})
+    assert (found["sample"], found["plot_samples"], found["train"]) == (1, 1, 3)
+    assert "msgd sample" in snakemake(folder, "-n", "-p", "results/report.html").stdout
+    done = snakemake(folder, "-n", "results/runs/slow/default/samples.npz")
+    assert done.returncode != 0
+    assert "which draws no samples" in done.stderr + done.stdout
+
+
 @needs_one
 @pytest.mark.parametrize("figure", ["confusion.png", "mistakes.png"])
 def test_a_figure_of_mistakes_is_not_made_without_labels(tmp_path, figure):
@@ -729,6 +739,7 @@ def test_what_learns_without_labels_runs_to_its_end(tmp_path):
         assert history["validation_errors"].isna().all()
         plots = folder / "results" / "plots" / name / "default"
         more = {"reconstructions.png"} if name in AUTOENCODERS else set()
+        more |= {"samples.png"} if name in SAMPLERS else set()
         expected = {"learning_curve.png", "weights.png", "weights.gif"} | more
         assert {path.name for path in plots.iterdir()} == expected
     assert would_run(folder) == {}

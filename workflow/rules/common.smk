@@ -28,7 +28,7 @@ from msgd.evaluation.outcome import describe_outcome
 from msgd.evaluation.tensorboard import FILE_NAME as EVENT_FILE
 from msgd.evaluation.tensorboard import INSTALL as INSTALL_TENSORBOARD
 from msgd.files import sha256_of_hashes
-from msgd.models import AUTOENCODERS, UNSUPERVISED
+from msgd.models import AUTOENCODERS, SAMPLERS, UNSUPERVISED
 from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 
 # `config` is Snakemake's own: bound anew, it is the complete one for all rules and for the report.
@@ -60,6 +60,7 @@ UNLABELLED = [
 SCORED = [
     run for run, settings in RUNS.items() if settings["model"] not in UNSUPERVISED
 ]
+SAMPLED = [run for run, settings in RUNS.items() if settings["model"] in SAMPLERS]
 # Snakemake keeps all inputs of a job for each of its outputs, so a job of all runs of a grid would cost
 # the square of their number.
 BATCH = 25
@@ -82,6 +83,7 @@ FIGURES_OF_ERRORS = ["confusion.png", "mistakes.png"]
 FIGURES_OF_MODEL = {
     **dict.fromkeys(UNSUPERVISED, FIGURES),
     **dict.fromkeys(AUTOENCODERS, [*FIGURES, "reconstructions.png"]),
+    **dict.fromkeys(SAMPLERS, [*FIGURES, "samples.png"]),
 }
 PLOTS = [
     f"results/plots/{run}/{figure}"
@@ -247,6 +249,16 @@ def page_code(wildcards):
 def training_code(wildcards):
     """The hash of the source that a training of this run's model imports."""
     return code_of_training(settings_of(wildcards)["model"])
+
+
+def sampling_code(wildcards):
+    """The hash of the source that this run's samples are drawn by."""
+    model = settings_of(wildcards)["model"]
+    if model not in SAMPLERS:
+        raise WorkflowError(
+            f"{wildcards.experiment} is of the model {model}, which draws no samples"
+        )
+    return code_of("evaluation/samples.py", f"models/{model}/samples.py")
 
 
 def dataset_content(wildcards):

@@ -15,6 +15,7 @@ rule write_report:
         snapshots=ancient(expand("results/runs/{run}/snapshots", run=RUNS)),
         scores=expand("results/runs/{run}/score.json", run=SCORED),
         predictions=expand("results/runs/{run}/test_predictions.npz", run=SCORED),
+        samples=expand("results/runs/{run}/samples.npz", run=SAMPLED),
         arrays=ancient(ARRAYS),  # their hashes are in dataset.json
         dataset=f"{DATA}/dataset.json",
     output:

@@ -2,7 +2,8 @@
 #   results/runs/<experiment>/<run>/*, results/data/<dataset>/*
 # OUTPUTS
 #   results/plots/<experiment>/<run>/: learning_curve.png, weights.png, weights.gif,
-#   confusion.png, mistakes.png; of auto-encoders reconstructions.png
+#   confusion.png, mistakes.png; of auto-encoders reconstructions.png,
+#   of the Boltzmann machine samples.png
 #   of an experiment with a grid: results/plots/<experiment>/validation_error_over_<hyperparameter>.png
 #
 # <run> is a run's name, or `best`: then all runs of a grid are inputs, and the command picks the one
@@ -140,6 +141,27 @@ use rule plot_confusion as plot_reconstructions with:
         figure="reconstructions",
     message:
         "reconstructions of {wildcards.experiment}/{wildcards.run}"
+
+
+use rule plot_reconstructions as plot_samples with:
+    """Draw the samples of chains that begin with test images."""
+    input:
+        samples=of_drawn("samples.npz"),
+        training=of_drawn("training.json"),
+        provenance=of_drawn("provenance.json"),
+        dataset=f"{DATA}/dataset.json",
+    output:
+        run_figure("samples.png", "Weights", "samples"),
+    log:
+        "results/logs/plot_samples/{experiment}/{run}.log",
+    benchmark:
+        "results/benchmarks/plot_samples/{experiment}/{run}.tsv"
+    localrule: True
+    params:
+        code=drawing_code("plots/samples.py"),
+        figure="samples",
+    message:
+        "samples of {wildcards.experiment}/{wildcards.run}"
 
 
 use rule plot_learning_curve as plot_validation_error_over with:

@@ -14,7 +14,7 @@ from msgd.config import check_split_sizes, complete_experiment, resolve_batch_si
 from msgd.data.dataset import Dataset, load_dataset
 from msgd.errors import UserError
 from msgd.files import read_json
-from msgd.models import UNSUPERVISED
+from msgd.models import SAMPLERS, UNSUPERVISED
 from msgd.models.interface import check_parameters, expected_arrays
 from msgd.training.snapshots import list_snapshots, load_arrays, load_parameters
 
@@ -71,6 +71,14 @@ class OpenedRun:
                 "labels and predicts no classes: it has no errors"
             )
 
+    def require_samples(self):
+        """Raise UserError unless the model draws samples."""
+        if self.settings["model"] not in SAMPLERS:
+            raise UserError(
+                f"{self.folder} is of the model {self.settings['model']}, which draws no samples; "
+                f"those that do: {', '.join(SAMPLERS)}"
+            )
+
     @property
     def sha256(self):
         """The SHA-256 of each array that the run was trained on (dict)."""
@@ -125,6 +133,24 @@ class OpenedRun:
                 f"{data} has {n_classes} classes, counted from 0"
             )
         return predicted
+
+    def samples(self):
+        """Return (means, steps) of samples.npz: (rows, chains, D) floatX, steps between rows."""
+        self.require_samples()
+        path, n_features = self.folder / "samples.npz", self.dataset.n_features
+        _require(path, "msgd sample")
+        arrays = load_arrays(path)
+        means, steps = arrays.get("means"), arrays.get("steps")
+        if means is None or means.dtype != self.float_x or steps is None or steps.ndim:
+            raise UserError(f"{path} holds no samples; msgd sample makes it")
+        if means.ndim != 3 or means.shape[2] != n_features or not means.size:
+            raise UserError(
+                f"{path} holds means of {means.shape}; the data in {self.dataset.folder} has "
+                f"{n_features} pixels"
+            )
+        if not ((means >= 0) & (means <= 1)).all():
+            raise UserError(f"{path} holds means that are not between 0 and 1")
+        return means, int(steps)
 
     def score(self):
         """Return what score.json holds (dict)."""

@@ -31,6 +31,8 @@ MODELS = {
 UNSUPERVISED = ("da", "ca", "rbm")
 # Those of them whose model.py has reconstructions(parameters, images).
 AUTOENCODERS = ("da", "ca")
+# Those of them whose room has samples.py, with N_STEPS and sample_chains.
+SAMPLERS = ("rbm",)
 CLASSIFIERS = tuple(name for name in MODELS if name not in UNSUPERVISED)
 # Those of them whose layers learn without labels first; see stack.py.
 STACKS = ("sda", "dbn")

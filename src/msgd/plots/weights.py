@@ -89,7 +89,7 @@ def plot_weights(data_folder, run_folder, path, dpi, colormap):
     figure, axes = plt.subplots(figsize=size)
     selection = f", the first {n_columns} of {n_all:,}" if n_all > n_columns else ""
     set_title(figure, f"{run_title(run_folder)}: weights of the first layer{selection}")
-    pictures = _draw_rows(axes, images[rows], **_scale(images, colormap))
+    pictures = draw_rows(axes, images[rows], **_scale(images, colormap))
     middle = (1 - GAP) / 2
     axes.set_xticks(np.arange(n_columns) + middle, range(n_columns))
     axes.set_yticks(np.arange(len(rows)) + middle, [titles[row] for row in rows])
@@ -105,7 +105,7 @@ def _plot_square(found, name, path, dpi, colormap):
     figure, axes = plt.subplots(figsize=(SQUARE * SMALL_CELL + 1, len(rows) * SMALL_CELL + 0.75))
     n = f"the first {len(images)} of {found.n_all:,}" if found.n_all > len(images) else found.n_all
     set_title(figure, f"{name}: weights of the first layer in {found.titles[-1]}, {n} units")
-    pictures = _draw_rows(axes, rows, **_scale(images, colormap))
+    pictures = draw_rows(axes, rows, **_scale(images, colormap))
     axes.set(xticks=[], yticks=[])
     label = "weight, as a share of the unit's largest"
     figure.colorbar(pictures[0], ax=axes, shrink=0.5, aspect=30, label=label)
@@ -138,7 +138,7 @@ def animate_weights(data_folder, run_folder, path, dpi, colormap, frames_per_sec
     frames = np.stack([in_rows(frame, n_columns) for frame in images])
     cell = SMALL_CELL if is_square else 1.2
     figure, axes = plt.subplots(figsize=(n_columns * cell, frames.shape[1] * cell + 0.45))
-    pictures = _draw_rows(axes, frames[0], **_scale(images, colormap))
+    pictures = draw_rows(axes, frames[0], **_scale(images, colormap))
     axes.set(xticks=[], yticks=[])
 
     def draw(frame):
@@ -152,7 +152,7 @@ def animate_weights(data_folder, run_folder, path, dpi, colormap, frames_per_sec
     plt.close(figure)
 
 
-def _draw_rows(axes, rows, **options):
+def draw_rows(axes, rows, **options):
     """Draw ``rows`` (rows, n, height, width) of images on ``axes``; return a picture of each row.
 
     On the axes an image and the gap after it are 1 wide and 1 high, the first at (0, 0).

@@ -20,7 +20,17 @@ def ink_picture(images):
 
     images: (n, height, width) floats between 0 and 1. What is not ink is transparent.
     """
-    shown = np.concatenate([_padded(_at_most(image)) for image in images])
+    return ink_mosaic(images, 1)
+
+
+def ink_mosaic(images, n_columns):
+    """Return PNG bytes of ``images`` side by side, ``n_columns`` in a row, as ink_picture does.
+
+    images: (n, height, width), n a multiple of n_columns.
+    """
+    tiles = [_padded(_at_most(image)) for image in images]
+    rows = [tiles[start : start + n_columns] for start in range(0, len(tiles), n_columns)]
+    shown = np.block(rows)
     alpha = np.rint(255 * np.clip(shown, 0, 1)).astype(np.uint8)
     return _png(Image.fromarray(np.stack([np.zeros_like(alpha), alpha], axis=2), "LA"))
 

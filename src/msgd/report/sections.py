@@ -14,7 +14,7 @@ from msgd.evaluation.intervals import wilson_interval
 from msgd.evaluation.selection import validation_rate
 from msgd.evaluation.tables import compare_with_published, error_rate
 from msgd.files import readable
-from msgd.models import MODELS
+from msgd.models import MODELS, SAMPLERS
 from msgd.models.interface import expected_arrays
 from msgd.plots.comparison import compare_runs
 from msgd.plots.learning_curve import cost_label
@@ -28,13 +28,14 @@ from msgd.plots.mistakes import (
 from msgd.plots.style import height_over_width
 from msgd.plots.weights import SQUARE, load_weight_images, of_their_largest
 from msgd.report import figures
-from msgd.report.pictures import data_uri, ink_picture, weight_mosaic
+from msgd.report.pictures import data_uri, ink_mosaic, ink_picture, weight_mosaic
 
 SHOWN_CLASSES = 12  # with images of each
 SHOWN_OF_A_CLASS = 4
 SHOWN_MISTAKES = 12
 SHOWN_PAIRS = 10  # of the most frequent mistakes
 SHOWN_RUNS = 12
+MIXED = 0.9  # of what two chains differ by: a chain that goes so far has left where it was
 FRAMES = 10  # snapshots of the first layer
 TILES_IN_A_ROW = 5
 # What a picture of the first layer's weights belongs to.
@@ -297,7 +298,7 @@ def weights(run):
 def unlabelled(runs):
     """Return what was learned without labels, [dict]: a curve of cost for each stage without any.
 
-    Of a run that is nothing else its weights, too. None if there are no such stages.
+    Of a run that is nothing else its weights and samples, too. None if there are no such stages.
     """
     entries = []
     for run in runs:
@@ -314,6 +315,7 @@ def unlabelled(runs):
                     "curve": figures.cost_curve(rows, label, figure, f"{title}: {label}"),
                     "finding": _cost_finding(rows, label),
                     "square": None if run.is_classifier else _square(run),
+                    "samples": _samples(run) if run.settings["model"] in SAMPLERS else None,
                 }
             )
     return entries or None
@@ -347,6 +349,35 @@ def _square(run):
             "its own."
         ),
     }
+
+
+def _samples(run):
+    """Return the samples of ``run`` as one picture, a row of chains below the other."""
+    means, steps = run.samples()
+    n_rows, n_chains, _ = means.shape
+    height, width = run.dataset.image_shape
+    images = means.reshape(-1, height, width)
+    return {
+        "picture": data_uri(ink_mosaic(images, n_chains)),
+        "aspect": n_chains / (n_rows * height_over_width(height, width)),
+        "finding": (
+            "Samples. Each column is a chain of Gibbs sampling that began with a test image, each "
+            f"row is {times(steps, 'step')} further."
+            + (f" {_how_far(means)}" if min(n_rows, n_chains) > 1 else "")
+        ),
+    }
+
+
+def _how_far(means):
+    """Return in words how far a chain goes from row to row, beside how far two chains differ."""
+    others = [np.roll(means, shift, axis=1) for shift in range(1, means.shape[1])]
+    gone = float(np.abs(np.diff(means, axis=0)).mean())
+    apart = float(np.mean([np.abs(means - other).mean() for other in others]))
+    verdict = "keeps for long to what it shows" if gone < MIXED * apart else "soon shows another"
+    return (
+        f"From row to row a pixel of a chain changes by {gone:.3f} on average, and those of two "
+        f"chains differ by {apart:.3f}: a chain {verdict}."
+    )
 
 
 def mistakes(run):

@@ -15,8 +15,11 @@ from msgd.models.rbm.chains import (
 )
 from msgd.models.rbm.model import sampling
 
+# Of the published picture: chains, rows of them, and steps from one row to the next.
+N_CHAINS, N_ROWS, N_STEPS = 20, 10, 1000
 
-def sample_chains(parameters, dataset, settings, n_chains=20, n_rows=10, n_steps=1000):
+
+def sample_chains(parameters, dataset, settings, n_chains=N_CHAINS, n_rows=N_ROWS, n_steps=N_STEPS):
     """Return P(v = 1 | h) of every chain after every ``n_steps`` steps, (n_rows, n_chains, D).
 
     parameters: dict of name -> floatX array, as a Backend returns them; dataset:
