@@ -31,7 +31,7 @@ EPOCH = (
     r"((?P<stage>\w+), )?epoch \d+, minibatch \d+/(?P<n_train_batches>\d+), "
     r"iteration (?P<iteration>\d+): cost (?P<cost>\S+)"
 )
-WITHOUT_VALIDATION = re.compile(EPOCH)
+WITHOUT_VALIDATION = re.compile(EPOCH + r"(, jacobian norm \S+)?")
 VALIDATION = re.compile(
     EPOCH + r", validation error \S+ % \((?P<errors>\d+)/(?P<examples>\d+)\), "
     r"patience (?P<patience>\d+)(?P<best>, best so far)?"

@@ -13,9 +13,13 @@ from autoencoders import (
     settings_of,
     sha256,
 )
-from conftest import make_dataset
+from conftest import as_triple, make_dataset, save_npz
 
+from msgd.cli import main
+from msgd.data.dataset import load_dataset
+from msgd.data.unpickle import unpickle
 from msgd.models.ca import model
+from msgd.training_log import read_log
 
 FINGERPRINTS = {
     "float32": "711ee66f9d2d8f96100f0ba7aa1c8c9e287894282117779bf72d21ba681f17b7",
@@ -78,6 +82,28 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name, pixe
     changes = {"batch_size": 6, "n_hidden": 7, "learning_rate": 0.1}
     settings = settings_of("ca", **changes, contraction=contraction)
     check_steps(device, dataset, settings, float_name, [(0, 3), (3, 10)])
+
+
+@pytest.mark.parametrize("device", [*DEVICES, "cuda"])
+def test_the_log_tells_the_mean_norm_of_each_epoch(tmp_path, device):
+    """Minibatches of four, six an epoch; what follows the log reads the line all the same."""
+    save_npz(tmp_path / "toy.npz", as_triple(make_dataset(24, 8, 8, (3, 3))))
+    unpickle(tmp_path / "toy.npz", tmp_path / "data", "float32")
+    log, words = tmp_path / "ca.log", ["batch_size=4", "n_hidden=3", "n_epochs=2"]
+    options = ["--log", log, "--data", tmp_path / "data", "--run", tmp_path / "ca/default"]
+    where = ["--backend", device, "model=ca", *words]
+    assert main(["train", *map(str, options), *where]) == 0
+    dataset = load_dataset(tmp_path / "data")
+    settings = settings_of("ca", batch_size=4, n_hidden=3, n_epochs=2)
+    parameters = model.initial_parameters(dataset, settings, np.float32)
+    backend = make_backend(device, dataset, settings, parameters)
+    text = log.read_text()
+    for epoch in range(2):
+        backend.train(6 * epoch, 6 * epoch + 6)
+        norm = np.mean(backend.jacobian_norms, dtype=np.float64)
+        assert f"iteration {6 * epoch + 6}: cost " in text
+        assert f", jacobian norm {norm:.6f}\n" in text
+    assert [row["iteration"] for row in read_log(text).validations] == [6, 12]
 
 
 class TestContract(AutoencoderContract):

@@ -2,7 +2,9 @@
 
 A backend holds a model's parameters and the six shared variables where its kernels run. The
 training loop asks it to train a span of minibatches, and a classifier to count the zero-one errors
-of a split. So Python stays out of the way for as long as nothing has to be decided.
+of a split. One that learns without labels may have ``describe_epoch()``: what the log is to say, in
+words, beside the cost of the last call of train, an epoch. So Python stays out of the way for as
+long as nothing has to be decided.
 """
 
 from typing import Protocol

@@ -354,7 +354,9 @@ class _Loop:
         """Report the latest epoch of an unvalidated stage on the progress bar and in the log."""
         row = self.result.history[-1]
         bar.set_postfix_str(f"epoch {row['epoch']}, cost {row['cost']:.6g}")
-        log.info("%s: cost %.6f", _where(row, self.result.stage), row["cost"])
+        describe = getattr(self.backend, "describe_epoch", None)
+        more = f", {describe()}" if describe else ""
+        log.info("%s: cost %.6f%s", _where(row, self.result.stage), row["cost"], more)
 
 
 def _are_finite(parameters):

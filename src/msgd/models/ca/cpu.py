@@ -6,10 +6,11 @@ plain loops.
 
 import numpy as np
 
+from msgd.models.ca.jacobian import JacobianNorms
 from msgd.models.da import cpu
 
 
-class Backend(cpu.Backend):
+class Backend(JacobianNorms, cpu.Backend):
     """The CPU twin; see msgd.models.interface.Backend.
 
     jacobian_norms: of the minibatches of the last call of train, sqrt(|J|^2 / B) each.

@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from msgd.models.ca.jacobian import JacobianNorms
 from msgd.models.da import cuda
 
 
-class Backend(cuda.Backend):
+class Backend(JacobianNorms, cuda.Backend):
     """The CUDA twin; see msgd.models.interface.Backend.
 
     jacobian_norms: of the minibatches of the last call of train, sqrt(|J|^2 / B) each.

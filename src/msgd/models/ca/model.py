@@ -29,8 +29,8 @@ d and e are the derivatives of the cost by what goes into the sigmoids; the two 
 are the gradient of the contraction, through y' and through W itself. The cost of a pixel is
 computed as in ``da``. A step of SGD sets W to W - learning_rate dcost/dW, and the biases likewise;
 all gradients are taken at the old parameters, and so is the cost.
-The published code prints, beside the cost, the mean over minibatches of sqrt(|J|^2 / B): the
-``jacobian_norms`` of a Backend.
+Beside the cost the published code prints the mean over minibatches of sqrt(|J|^2 / B); so does the
+log of a training, from the ``jacobian_norms`` of a Backend.
 
 Source: ``cA.py`` of the lisa-lab deep-learning tutorials, which have no chapter about it. S. Rifai,
 P. Vincent, X. Muller, X. Glorot, Y. Bengio, "Contractive Auto-Encoders: Explicit Invariance During

@@ -13,6 +13,7 @@ from numba import njit
 from msgd.kernels import options
 from msgd.kernels.cpu import activation_slope
 from msgd.kernels.formulas import SIGMOID, like
+from msgd.models.ca.jacobian import JacobianNorms
 from msgd.models.da.reference import (
     TiedLayer,
     hidden_units,
@@ -58,7 +59,7 @@ def contract(y, weights, c, e):
     return total / like(c, y.shape[0]), factors
 
 
-class Backend(ReferenceBackend):
+class Backend(JacobianNorms, ReferenceBackend):
     """The contractive auto-encoder as the pipeline asks for it; see interface.Backend.
 
     jacobian_norms: of the minibatches of the last call of train, sqrt(|J|^2 / B) each.
