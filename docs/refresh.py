@@ -3,7 +3,8 @@
 The README's table holds the runs in full: those of results/, after `snakemake --cores all`, and the
 committed ones of docs/published, with a word on whether today's source made them; the tables of the
 other pages are made of benchmarks/results. Functions that a page shows are copied from the source.
-The speeds by which `backend: auto` decides are taken from benchmarks/results too. With --check
+The pictures and costs of models that learn without labels are renewed where results/ has those of
+config/unsupervised.yaml. The speeds by which `backend: auto` decides are taken from benchmarks/results too. With --check
 files are only compared, the committed runs and golden trajectories that another source made are
 named, and the exit code is 1 if a page is out of date.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from PIL import Image
 
 from msgd.backends import SPEEDS_FILE
 from msgd.files import read_json
@@ -31,10 +33,25 @@ from gpu_estimate_table import KERNELS  # noqa: E402
 
 README = ROOT / "README.md"
 PICTURE = "logistic_regression/default/weights.png"
+# Those of config/unsupervised.yaml: name in docs/images, figure.
+PICTURES = {
+    "filters_da.png": "da/default/weights.png",
+    "filters_da_uncorrupted.png": "da_uncorrupted/default/weights.png",
+    "reconstructions_da.png": "da/default/reconstructions.png",
+    "filters_rbm.png": "rbm/default/weights.png",
+    "samples_rbm.png": "rbm/default/samples.png",
+}
+UNLABELLED = ["da", "da_uncorrupted", "ca", "rbm"]
+# The log pseudo-likelihood of each epoch in the chapter on restricted Boltzmann machines.
+PUBLISHED_RBM = [
+    *(-90.65, -81.24, -74.91, -73.02, -68.41, -63.27, -66.00, -68.12, -68.32),
+    *(-64.29, -61.52, -61.65, -63.55, -63.38, -62.76),
+]
 SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "made by", "source"]
 PERFORMANCE = ROOT / "docs" / "performance.md"
 READING = ROOT / "docs" / "reading-the-kernels.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+UNSUPERVISED = ROOT / "docs" / "unsupervised.md"
 USING = ROOT / "docs" / "using-a-model.md"
 GPU_DAY = ROOT / "docs" / "gpu-day.md"
 MEASURED = ROOT / "benchmarks" / "results"
@@ -342,6 +359,32 @@ def table_of_sweep():
     return as_markdown(rows, results)
 
 
+def table_of_costs():
+    """Return the Markdown table of costs by epoch of config/unsupervised.yaml's runs.
+
+    None where results/ does not have them all.
+    """
+    runs = {name: ROOT / "results" / "runs" / name / "default" for name in UNLABELLED}
+    if not all((run / "provenance.json").exists() for run in runs.values()):
+        return None
+    columns = {name: pd.read_csv(run / "history.csv")["cost"] for name, run in runs.items()}
+    columns["rbm, published"] = pd.Series(PUBLISHED_RBM)
+    table = pd.DataFrame({name: costs.map("{:.2f}".format) for name, costs in columns.items()})
+    table.index = [*range(1, len(table) + 1)]
+    table.index.name = "epoch"
+    return table.fillna("").to_markdown(disable_numparse=True, stralign="right") + "\n"
+
+
+def copy_pictures():
+    """Copy the figures that pages show to docs/images, in few colours, as far as there are any."""
+    plots, images = ROOT / "results" / "plots", ROOT / "docs" / "images"
+    shutil.copyfile(plots / PICTURE, images / "weights.png")
+    for name, figure in PICTURES.items():
+        if (plots / figure).exists():
+            with Image.open(plots / figure) as picture:
+                picture.convert("RGB").quantize(64).save(images / name, optimize=True)
+
+
 def with_code(text):
     """Return ``text`` with the source of functions between marks like ``code: FILE NAME``.
 
@@ -388,7 +431,9 @@ def main():
         (PERFORMANCE, "sweep", table_of_sweep()),
         (USING, "predict", table_of_predict()),
     ]
-    wanted = {path: with_code(path.read_text("utf-8")) for path in (READING, TUTORIAL)}
+    if costs := table_of_costs():
+        tables.append((UNSUPERVISED, "costs", costs))
+    wanted = {path: with_code(path.read_text("utf-8")) for path in (READING, TUTORIAL, UNSUPERVISED)}
     wanted[SPEEDS_FILE] = measured_speeds()
     for path, mark, table in tables:
         text = wanted.get(path) or path.read_text(encoding="utf-8")
@@ -405,7 +450,7 @@ def main():
         print(line)
     if check:
         return out_of_date
-    shutil.copyfile(ROOT / "results" / "plots" / PICTURE, ROOT / "docs" / "images" / "weights.png")
+    copy_pictures()
     return 0
 
 

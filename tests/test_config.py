@@ -54,6 +54,7 @@ def test_config_yaml_shows_the_defaults():
     assert {name: set(run) for name, run in shown.pop("experiments").items()} == {
         "mlp": {"model", "n_epochs"},
         "lenet": {"model", "n_epochs"},
+        "auto_encoder": {"model", "n_hidden", "n_epochs"},
     }
     del expected["experiments"]
     assert shown == expected
