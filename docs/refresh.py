@@ -4,9 +4,9 @@ The README's table holds the runs in full: those of results/, after `snakemake -
 committed ones of docs/published, with a word on whether today's source made them; the tables of the
 other pages are made of benchmarks/results. Functions that a page shows are copied from the source.
 The pictures and costs of models that learn without labels are renewed where results/ has those of
-config/unsupervised.yaml. The speeds by which `backend: auto` decides are taken from benchmarks/results too. With --check
-files are only compared, the committed runs and golden trajectories that another source made are
-named, and the exit code is 1 if a page is out of date.
+config/unsupervised.yaml. The speeds by which `backend: auto` decides are taken from
+benchmarks/results too. With --check files are only compared, the committed runs and golden
+trajectories that another source made are named, and the exit code is 1 if a page is out of date.
 """
 
 import argparse
@@ -433,7 +433,9 @@ def main():
     ]
     if costs := table_of_costs():
         tables.append((UNSUPERVISED, "costs", costs))
-    wanted = {path: with_code(path.read_text("utf-8")) for path in (READING, TUTORIAL, UNSUPERVISED)}
+    wanted = {
+        path: with_code(path.read_text("utf-8")) for path in (READING, TUTORIAL, UNSUPERVISED)
+    }
     wanted[SPEEDS_FILE] = measured_speeds()
     for path, mark, table in tables:
         text = wanted.get(path) or path.read_text(encoding="utf-8")

@@ -197,3 +197,18 @@ def test_long_titles_are_folded():
     figure.canvas.draw()
     assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
     assert figure.get_suptitle().count("\n") >= 2
+
+
+@pytest.mark.parametrize("n", [1, 10, 11, 30, 100])
+def test_all_words_beside_a_square_are_on_the_figure(monkeypatch, kept, n):
+    images = np.ones((1, n, 4, 4), np.float32)
+    found = weights.WeightImages(["epoch 2"], images, n, is_square=True)
+    monkeypatch.setattr(weights, "load_weight_images", lambda *_: found)
+    plot_weights("data", "runs/da/default", "x.png", DPI, "RdBu_r")
+    figure = kept[-1]
+    figure.set_dpi(DPI)
+    figure.canvas.draw()
+    for text in texts_of(figure):
+        box = text.get_window_extent()
+        assert -1 <= box.y0 < box.y1 <= figure.bbox.height + 1, text
+        assert -1 <= box.x0 < box.x1 <= figure.bbox.width + 1, text

@@ -102,12 +102,14 @@ def _plot_square(found, name, path, dpi, colormap):
     """Draw the WeightImages ``found`` of the last snapshot of the run ``name``."""
     images = of_their_largest(found.images[-1])
     rows = in_rows(images, SQUARE)
-    figure, axes = plt.subplots(figsize=(SQUARE * SMALL_CELL + 1, len(rows) * SMALL_CELL + 0.75))
+    figure, axes = plt.subplots(
+        figsize=(SQUARE * SMALL_CELL + 1, max(len(rows) * SMALL_CELL + 0.75, 2))
+    )
     n = f"the first {len(images)} of {found.n_all:,}" if found.n_all > len(images) else found.n_all
     set_title(figure, f"{name}: weights of the first layer in {found.titles[-1]}, {n} units")
     pictures = draw_rows(axes, rows, **_scale(images, colormap))
     axes.set(xticks=[], yticks=[])
-    label = "weight, as a share of the unit's largest"
+    label = "weight, as a share\nof the unit's largest"
     figure.colorbar(pictures[0], ax=axes, shrink=0.5, aspect=30, label=label)
     save_figure(figure, path, dpi)
 
