@@ -4,9 +4,10 @@ The README's table holds the runs in full: those of results/, after `snakemake -
 committed ones of docs/published, with a word on whether today's source made them; the tables of the
 other pages are made of benchmarks/results. Functions that a page shows are copied from the source.
 The pictures and costs of models that learn without labels are renewed where results/ has those of
-config/unsupervised.yaml. The speeds by which `backend: auto` decides are taken from
-benchmarks/results too. With --check files are only compared, the committed runs and golden
-trajectories that another source made are named, and the exit code is 1 if a page is out of date.
+config/unsupervised.yaml and config/pretraining.yaml. The speeds by which `backend: auto` decides
+are taken from benchmarks/results too. With --check files are only compared, the committed runs and
+golden trajectories that another source made are named, and the exit code is 1 if a page is out of
+date.
 """
 
 import argparse
@@ -370,9 +371,23 @@ def table_of_costs():
     columns = {name: pd.read_csv(run / "history.csv")["cost"] for name, run in runs.items()}
     columns["rbm, published"] = pd.Series(PUBLISHED_RBM)
     table = pd.DataFrame({name: costs.map("{:.2f}".format) for name, costs in columns.items()})
-    table.index = [*range(1, len(table) + 1)]
-    table.index.name = "epoch"
+    table.index = pd.RangeIndex(1, len(table) + 1, name="epoch")
     return table.fillna("").to_markdown(disable_numparse=True, stralign="right") + "\n"
+
+
+def table_of_pretraining():
+    """Return the Markdown table of validation errors of config/pretraining.yaml's runs, or None."""
+    runs = ROOT / "results" / "runs" / "deep"
+    columns = {}
+    for folder in sorted(runs.glob("pretraining_epochs=*")):
+        history = pd.read_csv(folder / "history.csv")
+        errors = history.loc[history["stage"] == "fine_tune", "validation_error_percent"]
+        columns[folder.name.replace("=", ": ")] = errors.map("{:.2f}".format).to_numpy()
+    if not columns:
+        return None
+    table = pd.DataFrame(columns)
+    table.index = pd.RangeIndex(1, len(table) + 1, name="epoch")
+    return table.to_markdown(disable_numparse=True, stralign="right") + "\n"
 
 
 def copy_pictures():
@@ -431,8 +446,8 @@ def main():
         (PERFORMANCE, "sweep", table_of_sweep()),
         (USING, "predict", table_of_predict()),
     ]
-    if costs := table_of_costs():
-        tables.append((UNSUPERVISED, "costs", costs))
+    of_runs = {"costs": table_of_costs(), "pretraining": table_of_pretraining()}
+    tables += [(UNSUPERVISED, mark, table) for mark, table in of_runs.items() if table]
     wanted = {
         path: with_code(path.read_text("utf-8")) for path in (READING, TUTORIAL, UNSUPERVISED)
     }

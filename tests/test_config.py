@@ -1,6 +1,7 @@
 """The configuration: defaults, and what is said of keys and values that cannot be used."""
 
 import copy
+import re
 
 import pytest
 import yaml
@@ -66,6 +67,19 @@ def test_the_tutorial_configuration_is_the_published_one():
         assert run == {"model": name}
     assert set(shown["experiments"]) == set(CLASSIFIERS) - set(STACKS)
     config.complete_config(shown)
+
+
+def test_pretraining_is_all_that_differs_where_it_is_said_to():
+    shown = config.complete_config(
+        yaml.safe_load((ROOT / "config" / "pretraining.yaml").read_text())
+    )
+    without, with_it = config.expand_grid(shown["experiments"]["deep"]).values()
+    assert without.pop("pretraining_epochs") == 0
+    assert with_it.pop("pretraining_epochs") > 0
+    assert without == with_it
+    page = (ROOT / "docs" / "unsupervised.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"```yaml\n(experiments:\n  deep:.*?)```", page, re.DOTALL)
+    assert config.complete_config(yaml.safe_load(told))["experiments"] == shown["experiments"]
 
 
 def test_the_configuration_without_labels_is_the_published_one():
