@@ -397,7 +397,8 @@ def copy_pictures():
     for name, figure in PICTURES.items():
         if (plots / figure).exists():
             with Image.open(plots / figure) as picture:
-                picture.convert("RGB").quantize(64).save(images / name, optimize=True)
+                fewer = picture.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE)
+                fewer.save(images / name, optimize=True)
 
 
 def with_code(text):
