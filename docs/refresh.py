@@ -5,9 +5,9 @@ committed ones of docs/published, with a word on whether today's source made the
 other pages are made of benchmarks/results. Functions that a page shows are copied from the source.
 The pictures and costs of models that learn without labels are renewed where results/ has those of
 config/unsupervised.yaml and config/pretraining.yaml. The speeds by which `backend: auto` decides
-are taken from benchmarks/results too. With --check files are only compared, the committed runs and
-golden trajectories that another source made are named, and the exit code is 1 if a page is out of
-date.
+are taken from benchmarks/results too. The picture of the rules is drawn of what Snakemake says of
+them. With --check files are only compared, the committed runs and golden trajectories that another
+source made are named, and the exit code is 1 if a page is out of date.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from msgd.provenance import device_of, is_made_by_this_source
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 from gpu_estimate_table import KERNELS  # noqa: E402
+from rule_graph import draw, rules_and_needs  # noqa: E402
 
 README = ROOT / "README.md"
 PICTURE = "logistic_regression/default/weights.png"
@@ -53,6 +54,7 @@ PERFORMANCE = ROOT / "docs" / "performance.md"
 READING = ROOT / "docs" / "reading-the-kernels.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 UNSUPERVISED = ROOT / "docs" / "unsupervised.md"
+RULES = ROOT / "docs" / "images" / "rules.svg"
 USING = ROOT / "docs" / "using-a-model.md"
 GPU_DAY = ROOT / "docs" / "gpu-day.md"
 MEASURED = ROOT / "benchmarks" / "results"
@@ -453,6 +455,7 @@ def main():
         path: with_code(path.read_text("utf-8")) for path in (READING, TUTORIAL, UNSUPERVISED)
     }
     wanted[SPEEDS_FILE] = measured_speeds()
+    wanted[RULES] = draw(rules_and_needs())
     for path, mark, table in tables:
         text = wanted.get(path) or path.read_text(encoding="utf-8")
         wanted[path] = refreshed(text, mark, table)

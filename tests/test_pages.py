@@ -143,3 +143,33 @@ def test_the_workflow_on_the_page_runs_with_ours_as_its_module(tmp_path):
     scores = pd.read_csv(tmp_path / "results" / "test_scores.csv")
     (expected,) = scores[scores["selected"]]["test_error_percent"]
     assert float((tmp_path / "conclusion.txt").read_text()) == expected
+
+
+@pytest.fixture(scope="module")
+def rule_graph():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS))
+        import rule_graph
+
+        yield rule_graph
+
+
+def test_the_picture_of_the_rules_is_todays(rule_graph):
+    """It has the rules that a run of three models needs, and those of grids and keys not."""
+    needs = rule_graph.rules_and_needs()
+    assert needs["plot_samples"] >= {"sample"}
+    assert needs["train"] == {"unpickle"}
+    told = (DOCS / "images" / "rules.svg").read_text(encoding="utf-8")
+    assert told == rule_graph.draw(needs)
+
+
+def test_arrows_of_the_picture_lead_to_the_right_and_only_where_no_others_do(rule_graph):
+    needs = {"a": set(), "b": {"a"}, "c": {"a", "b"}, "d": {"a", "c", "b"}, "e": {"a"}}
+    found = rule_graph.without_detours(needs)
+    assert found == {"a": set(), "b": {"a"}, "c": {"b"}, "d": {"c"}, "e": {"a"}}
+    assert rule_graph.in_columns(found) == [["a"], ["b", "e"], ["c"], ["d"]]
+    picture = rule_graph.draw(needs)
+    assert picture.count("<rect") == picture.count("<text") == len(needs)
+    ends = re.findall(r'd="M(\d+) \S+C.* (\d+) \S+" marker-end', picture)
+    assert len(ends) == 4
+    assert all(int(start) < int(end) for start, end in ends)
