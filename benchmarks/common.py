@@ -7,8 +7,11 @@ ROOT = Path(__file__).resolve().parents[1]
 MNIST = ROOT / "results" / "data" / "mnist"
 
 
-def starting_point(model, folder=MNIST):
-    """Return (dataset, settings, parameters) of a tutorial's training in float32."""
+def starting_point(model, folder=MNIST, **changes):
+    """Return (dataset, settings, parameters) of a tutorial's training in float32.
+
+    changes: settings that are not the published ones.
+    """
     import numpy as np
 
     from msgd.config import complete_experiment
@@ -16,7 +19,7 @@ def starting_point(model, folder=MNIST):
     from msgd.models import load_model
 
     dataset = load_dataset(folder)
-    settings = complete_experiment({"model": model})
+    settings = complete_experiment({"model": model, **changes})
     parameters = load_model(model).initial_parameters(dataset, settings, np.float32)
     return dataset, settings, parameters
 
