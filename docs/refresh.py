@@ -139,21 +139,25 @@ def as_markdown(rows, results, more=""):
 
 
 def table_of_comparison(name, *more):
-    """Return the Markdown table of epochs per second, and the ratios of other runs, ``more``."""
+    """Return the Markdown table of speeds in a comparison, and the ratios of others, ``more``."""
     results, again = read_measured(name), [*map(read_measured, more)]
+    unit = results.get("unit", "epochs")
     libraries = [*dict.fromkeys(name for runs in results["models"].values() for name in runs)]
     rows = []
     for model, runs in results["models"].items():
-        row = {"epochs/s": model}
+        row = {f"{unit}/s": model}
         for library in libraries:
             run = runs.get(library)
             row[library] = "–"
             if run:
                 low, high = run["spread"]
-                spread = f" ({low:.3g}–{high:.3g})" if len(run["epochs_per_second"]) > 1 else ""
+                spread = f" ({low:.3g}–{high:.3g})" if len(run[f"{unit}_per_second"]) > 1 else ""
                 row[library] = f"{run['median']:.3g}{spread}"
         ours = runs["msgd"]
         row["msgd / best other"] = f"{ours['ratio_to_best']:.2f} ({ours['best_competitor']})"
+        if "target" in ours:
+            reached = "reached" if ours["is_reached"] else "not reached"
+            row["aimed at"] = f"{ours['target']}, {reached}"
         if again:
             ratios = (run["models"][model]["msgd"]["ratio_to_best"] for run in again)
             commit, processor = again[0]["code"]["commit"][:7], again[0]["hardware"]["processor"]
@@ -161,6 +165,15 @@ def table_of_comparison(name, *more):
         rows.append(row)
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return as_markdown(rows, results, f"{versions}; ")
+
+
+def comparison_without_labels():
+    """Return the same of the models without labels, and its picture."""
+    name = "compare_unsupervised"
+    if not (MEASURED / f"{name}.json").exists():
+        return "Nothing has been measured yet.\n"
+    picture = f"![Minibatches per second of each library](images/{name}.png)"
+    return f"{table_of_comparison(name)}\n{picture}\n"
 
 
 def range_of(numbers, median):
@@ -438,6 +451,7 @@ def main():
     tables = [
         (README, "published", table_of_full_runs()),
         (PERFORMANCE, "compare", table_of_comparison("compare", "compare_2", "compare_3")),
+        (PERFORMANCE, "compare_unsupervised", comparison_without_labels()),
         (PERFORMANCE, "compare_busy", table_of_comparison("compare_busy")),
         (PERFORMANCE, "scale", table_of_scale()),
         (PERFORMANCE, "processes", table_of_processes()),

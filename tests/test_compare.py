@@ -1,0 +1,204 @@
+"""benchmarks/compare.py: the other libraries train what msgd trains, or nothing is measured.
+
+PyTorch and JAX are tried where they are installed, which CI does not do; NumPy always.
+"""
+
+import json
+import sys
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import toy
+from conftest import ROOT, make_dataset
+
+from msgd.config import complete_experiment
+from msgd.kernels.uniform import fill_sample, new_position
+from msgd.models import load_model
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import compare
+import competitors_unsupervised as competitors
+
+SIZE, SPAN, SPANS = 10, 3, 4  # of a minibatch, minibatches of a span, spans: of two epochs
+ROUNDINGS = {"rtol": 3e-6, "atol": 0}
+PACKAGES = {"PyTorch eager": "torch", "torch.compile": "torch", "JAX jit+scan": "jax"}
+N_HIDDEN = toy.LAYERS["rbm"]["n_hidden"]
+CHAINS = {"persistent": True, "gibbs_steps": 3}, {"persistent": False, "gibbs_steps": 1}
+LIBRARIES = ["NumPy", "PyTorch eager", "JAX jit+scan"]
+
+
+def begin(model, library, **changes):
+    """Return (msgd, other): the two competitors at the start of a toy's training."""
+    dataset = make_dataset(n_train=SIZE * SPAN * SPANS // 2, shape=toy.SHAPE)
+    settings = toy.settings_of(model, batch_size=SIZE, **changes)
+    parameters = load_model(model).initial_parameters(dataset, settings, np.float32)
+    makers = competitors.COMPETITORS["msgd"][model], library
+    return tuple(make(dataset, settings, parameters) for make in makers)
+
+
+def of_library(name, model):
+    """Return the competitor's class; skip the test if its library is not installed."""
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
+    return competitors.COMPETITORS[name][model]
+
+
+@pytest.mark.parametrize("corruption", [0.0, 0.3])
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_an_autoencoder_is_msgds(name, corruption):
+    ours, other = begin("da", of_library(name, "da"), corruption=corruption)
+    for _ in range(SPANS // 2):  # in the first epoch masks are msgd's
+        costs = ours.train(SPAN)
+        np.testing.assert_allclose(other.train(SPAN), costs, **ROUNDINGS)
+    repeated = other.train(SPAN)
+    assert len(repeated) == SPAN
+    if corruption == 0:
+        np.testing.assert_allclose(repeated, ours.train(SPAN), **ROUNDINGS)
+
+
+def with_draws_of_msgd(library, settings, n_features):
+    """Return the class ``library`` of a Boltzmann machine, whose samples are those of msgd."""
+    draws = load_model("rbm").gibbs_draws(n_features, settings)
+    of_hidden = draws.hidden if settings["persistent"] else draws.positive  # of CD-1
+    positions = {n_features: new_position(draws.visible), N_HIDDEN: new_position(of_hidden)}
+
+    class WithDraws(library):
+        def draw(self, means):
+            sample = np.empty(means.shape, np.float32)
+            fill_sample(positions[means.shape[1]], np.asarray(means), sample)
+            return sample if isinstance(means, np.ndarray) else means.new_tensor(sample)
+
+    return WithDraws
+
+
+@pytest.mark.parametrize("chains", CHAINS, ids=["PCD-3", "CD-1"])
+@pytest.mark.parametrize("name", ["NumPy", "PyTorch eager"])
+def test_a_machine_with_the_samples_of_msgd_is_msgds(name, chains):
+    settings = toy.settings_of("rbm", batch_size=SIZE, **chains)
+    n_features = toy.SHAPE[0] * toy.SHAPE[1]
+    library = with_draws_of_msgd(of_library(name, "rbm"), settings, n_features)
+    ours, other = begin("rbm", library, **chains)
+    for _ in range(SPANS):
+        np.testing.assert_allclose(other.train(SPAN), ours.train(SPAN), rtol=1e-4)
+
+
+@pytest.mark.parametrize("chains", CHAINS, ids=["PCD-3", "CD-1"])
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_machine_with_its_own_samples_learns_as_msgd(name, chains):
+    ours, other = begin("rbm", of_library(name, "rbm"), **chains)
+    n = SPAN * SPANS // 2
+    costs, others = (np.array([one.train(n) for _ in range(30)]) for one in (ours, other))
+    if chains["persistent"]:
+        np.testing.assert_allclose(others[0, 0], costs[0, 0], rtol=1e-5)
+    assert costs[0].mean() < costs[-10:].mean() - 1  # it has learnt something
+    np.testing.assert_allclose(others[-10:].mean(), costs[-10:].mean(), rtol=0.05)
+
+
+def plan(**changes):
+    """Return a plan of spans of four minibatches, of which two are to have the costs of msgd."""
+    found = compare.Spans({"model": "da"}, 4, first=1, turn=2, equal=2, mean=0.1, target=3)
+    return found._replace(**changes)
+
+
+def test_costs_that_are_not_msgds_are_found():
+    costs = [[100.0, 50.0, 40.0, 30.0]]
+    assert plan().check(costs, costs) == {"first_costs": costs[0][:3], "first_mean_cost": 55}
+    plan().check([[100.005, 50.0, 45.0, 35.0]], costs)
+    for wrong in ([[100.02, 50, 40, 30]], [[100, 50, 40, 60]], [[100, 50, 40, np.nan]]):
+        with pytest.raises(ValueError, match="from msgd's"):
+            plan().check(wrong, costs)
+    plan(equal=0).check([[101.0, 50.0, 40.0, 30.0]], costs)
+
+
+def test_errors_that_are_not_msgds_are_found():
+    epochs = compare.Epochs(first=2, turn=1, examples=3)
+    assert epochs.check([900, 803], [900, 800]) == {"first_errors": [900, 803]}
+    with pytest.raises(ValueError, match="4 validation examples"):
+        epochs.check([900, 804], [900, 800])
+
+
+SECONDS = {"msgd": 0.5, "NumPy": 8.0, "PyTorch eager": 2.0, "JAX jit+scan": 1.0}
+
+
+class Pretended:
+    """A library's process that takes SECONDS for a span and has one cost."""
+
+    costs = MappingProxyType({})  # where it is not 90
+
+    def __init__(self, name, model):
+        self.name = name
+
+    def train(self, n):
+        if self.name not in SECONDS:
+            raise RuntimeError("it is not installed")
+        cost = self.costs.get(self.name, 90.0)
+        return {"seconds": [SECONDS[self.name]] * n, "found": [[cost] * 4] * n}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Let all processes be Pretended, and ``da`` have the plan of this file."""
+    monkeypatch.setattr(compare, "Library", Pretended)
+    monkeypatch.setattr(compare, "UNSUPERVISED", {"da": plan()})
+
+
+@pytest.mark.usefixtures("pretended")
+def test_minibatches_are_counted_and_the_ratio_is_told(monkeypatch, tmp_path):
+    results = {"unit": "minibatches", "models": {"da": compare.measure("da", 3)}}
+    runs = results["models"]["da"]
+    assert [*runs] == ["msgd", "NumPy", "PyTorch eager", "JAX jit+scan"]
+    assert runs["msgd"]["minibatches_per_second"] == [8.0, 8.0, 8.0]
+    compare.summarise(results)
+    assert runs["msgd"]["best_competitor"] == "JAX jit+scan"
+    assert (runs["msgd"]["ratio_to_best"], runs["msgd"]["is_reached"]) == (2.0, False)
+    assert compare.outcome(runs["msgd"]).endswith("3 x was aimed at and is not reached")
+    monkeypatch.setitem(compare.UNSUPERVISED, "da", plan(target=2))
+    compare.summarise(results)
+    assert compare.outcome(runs["msgd"]).endswith("2 x was aimed at and is reached")
+
+    table = refreshed_table(results, monkeypatch, tmp_path)
+    assert table[0][0] == "minibatches/s"
+    assert table[0][-2:] == ["msgd / best other", "aimed at"]
+    assert table[2] == [
+        *("da", "8 (8–8)", "0.5 (0.5–0.5)", "2 (2–2)", "4 (4–4)"),
+        *("2.00 (JAX jit+scan)", "2, reached"),
+    ]
+
+
+def refreshed_table(results, monkeypatch, folder):
+    """Return the cells of the table that docs/refresh.py makes of ``results``."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import refresh
+
+    monkeypatch.setattr(refresh, "MEASURED", folder)
+    assert refresh.comparison_without_labels() == "Nothing has been measured yet.\n"
+    more = {
+        "versions": {"msgd": "1"},
+        "hardware": {"processor": "a made-up one", "cores": 2},
+        "code": {"commit": None},
+    }
+    (folder / "compare_unsupervised.json").write_text(json.dumps({**results, **more}))
+    text = refresh.comparison_without_labels()
+    picture = text.splitlines()[-1]
+    assert picture.endswith("(images/compare_unsupervised.png)")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_library_that_trains_something_else_is_not_measured(monkeypatch):
+    monkeypatch.setattr(Pretended, "costs", {"JAX jit+scan": 91.0})
+    with pytest.raises(SystemExit, match=r"da, JAX jit\+scan: first costs 0.01 from msgd's"):
+        compare.measure("da", 3)
+
+
+@pytest.mark.parametrize("model", compare.UNSUPERVISED)
+def test_spans_divide_an_epoch_of_mnist(model):
+    spans = compare.UNSUPERVISED[model]
+    settings = complete_experiment(spans.settings)
+    assert 50_000 // settings["batch_size"] % spans.size == 0
+    assert spans.equal <= spans.first * spans.size
