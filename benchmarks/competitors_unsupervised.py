@@ -321,13 +321,14 @@ class JaxMachine(Machine):
             h = chain if self.is_persistent else draw(first, positive)
             if self.is_persistent:
                 cost = log_pseudo_likelihood(jnp, x, j, parameters)
-            for of_visible, of_hidden in zip(keys[::2], keys[1::2], strict=True):
+            for number in range(self.n_steps):
                 a = h @ weights.T + visible_bias
-                v = draw(of_visible, sigmoid(a))
+                v = draw(keys[2 * number], sigmoid(a))
                 negative = sigmoid(v @ weights + hidden_bias)
-                h = draw(of_hidden, negative)
+                if self.is_persistent or number < self.n_steps - 1:
+                    h = draw(keys[2 * number + 1], negative)
             if not self.is_persistent:
-                cost, h = -cross_entropy(jnp, a, x), chain  # so that the last draw is left out
+                cost = -cross_entropy(jnp, a, x)
             parameters = [
                 weights + self.rate * (x.T @ positive - v.T @ negative),
                 hidden_bias + self.rate * (positive - negative).sum(0),

@@ -5,7 +5,7 @@ PyTorch and JAX are tried where they are installed, which CI does not do; NumPy 
 
 import json
 import sys
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import toy
 from conftest import ROOT, make_dataset
 
 from msgd.config import complete_experiment
-from msgd.kernels.uniform import fill_sample, new_position
+from msgd.kernels.uniform import fill_uniform, new_position
 from msgd.models import load_model
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -57,27 +57,46 @@ def test_an_autoencoder_is_msgds(name, corruption):
         np.testing.assert_allclose(repeated, ours.train(SPAN), **ROUNDINGS)
 
 
-def with_draws_of_msgd(library, settings, n_features):
-    """Return the class ``library`` of a Boltzmann machine, whose samples are those of msgd."""
+def with_numbers_of_msgd(monkeypatch, name, settings, n_features):
+    """Return the class of a library's machine; let its random numbers be those of msgd."""
     draws = load_model("rbm").gibbs_draws(n_features, settings)
     of_hidden = draws.hidden if settings["persistent"] else draws.positive  # of CD-1
     positions = {n_features: new_position(draws.visible), N_HIDDEN: new_position(of_hidden)}
 
-    class WithDraws(library):
-        def draw(self, means):
-            sample = np.empty(means.shape, np.float32)
-            fill_sample(positions[means.shape[1]], np.asarray(means), sample)
-            return sample if isinstance(means, np.ndarray) else means.new_tensor(sample)
+    def uniform(shape):
+        numbers = np.empty(shape, np.float32)
+        fill_uniform(positions[shape[1]], numbers)
+        return numbers
 
-    return WithDraws
+    library = of_library(name, "rbm")
+    if name == "NumPy":
+        random = SimpleNamespace(random=lambda shape, _: uniform(shape))
+        monkeypatch.setattr(np.random, "default_rng", lambda _: random)
+    elif name == "PyTorch eager":
+        import torch
+
+        def numbers(like):
+            return torch.from_numpy(uniform(like.shape))
+
+        monkeypatch.setattr(torch, "rand_like", numbers)
+    else:
+        import jax
+        from jax.experimental import io_callback
+
+        def numbers(_, shape):
+            result = jax.ShapeDtypeStruct(shape, np.float32)
+            return io_callback(lambda: uniform(shape), result, ordered=True)
+
+        monkeypatch.setattr(jax.random, "uniform", numbers)
+    return library
 
 
 @pytest.mark.parametrize("chains", CHAINS, ids=["PCD-3", "CD-1"])
-@pytest.mark.parametrize("name", ["NumPy", "PyTorch eager"])
-def test_a_machine_with_the_samples_of_msgd_is_msgds(name, chains):
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_machine_with_the_numbers_of_msgd_is_msgds(name, chains, monkeypatch):
     settings = toy.settings_of("rbm", batch_size=SIZE, **chains)
     n_features = toy.SHAPE[0] * toy.SHAPE[1]
-    library = with_draws_of_msgd(of_library(name, "rbm"), settings, n_features)
+    library = with_numbers_of_msgd(monkeypatch, name, settings, n_features)
     ours, other = begin("rbm", library, **chains)
     for _ in range(SPANS):
         np.testing.assert_allclose(other.train(SPAN), ours.train(SPAN), rtol=1e-4)
