@@ -258,7 +258,8 @@ def draw(results, path):
 
     from msgd.plots.style import BLUE, GREY, INK, save_figure
 
-    figure, panels = plt.subplots(1, len(results["models"]), figsize=(10, 2.8), squeeze=False)
+    n = len(results["models"])
+    figure, panels = plt.subplots(1, n, figsize=(max(10, 3.6 * n), 2.8), squeeze=False)
     for axes, (model, runs) in zip(panels[0], results["models"].items(), strict=True):
         names = [*runs][::-1]
         medians = [runs[name]["median"] for name in names]
