@@ -7,11 +7,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MNIST = ROOT / "results" / "data" / "mnist"
 
 
-def starting_point(model, folder=MNIST, **changes):
-    """Return (dataset, settings, parameters) of a tutorial's training in float32.
-
-    changes: settings that are not the published ones.
-    """
+def starting_point(model, folder=MNIST):
+    """Return (dataset, settings, parameters) of a tutorial's training in float32."""
     import numpy as np
 
     from msgd.config import complete_experiment
@@ -19,7 +16,7 @@ def starting_point(model, folder=MNIST, **changes):
     from msgd.models import load_model
 
     dataset = load_dataset(folder)
-    settings = complete_experiment({"model": model, **changes})
+    settings = complete_experiment({"model": model})
     parameters = load_model(model).initial_parameters(dataset, settings, np.float32)
     return dataset, settings, parameters
 

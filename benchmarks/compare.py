@@ -67,9 +67,11 @@ class Epochs(NamedTuple):
 
 
 class Spans(NamedTuple):
-    """How a model that learns without labels is measured: in spans of minibatches, and costs."""
+    """How training without labels is measured: in spans of minibatches, and costs.
 
-    settings: dict  # of an experiment: the layers of stacks are trained as models of their own
+    Of a stack it is the pre-training of the first layer.
+    """
+
     size: int  # minibatches of a span, which divide those of an epoch
     first: int  # spans trained before the turns, and compared
     turn: int  # spans of a turn
@@ -78,10 +80,9 @@ class Spans(NamedTuple):
     target: float  # the ratio to the best other that was aimed at
     unit = "minibatches"
 
-    def prepare(self, name, _model):
+    def prepare(self, name, model):
         """See Epochs.prepare."""
-        library = competitors_unsupervised.COMPETITORS[name][self.settings["model"]]
-        competitor = library(*starting_point(**self.settings))
+        competitor = competitors_unsupervised.make(name, *starting_point(model))
 
         def train():
             return competitor.train(self.size)
@@ -105,28 +106,11 @@ PLAN = {
     # Its max-pooling splits ties differently elsewhere.
     "lenet": Epochs(first=1, turn=1, examples=40),
 }
-# The first layers of the stacks, which are pre-trained by themselves.
-SDA_LAYER = {
-    "model": "da",
-    "seed": 89677,
-    "batch_size": 1,
-    "n_hidden": 1000,
-    "corruption": 0.1,
-    "learning_rate": 0.001,
-}
-DBN_LAYER = {
-    "model": "rbm",
-    "batch_size": 10,
-    "n_hidden": 1000,
-    "persistent": False,
-    "gibbs_steps": 1,
-    "learning_rate": 0.01,
-}
 UNSUPERVISED = {
-    "da": Spans({"model": "da"}, 500, first=1, turn=5, equal=100, mean=1e-4, target=3),
-    "rbm": Spans({"model": "rbm"}, 100, first=5, turn=5, equal=1, mean=0.1, target=2),
-    "sda": Spans(SDA_LAYER, 500, first=1, turn=4, equal=100, mean=1e-4, target=5),
-    "dbn": Spans(DBN_LAYER, 250, first=2, turn=5, equal=0, mean=0.01, target=2),
+    "da": Spans(500, first=1, turn=5, equal=100, mean=1e-4, target=3),
+    "rbm": Spans(100, first=5, turn=5, equal=1, mean=0.1, target=2),
+    "sda": Spans(500, first=1, turn=4, equal=100, mean=1e-4, target=5),
+    "dbn": Spans(250, first=2, turn=5, equal=0, mean=0.01, target=2),
 }
 SETTLE_SECONDS = 0.5
 PATIENCE_SECONDS = 60  # of the first epoch; a slower library has a single turn

@@ -345,9 +345,27 @@ class JaxMachine(Machine):
 
 
 COMPETITORS = {
-    "msgd": {"da": Msgd, "rbm": Msgd},
     "NumPy": {"da": NumPyAutoencoder, "rbm": NumPyMachine},
     "PyTorch eager": {"da": TorchAutoencoder, "rbm": TorchMachine},
     "torch.compile": {"da": TorchCompiledAutoencoder, "rbm": TorchCompiledMachine},
     "JAX jit+scan": {"da": JaxAutoencoder, "rbm": JaxMachine},
 }
+
+
+def make(name, dataset, settings, parameters):
+    """Return the competitor of library ``name`` for a model's first stage.
+
+    msgd is given the model as it is. The others are given the first layer of a stack as a model of
+    its own.
+    """
+    from msgd.models import load_model
+
+    model = load_model(settings["model"])
+    if name == "msgd":
+        return Msgd(dataset, settings, parameters)
+    if hasattr(model, "layer_settings"):
+        settings = model.layer_settings(settings, 1)
+        weights, hidden_bias, *_ = parameters.values()
+        visible_bias = np.zeros(dataset.n_features, np.float32)
+        parameters = {"weights": weights, "hidden_bias": hidden_bias, "visible_bias": visible_bias}
+    return COMPETITORS[name][settings["model"]](dataset, settings, parameters)

@@ -12,9 +12,8 @@ import pytest
 import toy
 from conftest import ROOT, make_dataset
 
-from msgd.config import complete_experiment
 from msgd.kernels.uniform import fill_uniform, new_position
-from msgd.models import load_model
+from msgd.models import UNSUPERVISED, load_model
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import compare
@@ -28,37 +27,43 @@ CHAINS = {"persistent": True, "gibbs_steps": 3}, {"persistent": False, "gibbs_st
 LIBRARIES = ["NumPy", "PyTorch eager", "JAX jit+scan"]
 
 
-def begin(model, library, **changes):
-    """Return (msgd, other): the two competitors at the start of a toy's training."""
-    dataset = make_dataset(n_train=SIZE * SPAN * SPANS // 2, shape=toy.SHAPE)
-    settings = toy.settings_of(model, batch_size=SIZE, **changes)
-    parameters = load_model(model).initial_parameters(dataset, settings, np.float32)
-    makers = competitors.COMPETITORS["msgd"][model], library
-    return tuple(make(dataset, settings, parameters) for make in makers)
+def toy_settings(model, **changes):
+    """Return the settings of a toy whose minibatches have SIZE images."""
+    key = "batch_size" if model in UNSUPERVISED else "pretraining_batch_size"
+    return toy.settings_of(model, **{key: SIZE}, **changes)
 
 
-def of_library(name, model):
-    """Return the competitor's class; skip the test if its library is not installed."""
+def begin(name, model, **changes):
+    """Return (msgd, other), competitors at the start of a toy's training, the other of a library.
+
+    Skip the test if the library is not installed.
+    """
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])
-    return competitors.COMPETITORS[name][model]
+    dataset = make_dataset(n_train=SIZE * SPAN * SPANS // 2, shape=toy.SHAPE)
+    settings = toy_settings(model, **changes)
+    parameters = load_model(model).initial_parameters(dataset, settings, np.float32)
+    start = dataset, settings, parameters
+    return competitors.make("msgd", *start), competitors.make(name, *start)
 
 
-@pytest.mark.parametrize("corruption", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("model", "corruption"), [("da", 0.0), ("da", 0.3), ("sda", [0.0, 0.2]), ("sda", [0.3, 0.2])]
+)
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_an_autoencoder_is_msgds(name, corruption):
-    ours, other = begin("da", of_library(name, "da"), corruption=corruption)
+def test_an_autoencoder_is_msgds(name, model, corruption):
+    ours, other = begin(name, model, corruption=corruption)
     for _ in range(SPANS // 2):  # in the first epoch masks are msgd's
         costs = ours.train(SPAN)
         np.testing.assert_allclose(other.train(SPAN), costs, **ROUNDINGS)
     repeated = other.train(SPAN)
     assert len(repeated) == SPAN
-    if corruption == 0:
+    if corruption in (0, [0, 0.2]):
         np.testing.assert_allclose(repeated, ours.train(SPAN), **ROUNDINGS)
 
 
-def with_numbers_of_msgd(monkeypatch, name, settings, n_features):
-    """Return the class of a library's machine; let its random numbers be those of msgd."""
+def take_numbers_of_msgd(monkeypatch, name, settings, n_features):
+    """Let the random numbers of a library be those of msgd for a machine of ``settings``."""
     draws = load_model("rbm").gibbs_draws(n_features, settings)
     of_hidden = draws.hidden if settings["persistent"] else draws.positive  # of CD-1
     positions = {n_features: new_position(draws.visible), N_HIDDEN: new_position(of_hidden)}
@@ -68,7 +73,6 @@ def with_numbers_of_msgd(monkeypatch, name, settings, n_features):
         fill_uniform(positions[shape[1]], numbers)
         return numbers
 
-    library = of_library(name, "rbm")
     if name == "NumPy":
         random = SimpleNamespace(random=lambda shape, _: uniform(shape))
         monkeypatch.setattr(np.random, "default_rng", lambda _: random)
@@ -88,16 +92,17 @@ def with_numbers_of_msgd(monkeypatch, name, settings, n_features):
             return io_callback(lambda: uniform(shape), result, ordered=True)
 
         monkeypatch.setattr(jax.random, "uniform", numbers)
-    return library
 
 
+@pytest.mark.parametrize("model", ["rbm", "dbn"])
 @pytest.mark.parametrize("chains", CHAINS, ids=["PCD-3", "CD-1"])
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_a_machine_with_the_numbers_of_msgd_is_msgds(name, chains, monkeypatch):
-    settings = toy.settings_of("rbm", batch_size=SIZE, **chains)
-    n_features = toy.SHAPE[0] * toy.SHAPE[1]
-    library = with_numbers_of_msgd(monkeypatch, name, settings, n_features)
-    ours, other = begin("rbm", library, **chains)
+def test_a_machine_with_the_numbers_of_msgd_is_msgds(name, chains, model, monkeypatch):
+    ours, other = begin(name, model, **chains)
+    settings = toy_settings(model, **chains)
+    if model == "dbn":
+        settings = load_model("dbn").layer_settings(settings, 1)
+    take_numbers_of_msgd(monkeypatch, name, settings, toy.SHAPE[0] * toy.SHAPE[1])
     for _ in range(SPANS):
         np.testing.assert_allclose(other.train(SPAN), ours.train(SPAN), rtol=1e-4)
 
@@ -105,7 +110,7 @@ def test_a_machine_with_the_numbers_of_msgd_is_msgds(name, chains, monkeypatch):
 @pytest.mark.parametrize("chains", CHAINS, ids=["PCD-3", "CD-1"])
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_machine_with_its_own_samples_learns_as_msgd(name, chains):
-    ours, other = begin("rbm", of_library(name, "rbm"), **chains)
+    ours, other = begin(name, "rbm", **chains)
     n = SPAN * SPANS // 2
     costs, others = (np.array([one.train(n) for _ in range(30)]) for one in (ours, other))
     if chains["persistent"]:
@@ -116,7 +121,7 @@ def test_a_machine_with_its_own_samples_learns_as_msgd(name, chains):
 
 def plan(**changes):
     """Return a plan of spans of four minibatches, of which two are to have the costs of msgd."""
-    found = compare.Spans({"model": "da"}, 4, first=1, turn=2, equal=2, mean=0.1, target=3)
+    found = compare.Spans(4, first=1, turn=2, equal=2, mean=0.1, target=3)
     return found._replace(**changes)
 
 
@@ -218,6 +223,7 @@ def test_a_library_that_trains_something_else_is_not_measured(monkeypatch):
 @pytest.mark.parametrize("model", compare.UNSUPERVISED)
 def test_spans_divide_an_epoch_of_mnist(model):
     spans = compare.UNSUPERVISED[model]
-    settings = complete_experiment(spans.settings)
-    assert 50_000 // settings["batch_size"] % spans.size == 0
+    settings = toy.published_settings(model)
+    size = settings["batch_size" if model in UNSUPERVISED else "pretraining_batch_size"]
+    assert 50_000 // size % spans.size == 0
     assert spans.equal <= spans.first * spans.size
