@@ -174,7 +174,7 @@ def adapter_of(name):
         tolerances={"float32": 1e-5, "float64": 1e-12},
         noise=0.3,
         copied=((3, {"n_hidden": [4, 70]}),),
-        threads=((100, {"n_hidden": [130, 70]}),),
+        threads=((100, {"n_hidden": [130, 70, 50]}),),
     )
 
 
