@@ -17,12 +17,22 @@ from msgd.source import PACKAGE, SHAPES_NO_NUMBER, closure, run_source, training
 # What the program imports before it calls the training: itself, its check of the data's hashes, and
 # how a log begins.
 THE_PROGRAMS = {"cli.py", "data/content.py", "output.py", "training_log.py"}
-# Trains, then prints the files of the package's modules that were imported.
+# Trains, then prints the files of the package's modules that were imported. Not those that Numba
+# imports to read its list of a function's compiled versions, where types of other models' may be.
 TRAIN_AND_LIST = """
 import json, sys
+from numba.core.caching import IndexDataCacheFile
 from msgd.cli import main
+load, listed = IndexDataCacheFile._load_index, set()
+def load_index(cache):
+    before = set(sys.modules)
+    versions = load(cache)
+    listed.update(set(sys.modules) - before)
+    return versions
+IndexDataCacheFile._load_index = load_index
 code = main(sys.argv[1:])
-files = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "msgd"]
+modules = {name: module for name, module in sys.modules.items() if name not in listed}
+files = [module.__file__ for name, module in modules.items() if name.split(".")[0] == "msgd"]
 print(json.dumps(files))
 sys.exit(code)
 """

@@ -153,6 +153,11 @@ CLASS_LANES = 16
 SIMULATOR_BLOCKS = 1  # Numba's own runs only one in a cooperative launch; tests/simulator.py more
 SIMULATOR_THREADS = (4, 8)  # an OS thread each
 BLOCKS_PER_SM = 2  # fits because test_compile_gate limits registers
+# For kernels that need more registers than options.MAX_REGISTERS: they get what there is. Numba's
+# own simulator does not know the option.
+ALL_REGISTERS = (
+    {} if IS_SIMULATOR else {"launch_bounds": (options.THREADS_PER_BLOCK, BLOCKS_PER_SM)}
+)
 
 
 class Images(NamedTuple):

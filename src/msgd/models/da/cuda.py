@@ -18,7 +18,7 @@ from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
-    BLOCKS_PER_SM,
+    ALL_REGISTERS,
     Images,
     activate,
     activation_slope,
@@ -252,8 +252,7 @@ def _jacobian(contraction, inverse_batch_size):
     return total * inverse_batch_size
 
 
-# It needs more registers than options.MAX_REGISTERS, and may have what is there.
-@cuda.jit(launch_bounds=(options.THREADS_PER_BLOCK, BLOCKS_PER_SM), **options.CUDA_ENTRY)
+@cuda.jit(**ALL_REGISTERS, **options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     start,  # the first image

@@ -19,7 +19,7 @@ from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
-    BLOCKS_PER_SM,
+    ALL_REGISTERS,
     Images,
     activate,
     dot,
@@ -245,8 +245,7 @@ def _update_phase(images, descent, inverse_batch_size, machine, activations):
         machine.visible_bias[d] = sgd_step(machine.visible_bias[d], gradient, descent)
 
 
-# It needs more registers than options.MAX_REGISTERS, and may have what is there.
-@cuda.jit(launch_bounds=(options.THREADS_PER_BLOCK, BLOCKS_PER_SM), **options.CUDA_ENTRY)
+@cuda.jit(**ALL_REGISTERS, **options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     start,  # the minibatch's first image
