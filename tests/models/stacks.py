@@ -152,8 +152,8 @@ SIZES = {"cpu": CPU_SIZES, "cuda": CUDA_SIZES, "reference": CPU_SIZES}
 CASES = [(device, *size) for device, sizes in SIZES.items() for size in sizes]
 
 
-# Of fine-tuning, which is the same for both. Networks of other depths are compiled anew, which takes
-# ten seconds each: one stack does for them.
+# Of fine-tuning, which is the same for both. For each depth it is compiled anew, which takes ten
+# seconds: one stack does for them.
 STEPS = [
     Sizes(7, (4, 4), 10, {"n_hidden": [70, 3], "l2": 0.01}),
     Sizes(1, (3, 3), 2, {"n_hidden": 1, "pretraining_batch_size": 1}),
