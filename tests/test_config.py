@@ -193,6 +193,41 @@ def test_what_cannot_be_used_is_reported(finding):
         config.complete_config(given)
 
 
+TWICE = {
+    "an experiment": (
+        "experiments:\n  a: {model: mlp}\n  b: {model: mlp}\n  a: {model: lenet}\n",
+        "experiments.a is given in line 2 and in line 4; keep one",
+    ),
+    "a hyperparameter": (
+        "experiments:\n  a:\n    model: mlp\n    l1: 0.1\n    l1: 0.2\n",
+        "experiments.a.l1 is given in line 4 and in line 5; keep one",
+    ),
+    "in a list, and as JSON": (
+        '{"other": [1, {"x": 1,\n"x": 2}]}',
+        "other.1.x is given in line 1 and in line 2; keep one",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_what_is_given_twice_is_reported(kind, tmp_path):
+    text, finding = TWICE[kind]
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        config.check_keys(tmp_path / "config.yaml")
+    assert str(caught.value).splitlines()[1:] == [f"- {finding}"]
+
+
+def test_what_is_given_once_may_stand_in_many_places(tmp_path):
+    """Also where a hundred million copies would stand if anchors were written out."""
+    lines = ["a: &a {x: 1}", "b: {<<: *a, y: 2}", "c: {x: 1}", "? [1, 2]", ": 3", "l0: &l0 [1]"]
+    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (tmp_path / "config.yaml").write_text("\n".join(lines))
+    config.check_keys(tmp_path / "config.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    config.check_keys(tmp_path / "empty.yaml")
+
+
 def test_all_findings_are_listed_at_once():
     with pytest.raises(UserError) as caught:
         config.complete_config({**minimal(patience=0, l1=-1), "backend": "gpu"})

@@ -77,6 +77,40 @@ def complete_config(config):
     return complete
 
 
+def check_keys(file):
+    """Raise UserError if a configuration file gives a key twice: YAML would keep the last.
+
+    file: path of YAML or JSON that has been read without an error.
+    """
+    with Path(file).open(encoding="utf-8") as text:
+        root = yaml.compose(text, yaml.SafeLoader)
+    _raise(list(_repeated_keys(root, (), set())), f"configuration in {file}")
+
+
+def _repeated_keys(node, path, seen):
+    """Yield a finding for every key that stands twice; seen: ids of nodes, changed.
+
+    A node that an anchor names stands in many places, but is looked at once.
+    """
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from _repeated_keys(item, (*path, number), seen)
+        return
+    lines = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        name, line = (*path, str(key.value)), key.start_mark.line + 1
+        if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
+            first = lines[key.value]
+            yield f"{_dotted(name)} is given in line {first} and in line {line}; keep one"
+        lines.setdefault(key.value, line)
+        yield from _repeated_keys(value, name, seen)
+
+
 def check_plot_settings(settings):
     """Raise UserError unless ``settings`` (dict) are allowed under the key ``plots``."""
     schema = load_schema()

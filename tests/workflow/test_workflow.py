@@ -627,6 +627,16 @@ def test_a_bad_configuration_stops_before_any_job(tmp_path, edit, message):
     assert not (folder / "results").exists()
 
 
+def test_an_experiment_that_is_given_twice_stops_before_any_job(tmp_path):
+    experiment = "  a: {model: logistic_regression}\n"
+    (tmp_path / "config.yaml").write_text(f"experiments:\n{experiment}{experiment}")
+    done = snakemake(tmp_path, "--cores", "1")
+    assert done.returncode != 0
+    assert "experiments.a is given in line 2 and in line 3; keep one" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
 def test_mnist_batches_are_checked_before_the_download(tmp_path):
     config = {"experiments": {"a": {"model": "logistic_regression", "batch_size": 50_001}}}
     write_config(tmp_path, config)

@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 
 from msgd.backends import asks_for_gpu
 from msgd.config import (
+    check_keys,
     check_split_sizes,
     compared_hyperparameters,
     complete_config,
@@ -33,6 +34,8 @@ from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 
 # `config` is Snakemake's own: bound anew, it is the complete one for all rules and for the report.
 try:
+    for file in workflow.configfiles:
+        check_keys(file)
     config = complete_config(config)
     n_train = count_training_examples(config["dataset"])
     if n_train is not None:  # else a training checks them, first of all
