@@ -145,6 +145,16 @@ def test_tf32_is_refused_where_nothing_computes_it(data, tmp_path, where):
     assert not (tmp_path / "run").exists()
 
 
+def test_layers_too_large_for_any_memory_are_reported(data, tmp_path):
+    words = ("model=mlp", "n_hidden=100000000000000")  # 12 PiB of weights
+    options = ("--data", data, "--run", tmp_path / "run", "--backend", "cpu")
+    done = msgd("train", *options, *words)
+    assert done.returncode == 1
+    assert "error: not enough memory" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").rglob("*.npz"))
+
+
 def test_a_batch_larger_than_the_training_set_is_reported(data, tmp_path):
     words = ["model=logistic_regression", "batch_size=61"]
     done = msgd("train", "--data", data, "--run", tmp_path / "run", *words)

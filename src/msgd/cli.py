@@ -43,6 +43,10 @@ def main(arguments=None):
         where = error.filename or "a file"
         log.error("msgd %s: error: %s: %s", options.command, where, error.strerror or error)
         return 1
+    except MemoryError as error:  # NumPy says how much, and for which shape
+        what = str(error) or "an array does not fit"
+        log.error("msgd %s: error: not enough memory: %s", options.command, what)
+        return 1
     except KeyboardInterrupt:
         log.error("msgd %s: interrupted", options.command)
         return 130
