@@ -165,6 +165,11 @@ def _parser():
         "--every", type=_seconds, default=2.0, metavar="S", help="seconds between looks; default: 2"
     )
 
+    verify = command("verify", _verify, "check every hash of results, and count every error anew")
+    verify.add_argument("results", nargs="?", type=Path, default="results", help="default: results")
+    verify.add_argument("--backend", default="auto", choices=("auto", *DEVICES))
+    verify.add_argument("--threads", type=_positive, default=1, help="of the CPU backend")
+
     describe = command("describe-config", _describe_config, "write the table of configuration keys")
     describe.add_argument("--output", type=Path, help="Markdown file; standard output by default")
     return parser
@@ -343,6 +348,15 @@ def _watch(options):
     from msgd.evaluation.watch import watch
 
     watch(options.results, options.every, options.once)
+
+
+def _verify(options):
+    from msgd.evaluation.verify import verify
+
+    findings = verify(options.results, options.backend, options.threads)
+    for finding in findings:
+        log.error("msgd verify: error: %s", finding)
+    return 1 if findings else 0
 
 
 def _predict(options):

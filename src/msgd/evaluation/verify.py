@@ -1,0 +1,119 @@
+"""Whether results hold: hashes taken anew, and scores counted anew from saved parameters."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from msgd.backends import choose_device
+from msgd.data.content import check_images
+from msgd.data.dataset import load_dataset
+from msgd.errors import UserError
+from msgd.evaluation.opened_run import RECORD, open_run
+from msgd.inference.model_file import load_model_file
+from msgd.models.interface import count_mistakes
+from msgd.provenance import device_of
+from msgd.training.run import _hashes_of_parameters, build_backend, run_name
+
+log = logging.getLogger(__name__)
+
+# Of the examples, how many may be told apart by another device than the run's: it rounds sums
+# otherwise, and what lies on a border falls to the other side.
+BORDERLINE = 0.001
+
+
+def verify(results, backend="auto", threads=1):
+    """Check all finished runs in the folder ``results``; return what does not hold (list of str).
+
+    Of the data every array's hash; of a run the hashes of its parameters, that its files are of one
+    run, and its errors, which are counted anew on ``backend`` with ``threads`` threads; of
+    best_model.npz that it is a run's. Logs a line for each. Changes nothing. Raises UserError if
+    there is no finished run.
+    """
+    results = Path(results)
+    folders = [path.parent for path in sorted(results.glob(f"runs/*/*/{RECORD}"))]
+    if not folders:
+        raise UserError(f"{results} holds no finished run; snakemake makes them in results/")
+    datasets, findings = {}, []
+
+    def check(what, function, *arguments):
+        try:
+            log.info("%s holds: %s", what, function(*arguments))
+        except (UserError, OSError) as error:
+            findings.append(f"{what} does not hold: {error}")
+
+    for path in sorted(results.glob("data/*/dataset.json")):
+        check(path.parent, _check_data, path.parent, datasets)
+    for folder in folders:
+        check(folder, _check_run, folder, datasets, backend, threads)
+    if (results / "best_model.npz").exists():
+        check(results / "best_model.npz", _check_model, results / "best_model.npz", folders)
+    return findings
+
+
+def _check_data(folder, datasets):
+    """Return what was checked of the data in ``folder``; put it into ``datasets`` by its hashes."""
+    dataset = load_dataset(folder)
+    check_images(dataset, ("train", "valid", "test"))
+    datasets[_key(dataset.sha256)] = folder
+    return f"the hashes of {len(dataset.sha256)} arrays"
+
+
+def _key(sha256):
+    return tuple(sorted(sha256.items()))
+
+
+def _check_run(folder, datasets, backend, threads):
+    """Return what was checked of the run in ``folder``, as text; UserError if it does not hold."""
+    data_folder = datasets.get(_key(open_run(folder).sha256))
+    if data_folder is None:
+        raise UserError("no data in results/data that hold are those it was trained on")
+    run = open_run(folder, data_folder)
+    saved = _hashes_of_parameters(folder)
+    for name, sha256 in run.training.get("sha256", {}).items():
+        if saved.get(name) != sha256:
+            raise UserError(f"{name} are not those that training.json is of: their SHA-256 differs")
+    checked = [f"the hashes of {len(run.snapshots())} snapshots and the best parameters"]
+    run.seconds()  # reads the history, and that both are of one run
+    if run.is_classifier:
+        checked += _check_errors(run, backend, threads)
+    return ", ".join(checked)
+
+
+def _check_errors(run, backend, threads):
+    """Return what the errors of a run came to when they were counted anew (list of str)."""
+    device = choose_device(backend, run.settings["model"])
+    is_same_device = device == device_of(run.record.get("device", device))
+    kernels = build_backend(
+        run.dataset, run.best_parameters(), run.settings, device, run.float_x, threads, None
+    )
+    validation = kernels.count_errors("valid")
+    pairs = [("validation", run.training["validation_errors"], validation)]
+    if (run.folder / "score.json").exists():
+        labels, score, predicted = run.dataset.test_y, run.score(), kernels.predict("test")
+        for kind, batch_size in (("", run.settings["batch_size"]), ("all_", len(labels))):
+            counted = count_mistakes(predicted, labels, batch_size)
+            pairs.append((f"{kind}test".replace("_", " "), score[f"{kind}test_errors"], counted))
+        n_other = int(np.count_nonzero(predicted != run.predicted()))
+        pairs.append(("differing predictions", 0, n_other))
+    allowed = 0 if is_same_device else BORDERLINE * len(run.dataset.test_y)
+    for name, saved, counted in pairs:
+        if abs(counted - saved) > allowed:
+            raise UserError(f"{name} errors are {saved} there, and {counted} when counted anew")
+    return [f"{counted} {name} errors" for name, _, counted in pairs[:2]]
+
+
+def _check_model(path, folders):
+    """Return of which run the model file ``path`` is; UserError if it is of none in ``folders``."""
+    model = load_model_file(path)
+    for folder in folders:
+        if run_name(folder) == model.origin["run"]:
+            best = open_run(folder).folder / "best_parameters.npz"
+            break
+    else:
+        raise UserError(f"it is of the run {model.origin['run']}, which is not there")
+    with np.load(best) as arrays:
+        for name, array in model.parameters.items():
+            if name not in arrays or arrays[name].tobytes() != array.tobytes():
+                raise UserError(f"{name} are not those of {best}")
+    return f"the parameters of {model.origin['run']}"

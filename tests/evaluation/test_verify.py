@@ -1,0 +1,148 @@
+"""Results that hold, and results of which anything was changed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import as_triple, make_dataset, msgd, save_npz
+
+RUNS = {
+    "a/default": ["model=logistic_regression", "batch_size=20", "n_epochs=3"],
+    "b/default": ["model=da", "n_hidden=4", "batch_size=20", "n_epochs=2"],
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return the folder of results of two runs, one of which is scored and selected."""
+    results = tmp_path_factory.mktemp("whole") / "results"
+    results.mkdir()
+    save_npz(results / "toy.npz", as_triple(make_dataset(60, 30, 30, (4, 4), 3)))
+    data = results / "data" / "toy"
+    commands = [("unpickle", results / "toy.npz", "--output", data)]
+    for name, words in RUNS.items():
+        run = results / "runs" / name
+        commands.append(("train", "--data", data, "--run", run, "--backend", "cpu", *words))
+    scored = results / "runs" / "a" / "default"
+    commands.append(("score", "--data", data, "--run", scored, "--backend", "cpu"))
+    commands.append(("select", scored, "--data", data, "--output", results))
+    for command in commands:
+        done = msgd(*command)
+        assert done.returncode == 0, done.stderr
+    return results
+
+
+@pytest.fixture
+def results(whole, tmp_path):
+    """Return a copy that may be changed."""
+    return shutil.copytree(whole, tmp_path / "results")
+
+
+def verify(results):
+    return msgd("verify", results, "--backend", "cpu")
+
+
+def flip(path, place=-100):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def predict_otherwise(path):
+    predicted = np.load(path)["predicted"]
+    predicted[0] = (predicted[0] + 1) % 3
+    np.savez(path, predicted=predicted)
+
+
+def save_other_parameters(path):
+    with np.load(path) as arrays:
+        np.savez(path, **{name: arrays[name] + 1 for name in arrays})
+
+
+# What is changed: of which file, how, and what is said of it.
+CHANGES = {
+    "a pixel": ("data/toy/test_x.npy", flip, "data/toy does not hold: "),
+    "a label": ("data/toy/train_y.npy", flip, "data/toy does not hold: "),
+    "a file of parameters": (
+        "runs/a/default/best_parameters.npz",
+        save_other_parameters,
+        "best_parameters are not those that training.json is of",
+    ),
+    "a bit of a snapshot": (
+        "runs/b/default/snapshots/iteration_000000000.npz",
+        lambda path: flip(path, 200),
+        "snapshots are not those that training.json is of",
+    ),
+    "the validation errors": (
+        "runs/a/default/training.json",
+        lambda path: edit(path, validation_errors=0),
+        "runs/a/default does not hold: ",
+    ),
+    "the test errors": (
+        "runs/a/default/score.json",
+        lambda path: edit(path, test_errors=0),
+        "test errors are 0 there, and ",
+    ),
+    "a prediction": (
+        "runs/a/default/test_predictions.npz",
+        predict_otherwise,
+        "differing predictions errors are 0 there, and 1 when counted anew",
+    ),
+    "the cost": (
+        "runs/b/default/training.json",
+        lambda path: edit(path, cost=1.0),
+        "runs/b/default does not hold: ",
+    ),
+    "a moment": (
+        "runs/b/default/timings.csv",
+        lambda path: path.write_text("stage,iteration,seconds\n"),
+        "timings.csv is not of the rows in history.csv",
+    ),
+}
+
+
+def test_whole_results_hold(whole):
+    done = verify(whole)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(" holds: ") == 4  # the data, two runs, the model
+    score = json.loads((whole / "runs/a/default/score.json").read_text())
+    assert f"{score['test_errors']} test errors" in done.stderr
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_is_found(what, results):
+    name, change, message = CHANGES[what]
+    change(results / name)
+    done = verify(results)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_file_of_other_parameters_is_found(results):
+    shutil.copy(results / "runs/a/default/best_parameters.npz", results / "kept.npz")
+    with np.load(results / "best_model.npz") as arrays:
+        changed = {name: arrays[name] for name in arrays}
+    changed["bias"] = changed["bias"] + 1
+    np.savez(results / "best_model.npz", **changed)
+    done = verify(results)
+    assert done.returncode == 1
+    assert "best_model.npz does not hold: bias are not those of" in done.stderr
+
+
+def test_a_run_of_data_that_are_gone_is_found(results):
+    shutil.rmtree(results / "data")
+    done = verify(results)
+    assert done.returncode == 1
+    assert done.stderr.count("no data in results/data that hold") == 2
+
+
+def test_where_nothing_is_finished_is_said(tmp_path):
+    done = verify(tmp_path)
+    assert done.returncode == 1
+    assert "holds no finished run" in done.stderr
