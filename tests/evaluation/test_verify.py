@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from conftest import as_triple, make_dataset, msgd, save_npz
 
+from msgd.errors import UserError
+from msgd.evaluation.verify import verify
+
 RUNS = {
     "a/default": ["model=logistic_regression", "batch_size=20", "n_epochs=3"],
     "b/default": ["model=da", "n_hidden=4", "batch_size=20", "n_epochs=2"],
@@ -37,10 +40,6 @@ def whole(tmp_path_factory):
 def results(whole, tmp_path):
     """Return a copy that may be changed."""
     return shutil.copytree(whole, tmp_path / "results")
-
-
-def verify(results):
-    return msgd("verify", results, "--backend", "cpu")
 
 
 def flip(path, place=-100):
@@ -107,42 +106,45 @@ CHANGES = {
 
 
 def test_whole_results_hold(whole):
-    done = verify(whole)
+    done = msgd("verify", whole, "--backend", "cpu")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(" holds: ") == 4  # the data, two runs, the model
     score = json.loads((whole / "runs/a/default/score.json").read_text())
     assert f"{score['test_errors']} test errors" in done.stderr
 
 
+def test_the_program_says_what_does_not_hold(results):
+    edit(results / "runs/a/default/score.json", test_errors=0)
+    done = msgd("verify", results, "--backend", "cpu")
+    assert done.returncode == 1
+    assert "msgd verify: error: " in done.stderr
+    assert done.stderr.count("does not hold: test errors are 0 there, and ") == 1
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_change_is_found(what, results):
     name, change, message = CHANGES[what]
     change(results / name)
-    done = verify(results)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert message in "\n".join(verify(results, "cpu"))
 
 
 def test_a_model_file_of_other_parameters_is_found(results):
-    shutil.copy(results / "runs/a/default/best_parameters.npz", results / "kept.npz")
     with np.load(results / "best_model.npz") as arrays:
         changed = {name: arrays[name] for name in arrays}
     changed["bias"] = changed["bias"] + 1
     np.savez(results / "best_model.npz", **changed)
-    done = verify(results)
-    assert done.returncode == 1
-    assert "best_model.npz does not hold: bias are not those of" in done.stderr
+    (finding,) = verify(results, "cpu")
+    assert "best_model.npz does not hold: bias are not those of" in finding
 
 
 def test_a_run_of_data_that_are_gone_is_found(results):
     shutil.rmtree(results / "data")
-    done = verify(results)
-    assert done.returncode == 1
-    assert done.stderr.count("no data in results/data that hold") == 2
+    findings = verify(results, "cpu")
+    assert len(findings) == 2
+    assert all("no data in results/data that hold" in finding for finding in findings)
 
 
 def test_where_nothing_is_finished_is_said(tmp_path):
-    done = verify(tmp_path)
-    assert done.returncode == 1
-    assert "holds no finished run" in done.stderr
+    with pytest.raises(UserError, match="holds no finished run"):
+        verify(tmp_path)
