@@ -202,6 +202,7 @@ def test_a_terminal_is_redrawn_until_ctrl_c(tmp_path, monkeypatch):
     words = command("msgd.cli", "watch", tmp_path, "--every", "0.1")
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # who runs tests in the background ignores it
         changes = {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "100", "LINES": "20"}
         os.execve(words[0], words, environment(**changes))
     output, is_left = b"", False
@@ -217,6 +218,8 @@ def test_a_terminal_is_redrawn_until_ctrl_c(tmp_path, monkeypatch):
             is_left = True
         elif b"2      50" in output:
             write_log(log, 10)
+    else:
+        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0, output
