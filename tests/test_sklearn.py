@@ -120,7 +120,11 @@ def assert_same_training(fitted, expected):
     assert fitted.stopped_by_ == outcome["stopped_by"]
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+# A deep belief network differs from the other stack in its layers alone.
+SLOW = [pytest.param(n, marks=pytest.mark.slow) if n == "dbn" else n for n in CLASSIFIERS]
+
+
+@pytest.mark.parametrize("name", SLOW)
 @pytest.mark.parametrize("seed", [None, 7])
 def test_the_bytes_are_those_of_msgd_train(tmp_path, name, seed):
     dataset = conftest.make_dataset(66, 20, 20, shape=toy.SHAPE)

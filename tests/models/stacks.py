@@ -277,7 +277,7 @@ class StackContract(SgdContract):
     def test_errors_are_counted_in_every_stage(self, device):
         """Of the parameters as they are; a stage without validation may be asked, too."""
         changes = {"n_hidden": [9, 8], "pretraining_learning_rate": 2.0}
-        dataset, settings, given = self.stack("float64", shape=(2, 3), **changes)
+        dataset, settings, given = self.stack(shape=(2, 3), **changes)
         backend = toy.make_backend(device, dataset, settings, given)
         images, found = oracle.pixels(dataset.valid_x).reshape(9, 2, 3), set()
         for stage in load_stages(settings):
