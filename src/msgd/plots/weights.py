@@ -69,7 +69,7 @@ def _when(iteration, stages):
     else:
         stage = stages[-1]
     epoch = iteration / stage["n_train_batches"]
-    words = f"epoch {epoch:.0f}" if epoch.is_integer() else f"epoch {epoch:.2f}"
+    words = "epoch " + f"{epoch:.2f}".removesuffix("00").removesuffix(".")
     return words if len(stages) == 1 else f"{stage['name']}, {words}"
 
 
