@@ -102,7 +102,11 @@ def test_without_onnx_the_extra_is_named(tmp_path):
     assert not (tmp_path / "model.onnx").exists()
 
 
-STEPS = {"logistic_regression": 830, "logistic_cg": 0, "mlp": 2500, "lenet": 30}
+# Minibatches of each; of the stacks, of fine-tuning.
+STEPS = {
+    **{"logistic_regression": 830, "logistic_cg": 0, "mlp": 2500, "lenet": 30},
+    **{"sda": 20_000, "dbn": 5000},
+}
 
 
 @pytest.mark.slow
