@@ -104,8 +104,12 @@ def test_without_onnx_the_extra_is_named(tmp_path):
 
 # Minibatches of each; of the stacks, of fine-tuning.
 STEPS = {
-    **{"logistic_regression": 830, "logistic_cg": 0, "mlp": 2500, "lenet": 30},
-    **{"sda": 20_000, "dbn": 5000},
+    "logistic_regression": 830,
+    "logistic_cg": 0,
+    "mlp": 2500,
+    "lenet": 30,
+    "sda": 20_000,
+    "dbn": 5000,
 }
 
 
