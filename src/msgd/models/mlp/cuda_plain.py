@@ -21,6 +21,7 @@ from numba import cuda
 
 from msgd.kernels import options
 from msgd.kernels.cuda import (
+    ALL_REGISTERS,
     Images,
     activate,
     activation_slope,
@@ -269,7 +270,7 @@ def _update_phase(images, number, descent, network, activations):
         network.weights[w] = sgd_step(network.weights[w], gradient, descent)
 
 
-@cuda.jit(**options.CUDA_ENTRY)
+@cuda.jit(**ALL_REGISTERS, **options.CUDA_ENTRY)
 def _train(
     x,  # (N, D) uint8 or floatX
     y,  # (N,) int32
