@@ -68,7 +68,7 @@ class Launch(NamedTuple):
 
 
 LAUNCH = re.compile(
-    r"launch \S+?(?:4cuda|10cuda_plain|12cuda_backend)"
+    r"launch \S+?(?:4cuda|10cuda_plain|12cuda_backend|12cuda_uniform)"
     r"(?:\d+\w+?_3clocals_3e)?"  # the function that made the kernel
     r"\d+(\w+?)B\d*v\d+\S* grid (\S+) block (\S+) stream (\S+) cooperative (\d)"
 )
