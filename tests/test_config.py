@@ -220,7 +220,14 @@ def test_what_is_given_twice_is_reported(kind, tmp_path):
 
 def test_what_is_given_once_may_stand_in_many_places(tmp_path):
     """Also where a hundred million copies would stand if anchors were written out."""
-    lines = ["a: &a {x: 1}", "b: {<<: *a, y: 2}", "c: {x: 1}", "? [1, 2]", ": 3", "l0: &l0 [1]"]
+    lines = [
+        "a: &a {x: 1}",
+        "b: {<<: *a, <<: *a, y: 2}",
+        "c: {x: 1}",
+        "? [1, 2]",
+        ": 3",
+        "l0: &l0 [1]",
+    ]
     lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9)]
     (tmp_path / "config.yaml").write_text("\n".join(lines))
     config.check_keys(tmp_path / "config.yaml")

@@ -171,10 +171,10 @@ class Images(NamedTuple):
 
 @cuda.jit(device=True, **options.CUDA)
 def thread_of_grid():
-    """Return (the calling thread's number, how many there are), of a two-dimensional grid.
+    """Return (t, n): the calling thread's number and how many there are in the whole grid.
 
-    Threads of neighbouring numbers are of one warp. So thread t takes tasks t, t + n, and so on,
-    where tasks have a number each: all threads have work, however many rows and columns there are.
+    Where tasks have numbers too, thread t takes the tasks t, t + n, t + 2 n, ...: all threads have
+    work, however the tasks lie in rows and columns, and neighbours read what lies side by side.
     """
     lane, row = cuda.grid(2)
     lanes, rows = cuda.gridsize(2)

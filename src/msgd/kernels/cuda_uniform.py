@@ -92,10 +92,7 @@ def draw_uniforms(
     more,
     uniforms,  # (draws, size) floatX, overwritten
 ):
-    """Draw uniform numbers for several minibatches: one thread per element.
-
-    What takes them needs the registers that this does.
-    """
+    """Draw uniform numbers for the minibatches of a later launch: one thread per element."""
     thread, n_threads = thread_of_grid()
     position = Position(states, size, n_longer, n_more, more)
     for element in range(thread, size, n_threads):
