@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import toy
 from conftest import as_triple, make_dataset, save_npz
+from killing import files, is_killed
 
 from msgd.data.unpickle import unpickle
 from msgd.errors import UserError
@@ -44,35 +45,6 @@ def train(data, folder, model="logistic_regression", states="states", threads=1,
     run.run_training(data, folder / "run", settings, "cpu", "float32", threads, None, states)
 
 
-def files(folder):
-    """Return {name: bytes} of what a run must leave equal: no clock, no hardware."""
-    paths = [*folder.glob("run/*.npz"), *folder.glob("run/snapshots/*")]
-    paths += [folder / "run" / name for name in ("history.csv", "training.json")]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
-class Killed(BaseException):
-    """Stands for the end of the process, at a moment a test chooses."""
-
-
-def is_killed(place, name, call, *arguments, **changes):
-    """Train, killed at the ``call``-th call (from 1) of ``place.name``; return whether it came."""
-    original, calls = getattr(place, name), itertools.count(1)
-
-    def dying(*arguments, **keywords):
-        if next(calls) == call:
-            raise Killed
-        return original(*arguments, **keywords)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, name, dying)
-        try:
-            train(*arguments, **changes)
-        except Killed:
-            return True
-    return False
-
-
 @pytest.mark.parametrize("improvement_test", ["threshold", "mcnemar"])
 @pytest.mark.parametrize(
     "place", [(loop._Loop, "validate"), (Checkpoint, "save_snapshot"), (State, "to_bytes")]
@@ -83,7 +55,7 @@ def test_every_moment_of_a_short_run_can_be_the_last(data, tmp_path, improvement
     train(data, tmp_path / "whole", **changes)
     for call in itertools.count(1):
         folder = tmp_path / f"killed-{call}"
-        if not is_killed(*place, call, data, folder, **changes):
+        if not is_killed(*place, call, lambda f=folder: train(data, f, **changes)):
             break
         train(data, folder, **changes)
         assert files(folder) == files(tmp_path / "whole"), call
@@ -91,7 +63,7 @@ def test_every_moment_of_a_short_run_can_be_the_last(data, tmp_path, improvement
 
 
 def test_a_resumed_run_trains_only_what_was_missing(data, tmp_path, monkeypatch):
-    assert is_killed(loop._Loop, "validate", 5, data, tmp_path)
+    assert is_killed(loop._Loop, "validate", 5, lambda: train(data, tmp_path))
     validated = []
     validate = loop._Loop.validate
     monkeypatch.setattr(
@@ -102,7 +74,7 @@ def test_a_resumed_run_trains_only_what_was_missing(data, tmp_path, monkeypatch)
 
 
 def test_without_states_a_killed_run_starts_afresh(data, tmp_path):
-    assert is_killed(loop._Loop, "validate", 5, data, tmp_path, states=None)
+    assert is_killed(loop._Loop, "validate", 5, lambda: train(data, tmp_path, states=None))
     assert not (tmp_path / "run" / "snapshots").exists()
     train(data, tmp_path, states=None)
     train(data, tmp_path / "whole")

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import toy
 from conftest import as_triple, make_dataset, save_npz
+from killing import files, is_killed
 
 from msgd.data.unpickle import unpickle
 from msgd.models import STACKS, load_backend, load_stages
@@ -34,17 +35,6 @@ def train(data, folder, model):
     run.run_training(data, folder / "run", settings, "cpu", "float32", 1, None, folder / "states")
 
 
-def files(folder):
-    """Return {name: bytes} of what a run must leave equal: no clock, no hardware."""
-    paths = [*folder.glob("run/*.npz"), *folder.glob("run/snapshots/*")]
-    paths += [folder / "run" / name for name in ("history.csv", "training.json")]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
-class Killed(BaseException):
-    """Stands for the end of the process, at a moment a test chooses."""
-
-
 PLACES = {
     "before a span": (Stack, "train"),
     "before a stage": (Stack, "begin"),
@@ -64,23 +54,10 @@ def test_a_kill_at_any_place_changes_no_byte(
     monkeypatch.setattr(Checkpoint, "is_state_due", lambda self: is_every_row_saved)
     train(data, tmp_path / "whole", model)
     expected = files(tmp_path / "whole")
-    owner, name = PLACES[place]
-    original = getattr(owner, name)
     for call in itertools.count(1):
-        folder, calls = tmp_path / f"killed-{call}", itertools.count(1)
-
-        def dying(*arguments, calls=calls, last=call, **keywords):
-            if next(calls) == last:
-                raise Killed
-            return original(*arguments, **keywords)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, dying)
-            try:
-                train(data, folder, model)
-                break
-            except Killed:
-                pass
+        folder = tmp_path / f"killed-{call}"
+        if not is_killed(*PLACES[place], call, lambda f=folder: train(data, f, model)):
+            break
         train(data, folder, model)
         assert files(folder) == expected, call
     assert call > len(load_stages(settings_of(model)))
@@ -90,17 +67,8 @@ def test_a_kill_at_any_place_changes_no_byte(
 def test_a_killed_run_goes_on_within_its_stage(data, tmp_path, monkeypatch, model):
     """The layers below are taken as they were, and no minibatch is trained twice."""
     monkeypatch.setattr(Checkpoint, "is_state_due", lambda self: True)
-    record, rows = loop.Training.record, itertools.count(1)
-
-    def dying(*arguments, **keywords):
-        if next(rows) == 4:  # the last epoch of pretrain_2
-            raise Killed
-        record(*arguments, **keywords)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "record", dying)
-        with pytest.raises(Killed):
-            train(data, tmp_path, model)
+    # At the last epoch of pretrain_2.
+    assert is_killed(loop.Training, "record", 4, lambda: train(data, tmp_path, model))
     calls, backend = [], load_backend(model, "cpu")
     for name in ("begin", "set_state", "train"):
         original = getattr(Stack, name)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import staged
 from conftest import MemoryCheckpoint, as_triple, make_dataset, save_npz
+from killing import files, is_killed
 
 from msgd.data.unpickle import unpickle
 from msgd.errors import UserError
@@ -183,13 +184,6 @@ def train_in(data, folder, name, **changes):
     run.run_training(data, folder / "run", settings, "cpu", "float32", 1, None, states)
 
 
-def files(folder):
-    """Return {name: bytes} of what a run must leave equal: no clock, no hardware."""
-    paths = [*folder.glob("run/*.npz"), *folder.glob("run/snapshots/*")]
-    paths += [folder / "run" / name for name in ("history.csv", "training.json")]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
 def rows_of(path):
     with path.open(newline="") as stream:
         return list(csv.DictReader(stream))
@@ -210,10 +204,6 @@ def test_the_files_say_of_which_stage_a_row_is(data, tmp_path, name):
         assert row["validation_errors"] == "" or row["validation_errors"].isdecimal()
     training = json.loads((tmp_path / "run/training.json").read_text())
     assert [stage["name"] for stage in training["stages"]] == stages
-
-
-class Killed(BaseException):
-    """Stands for the end of the process, at a moment a test chooses."""
 
 
 PLACES = {
@@ -239,27 +229,17 @@ def test_a_kill_at_any_place_changes_no_byte(
     monkeypatch.setattr(Checkpoint, "is_state_due", lambda self: is_every_row_saved)
     train_in(data, tmp_path / "whole", model, **changes)
     expected = files(tmp_path / "whole")
-    owner, name = PLACES[place]
-    original = getattr(owner, name)
     for call in itertools.count(1):
-        folder, n_kills = tmp_path / f"killed-{call}", 0
-        for _ in range(2):  # what a resumed run saves is gone on from, too
-            calls = itertools.count(1)
+        folder = tmp_path / f"killed-{call}"
 
-            def dying(*arguments, calls=calls, last=call, **keywords):
-                if next(calls) == last:
-                    raise Killed
-                return original(*arguments, **keywords)
+        def train_here(folder=folder):
+            train_in(data, folder, model, **changes)
 
-            with monkeypatch.context() as patch:
-                patch.setattr(owner, name, dying)
-                try:
-                    train_in(data, folder, model, **changes)
-                except Killed:
-                    n_kills += 1
+        # What a resumed run saves is gone on from, too.
+        n_kills = sum(is_killed(*PLACES[place], call, train_here) for _ in range(2))
         if not n_kills:
             break
-        train_in(data, folder, model, **changes)
+        train_here()
         assert files(folder) == expected, call
     assert call > 1
 
@@ -267,17 +247,8 @@ def test_a_kill_at_any_place_changes_no_byte(
 def test_a_killed_run_goes_on_within_its_stage(data, tmp_path, monkeypatch):
     """Not from the beginning of the run, nor of the stage: it trains only what was missing."""
     monkeypatch.setattr(Checkpoint, "is_state_due", lambda self: True)
-    record, rows = loop.Training.record, itertools.count(1)
-
-    def dying(*arguments, **keywords):
-        if next(rows) == 6:  # the last epoch of pretrain_2
-            raise Killed
-        record(*arguments, **keywords)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "record", dying)
-        with pytest.raises(Killed):
-            train_in(data, tmp_path, "pretrained")
+    # At the last epoch of pretrain_2.
+    assert is_killed(loop.Training, "record", 6, lambda: train_in(data, tmp_path, "pretrained"))
     made, init = [], staged.Backend.__init__
     with monkeypatch.context() as patch:
         patch.setattr(
