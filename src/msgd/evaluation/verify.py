@@ -13,7 +13,7 @@ from msgd.evaluation.opened_run import RECORD, open_run
 from msgd.inference.model_file import load_model_file
 from msgd.models.interface import count_mistakes
 from msgd.provenance import device_of
-from msgd.training.run import _hashes_of_parameters, build_backend, run_name
+from msgd.training.run import hashes_of_parameters, build_backend, run_name
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def _check_run(folder, datasets, backend, threads):
     if data_folder is None:
         raise UserError("it was trained on other data than are there, or those do not hold")
     run = open_run(folder, data_folder)
-    saved = _hashes_of_parameters(folder)
+    saved = hashes_of_parameters(folder)
     for name, sha256 in run.training.get("sha256", {}).items():
         if saved.get(name) != sha256:
             raise UserError(f"{name} are not those that training.json is of: their SHA-256 differs")

@@ -97,7 +97,7 @@ def run_training(
         "floatX": float_x,
         "n_params": sum(array.size for array in parameters.values()),
         **result.summary(),
-        "sha256": _hashes_of_parameters(run_folder),
+        "sha256": hashes_of_parameters(run_folder),
     }
     write_json(run_folder / "training.json", summary)
     log.log(RESULT, "%s: %s", title, result.describe())
@@ -114,7 +114,7 @@ def _write_result(run_folder, result):
     save_parameters(run_folder / "best_parameters.npz", result.best_parameters)
 
 
-def _hashes_of_parameters(run_folder):
+def hashes_of_parameters(run_folder):
     """Return what tells by content, not by date, whether saved parameters changed (dict)."""
     snapshots = [path for _, path in list_snapshots(run_folder / "snapshots")]
     return {
