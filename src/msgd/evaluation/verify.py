@@ -13,7 +13,7 @@ from msgd.evaluation.opened_run import RECORD, open_run
 from msgd.inference.model_file import load_model_file
 from msgd.models.interface import count_mistakes
 from msgd.provenance import device_of
-from msgd.training.run import hashes_of_parameters, build_backend, run_name
+from msgd.training.run import build_backend, hashes_of_parameters, run_name
 
 log = logging.getLogger(__name__)
 
