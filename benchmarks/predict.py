@@ -4,8 +4,8 @@
 
 MNIST test digits are saved as pictures in several forms, PNG or JPEG: other sizes, dark on light,
 cut out closely, as a scan of a page, and as if photographed (uneven light, blur, noise, specks, a
-dark desk at the edge or all around, lying on their side with an EXIF orientation). They are read
-back and classified by the runs of logistic regression and the MLP in results/, which
+dark desk at the edge or all around, the sheet askew, the picture on its side by EXIF). They are
+read back and classified by the runs of logistic regression and the MLP in results/, which
 `snakemake --cores all` makes. Prints JSON with hardware and versions.
 """
 
@@ -70,6 +70,11 @@ def sheet_on_desk(page):
     return np.pad(page, ((60, 80), (50, 90)), constant_values=0.12)
 
 
+def askew(picture, random):
+    """Return a picture of a desk turned by up to 30 degrees, with more of the desk around it."""
+    return ndimage.rotate(picture, random.uniform(-30, 30), order=1, cval=0.12)
+
+
 PHOTO = (480, 640)
 # Each form: kind of file, EXIF orientation, the brightness of the picture.
 FORMS = {
@@ -102,6 +107,10 @@ FORMS = {
     "photograph, a dark desk on all sides": (
         *("jpg", 1),
         lambda d, r: photographed(sheet_on_desk(on_page(d, r, 200, (340, 500))), r),
+    ),
+    "photograph, the sheet askew by up to 30 degrees": (
+        *("jpg", 1),
+        lambda d, r: photographed(askew(sheet_on_desk(on_page(d, r, 200, (340, 500))), r), r),
     ),
 }
 

@@ -67,6 +67,11 @@ def on_desk(page, desk=0.15):
     return np.pad(page, ((40, 70), (60, 60)), constant_values=desk)
 
 
+def askew(picture, degrees, desk=0.15):
+    """Return a page on a desk turned counterclockwise, with more of the desk around it."""
+    return ndimage.rotate(picture, degrees, order=1, cval=desk)
+
+
 BIG = enlarged(four(), 8)
 PICTURES = {
     "the size of the model's": four(),
@@ -83,6 +88,9 @@ PICTURES = {
     "a sheet on a desk": uneven(on_desk(on_page(BIG, (250, 350), (5, 90)))),
     "pencil, a sheet on a desk": uneven(on_desk(on_page(BIG, (250, 350), (5, 90), dark=0.5)), 0.2),
     "a dark sheet": uneven(on_desk(1 - on_page(BIG, (250, 350), (5, 90)), desk=0.9), 0.2),
+    "a sheet askew by 6 degrees": uneven(askew(on_desk(on_page(BIG, (250, 350), (5, 90))), 6)),
+    "a sheet askew by -30 degrees": askew(on_desk(on_page(BIG, (350, 300), (90, 10))), -30),
+    "a dark sheet askew": 1 - askew(on_desk(on_page(BIG, (250, 350), (5, 90))), 15),
     "a desk on three sides": on_desk(on_page(BIG, (250, 350), (5, 90)))[:290],
     "a desk and a speck": uneven(with_desk(on_page(BIG, (400, 500), (90, 130)))),
 }

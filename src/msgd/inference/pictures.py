@@ -5,7 +5,7 @@ pixels of a box, with grey levels by antialiasing, and put into 28 x 28 pixels w
 mass in the middle. Here the same is done to the digit of a picture, which must be found first:
 
 1. ``read_grey``: brightness, upright, at most WORKING_SIDE pixels a side
-2. ``sheet_of``: the sheet of paper alone, if other things show around it
+2. ``sheet_of``: the sheet of paper alone, laid straight, if other things show around it
 3. ``ink_of``: what stands out from the ground (paper under uneven light), darker or lighter
 4. ``digit_of``: the ink that hangs together, without specks and what comes in from the edge
 5. ``placed``: that scaled into the box and centred
@@ -17,6 +17,7 @@ import warnings
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from msgd.errors import UserError
 
@@ -83,6 +84,7 @@ CLEARLY_TWO = 0.8  # separation of ink and ground; see _parted
 # the rectangle's longer side the shorter one. No digit is so much of a rectangle but a straight 1,
 # which is slimmer: with its hole filled, a printed 0 has up to 0.845.
 LEAST_SHEET, LEAST_OF_PICTURE, SLIMMEST_SHEET = 0.85, 0.25, 0.5
+STRAIGHT = 1.0  # degrees; by less no picture is turned
 # Of the largest piece of ink, in pixels: a smaller one is a speck.
 SPECK = 0.05
 FULL = 0.75  # share of the inked pixels with less ink than a full stroke
@@ -93,7 +95,7 @@ def sheet_of(grey):
     """Return ``grey`` (height, width), cut down to the sheet of paper in it, if one is seen.
 
     A sheet is nearly a rectangle, of another brightness than most of the picture's edges. If it
-    lies askew, what else is in the part returned comes in from the edge.
+    lies askew, the picture is turned until it lies straight, by less than 45 degrees.
     """
     smooth = _smoothed(grey)
     threshold, separation = _parted(smooth)
@@ -101,17 +103,40 @@ def sheet_of(grey):
     labels, boxes = _labelled(is_light != (_edges(is_light).mean() > 0.5))
     if separation <= CLEARLY_TWO or not boxes:
         return grey
-    number = np.argmax(np.bincount(labels.ravel())[1:]) + 1
-    box = boxes[number - 1]
-    bare = labels[box] == number
+    bare = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
     sheet = ndimage.binary_fill_holes(bare)
+    if min(s.stop - s.start for s in _box_of(sheet)) < SMALLEST_SIDE:
+        return grey
+    degrees, sides = _rectangle_around(sheet)
     is_sheet = (
-        sheet.mean() > LEAST_SHEET
+        sheet.sum() > LEAST_SHEET * np.prod(sides)
         and sheet.sum() > LEAST_OF_PICTURE * grey.size
-        and min(sheet.shape) > SLIMMEST_SHEET * max(sheet.shape)
+        and min(sides) > SLIMMEST_SHEET * max(sides)
         and bare.sum() > (1 - CLOSE_SHARE) * sheet.sum()  # no frame
     )
-    return grey[box] if is_sheet else grey
+    if not is_sheet:
+        return grey
+    if abs(degrees) > STRAIGHT:
+        grey = ndimage.rotate(grey, degrees, order=1, mode="nearest")
+        sheet = ndimage.rotate(sheet, degrees, order=0)
+    return grey[_box_of(sheet)]
+
+
+def _rectangle_around(mask):
+    """Return (degrees, sides): of the smallest rectangle around the pixels of ``mask``.
+
+    degrees: by which a picture must be turned for the rectangle to stand straight, from -45 to 45;
+    sides: two lengths in pixels. One of its sides runs along a side of the convex hull.
+    """
+    points = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    corners = points[ConvexHull(points).vertices]
+    rows, columns = np.diff(corners, axis=0, append=corners[:1]).T
+    angles = np.arctan2(rows, columns) % (np.pi / 2)
+    axes = np.stack([np.cos(angles), np.sin(angles), -np.sin(angles), np.cos(angles)], axis=-1)
+    sides = np.ptp(axes.reshape(-1, 2, 2) @ corners[:, ::-1].T, axis=-1) + 1  # (angles, 2)
+    best = np.argmin(sides.prod(axis=-1))
+    degrees = np.degrees(angles[best])
+    return degrees - 90 * (degrees > 45), sides[best]
 
 
 def ink_of(grey):
@@ -203,9 +228,13 @@ def digit_of(ink, noise):
     full = np.quantile(ink[pieces], FULL)
     strokes = _without_specks(_without_edges(pieces & (ink > EDGE * full)))
     around = ndimage.binary_dilation(strokes, iterations=2) & pieces
-    rows, columns = (np.flatnonzero(strokes.any(axis=axis)) for axis in (1, 0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    box = _box_of(strokes)
     return np.clip(ink / full, 0, 1)[box] * around[box]
+
+
+def _box_of(mask):
+    """Return the slices of the rows and columns that ``mask``, not empty, lies in."""
+    return ndimage.find_objects(mask.astype(np.uint8))[0]
 
 
 EIGHT = np.ones((3, 3), bool)  # diagonal neighbours touch
