@@ -7,6 +7,7 @@ test_sda.py runs it as if on other processors.
 import dataclasses
 import gc
 import hashlib
+import math
 import sys
 import weakref
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import oracle
 import pytest
 import toy
+from autoencoders import sha256
 from conftest import make_dataset
 from contract import Adapter, SgdContract, Sizes, as_list, bits, pixels_of
 
@@ -30,6 +32,7 @@ from msgd.models import cpu_backend, load_stages
 FLOATS = {"float32": np.float32, "float64": np.float64}
 # Of the costs and of the parameters after some steps in every stage: roundings of each of them.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
+PUBLISHED_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
 
 # The oracle: layers by those of the auto-encoder and of the machine, then the network of sigmoids.
@@ -184,7 +187,36 @@ def adapter_of(name):
 
 
 class StackContract(SgdContract):
-    """The tests that both pass."""
+    """The tests that both pass.
+
+    fingerprints: SHA-256 of the published initial weights of each layer, by float type; first_cost:
+    of the first layer, at the published settings.
+    """
+
+    @pytest.mark.parametrize("float_name", FLOATS)
+    def test_the_published_initial_weights(self, float_name):
+        dataset = make_dataset(20, 10, 10, (28, 28), 10)
+        settings = toy.published_settings(self.adapter.name)
+        model = toy.load_model(self.adapter.name)
+        parameters = [*model.initial_parameters(dataset, settings, FLOATS[float_name]).values()]
+        assert [sha256(array) for array in parameters[:6:2]] == self.fingerprints[float_name]
+        assert not any(array.any() for array in (*parameters[1::2], parameters[6]))
+        assert parameters[6].shape == (1000, 10)
+
+    @pytest.mark.parametrize("float_name", FLOATS)
+    @pytest.mark.parametrize("twin", ["cpu", "reference"])
+    def test_the_published_figures(self, mnist, twin, float_name):
+        """Two minibatches of each stage, as the oracle has them, and figures that are known."""
+        dataset, settings, given = published(mnist, self.adapter.name, float_name)
+        backend = toy.make_backend(twin, dataset, settings, given)
+        found = train_through(backend, 2)
+        expected, parameters = follow(dataset, settings, given, 2)
+        tolerance = PUBLISHED_TOLERANCE[float_name]
+        np.testing.assert_allclose(found, expected, rtol=tolerance)
+        np.testing.assert_allclose(found[0][0], self.first_cost, rtol=tolerance)
+        np.testing.assert_allclose(found[3][0], math.log(10), rtol=tolerance)
+        for array, right in zip(backend.get_parameters().values(), parameters, strict=True):
+            assert np.linalg.norm(array - right) <= tolerance * np.linalg.norm(right)
 
     def test_a_step_at_the_published_sizes(self, device):
         """The simulator would take hours; its kernels are the multilayer perceptron's."""

@@ -1,20 +1,8 @@
 """The deep belief network: the contract, and published figures."""
 
-import math
-
-import numpy as np
 import pytest
 import toy
-from autoencoders import sha256
-from conftest import make_dataset
-from stacks import (
-    FLOATS,
-    StackContract,
-    adapter_of,
-    follow,
-    published,
-    train_through,
-)
+from stacks import StackContract, adapter_of
 
 from msgd.models.dbn import model
 
@@ -30,21 +18,12 @@ FINGERPRINTS = {
         "22e3edbefdf092632e7944aca874e592b476966461d9f5c6b0f9607bb0d9a0eb",
     ],
 }
-FIRST_COST = -1055.153526362693  # of the first layer, at the published settings
-PUBLISHED_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
 
 class TestContract(StackContract):
     adapter = adapter_of("dbn")
-
-
-@pytest.mark.parametrize("float_name", FINGERPRINTS)
-def test_the_published_initial_weights(float_name):
-    dataset = make_dataset(20, 10, 10, (28, 28), 10)
-    settings = toy.published_settings("dbn")
-    parameters = [*model.initial_parameters(dataset, settings, FLOATS[float_name]).values()]
-    assert [sha256(array) for array in parameters[:6:2]] == FINGERPRINTS[float_name]
-    assert not any(array.any() for array in (*parameters[1::2], parameters[6]))
+    fingerprints = FINGERPRINTS
+    first_cost = -1055.153526362693
 
 
 def test_the_published_layers():
@@ -56,22 +35,6 @@ def test_the_published_layers():
         assert {one.seed for one in draws} == {843828734}
         assert [one.stream for one in draws] == [3 * number - 2, 3 * number - 1, 3 * number]
         assert [one.size for one in draws] == [10000, 7840, 10000]
-
-
-@pytest.mark.parametrize("float_name", FLOATS)
-@pytest.mark.parametrize("device", ["cpu", "reference"])
-def test_the_published_figures(mnist, device, float_name):
-    """Two minibatches of each stage, as the oracle has them, and those figures that are known."""
-    dataset, settings, given = published(mnist, "dbn", float_name)
-    backend = toy.make_backend(device, dataset, settings, given)
-    found = train_through(backend, 2)
-    expected, parameters = follow(dataset, settings, given, 2)
-    tolerance = PUBLISHED_TOLERANCE[float_name]
-    np.testing.assert_allclose(found, expected, rtol=tolerance)
-    np.testing.assert_allclose(found[0][0], FIRST_COST, rtol=tolerance)
-    np.testing.assert_allclose(found[3][0], math.log(10), rtol=tolerance)
-    for array, right in zip(backend.get_parameters().values(), parameters, strict=True):
-        assert np.linalg.norm(array - right) <= tolerance * np.linalg.norm(right)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "reference"])
