@@ -7,7 +7,9 @@ import argparse
 import gc
 import logging
 import math
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from msgd.config import check_plot_settings, load_schema
@@ -21,8 +23,9 @@ log = logging.getLogger("msgd")
 # have them gone through again and again: a twentieth of the start.
 GARBAGE_IS_RARE = 50_000
 
-# The exit code that a shell shows of programs that the signal SIGPIPE ended.
+# The exit codes that a shell shows of programs that the signals SIGPIPE and SIGTERM ended.
 READER_LEFT = 128 + 13
+TERMINATED = 128 + 15
 
 DESCRIPTION = "The msgd program: one subcommand per step of the workflow."
 
@@ -32,6 +35,8 @@ def main(arguments=None):
     gc.set_threshold(GARBAGE_IS_RARE)
     options = _parser().parse_args(arguments)
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
         _set_up_logging(options.log)
         return options.function(options) or 0
     except UserError as error:
@@ -40,7 +45,7 @@ def main(arguments=None):
     except BrokenPipeError:  # of a pipe that is read to its end no more (| head): nothing to say
         return READER_LEFT
     except OSError as error:
-        where = error.filename or "a file"
+        where = error.filename2 or error.filename or "a file"  # of two, that which is written
         log.error("msgd %s: error: %s: %s", options.command, where, error.strerror or error)
         return 1
     except MemoryError as error:  # NumPy says how much, and for which shape
@@ -50,9 +55,21 @@ def main(arguments=None):
     except KeyboardInterrupt:
         log.error("msgd %s: interrupted", options.command)
         return 130
+    except Terminated:
+        log.error("msgd %s: ended by the signal SIGTERM", options.command)
+        return TERMINATED
     except Exception:
         log.exception("msgd %s: failed where it should not; please report this", options.command)
         return 1
+
+
+class Terminated(BaseException):
+    """SIGTERM has come: what is half-written is removed on the way out, as after Ctrl-C."""
+
+
+def _terminate(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise Terminated
 
 
 def _parser():
@@ -222,6 +239,13 @@ def _positive_or_null(text):
     return None if text == "null" else _positive(text)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that may end early: where the disk is full, what was computed is of more worth."""
+
+    def handleError(self, record):  # noqa: N802  # logging's name
+        """Say nothing; the file that is to hold a result says that there is no room."""
+
+
 def _set_up_logging(path):
     """Send results, warnings and errors to standard error; if ``path`` is given, everything to it.
 
@@ -238,7 +262,7 @@ def _set_up_logging(path):
     logger.handlers[:] = [terminal]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, "w", encoding="utf-8", errors="backslashreplace")
+        file = _LogFile(path, "w", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)
     logger.setLevel(logging.INFO)

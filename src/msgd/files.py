@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and their hashes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,28 +12,62 @@ from pathlib import Path
 from msgd.errors import UserError
 
 PARTIAL = ".partial-"  # how the names of files begin that are not whole yet
+ROOM = 1 << 20  # bytes to be written where it is asked whether there is room
 
 
 @contextmanager
 def atomic_path(path):
     """Yield a temporary path beside ``path``; on success flush it and rename it to ``path``.
 
-    On any exception the temporary file is removed and ``path`` is left as it was.
+    On any exception the temporary file is removed and ``path`` is left as it was. An OSError names
+    ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The real suffix comes last: writers such as matplotlib choose the format by it.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
-    os.close(descriptor)
-    temporary = Path(name)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The real suffix comes last: writers such as matplotlib choose the format by it.
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            with _reason_kept(temporary):
+                yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _naming(path):
+    """Let an OSError be of ``path``: most of writing name no file, others the temporary one."""
     try:
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(errno.EIO, str(error), str(path)) from error
+        if error.filename is None or PARTIAL in f"{error.filename} {error.filename2}":
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
+def _reason_kept(path):
+    """Let an OSError say why ``path`` was not written.
+
+    NumPy and Pillow write through C and say only that less was written than asked for. Where that
+    was for want of room, a plain write fails, too, and says so.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None and path.exists():
+            with path.open("ab") as stream:
+                stream.write(bytes(ROOM))
+                os.fsync(stream.fileno())
         raise
 
 
@@ -50,9 +85,9 @@ def expand_home(path):
         return text
 
 
-def remove_partial(folder):
-    """Remove what processes that were killed have left of files in ``folder``."""
-    for path in Path(folder).glob(PARTIAL + "*"):
+def remove_partial(folder, below=False):
+    """Remove what processes that were killed have left of files in ``folder``, or ``below`` it."""
+    for path in Path(folder).glob(("**/" if below else "") + PARTIAL + "*"):
         path.unlink(missing_ok=True)
 
 

@@ -28,7 +28,7 @@ from msgd.errors import UserError
 from msgd.evaluation.outcome import describe_outcome
 from msgd.evaluation.tensorboard import FILE_NAME as EVENT_FILE
 from msgd.evaluation.tensorboard import INSTALL as INSTALL_TENSORBOARD
-from msgd.files import sha256_of_hashes
+from msgd.files import remove_partial, sha256_of_hashes
 from msgd.models import AUTOENCODERS, SAMPLERS, UNSUPERVISED
 from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 
