@@ -70,12 +70,12 @@ CHANGES = {
     "a file of parameters": (
         "runs/a/default/best_parameters.npz",
         save_other_parameters,
-        "best_parameters are not those that training.json is of",
+        "the SHA-256 of the best_parameters is not that in training.json",
     ),
     "a bit of a snapshot": (
         "runs/b/default/snapshots/iteration_000000000.npz",
         lambda path: flip(path, 200),
-        "snapshots are not those that training.json is of",
+        "the SHA-256 of the snapshots is not that in training.json",
     ),
     "the validation errors": (
         "runs/a/default/training.json",
@@ -91,6 +91,11 @@ CHANGES = {
         "runs/a/default/test_predictions.npz",
         predict_otherwise,
         "of 1 test images the saved predictions are others",
+    ),
+    "a digit of the history": (
+        "runs/b/default/history.csv",
+        lambda path: flip(path, -10),
+        "the SHA-256 of the history is not that in training.json",
     ),
     "the cost": (
         "runs/b/default/training.json",

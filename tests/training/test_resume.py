@@ -151,11 +151,17 @@ def test_a_torn_state_gives_way_to_the_one_before(data, tmp_path, damage, caplog
     assert files(tmp_path) == expected
 
 
-def test_lost_snapshots_make_a_state_useless(data, tmp_path):
+@pytest.mark.parametrize("damage", ["lost", "flipped"])
+def test_lost_or_torn_snapshots_make_a_state_useless(data, tmp_path, damage):
     train(data, tmp_path)
     expected = files(tmp_path)
     for snapshot in tmp_path.glob("states/*/snapshots/*"):
-        snapshot.unlink()
+        content = bytearray(snapshot.read_bytes())
+        content[len(content) // 2] ^= 1
+        if damage == "flipped":
+            snapshot.write_bytes(content)
+        else:
+            snapshot.unlink()
     train(data, tmp_path)
     assert files(tmp_path) == expected
 

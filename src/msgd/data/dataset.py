@@ -101,7 +101,10 @@ def load_dataset(folder):
     return dataset
 
 
-ANEW = "write the folder anew with msgd unpickle"
+ANEW = (
+    "write the folder anew with msgd unpickle, in the workflow with "
+    "snakemake --cores all --forcerun unpickle"
+)
 
 
 def _map_array(path):

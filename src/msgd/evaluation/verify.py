@@ -1,19 +1,20 @@
 """Whether results hold: hashes taken anew, and scores counted anew from saved parameters."""
 
 import logging
+import shlex
 from pathlib import Path
 
 import numpy as np
 
 from msgd.backends import choose_device
 from msgd.data.content import check_images
-from msgd.data.dataset import load_dataset
+from msgd.data.dataset import ANEW, load_dataset
 from msgd.errors import UserError
 from msgd.evaluation.opened_run import RECORD, open_run
 from msgd.inference.model_file import load_model_file
 from msgd.models.interface import count_mistakes
 from msgd.provenance import device_of
-from msgd.training.run import build_backend, hashes_of_parameters, run_name
+from msgd.training.run import build_backend, hashes_of_run, run_name
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ def verify(results, backend="auto", threads=1):
 
     Of the data every array's hash; of a run the hashes of its parameters, that its files are of one
     run, and its errors, which are counted anew on ``backend`` with ``threads`` threads; of
-    best_model.npz that it is a run's. Logs a line for each. Changes nothing. Raises UserError if
-    there is no finished run.
+    best_model.npz that it is a run's. Logs a line for each; what does not hold is said with the
+    command that makes it anew. Changes nothing. Raises UserError if there is no finished run.
     """
     results = Path(results)
     folders = [path.parent for path in sorted(results.glob(f"runs/*/*/{RECORD}"))]
@@ -36,19 +37,25 @@ def verify(results, backend="auto", threads=1):
         raise UserError(f"{results} holds no finished run; snakemake makes them in results/")
     datasets, findings = {}, []
 
-    def check(what, function, *arguments):
+    def check(what, made_by, function, *arguments):
         try:
             log.info("%s holds: %s", what, function(*arguments))
         except (UserError, OSError) as error:
-            findings.append(f"{what} does not hold: {error}")
+            anew = "" if ANEW in str(error) else f"; {_made_anew(made_by)}"
+            findings.append(f"{what} does not hold: {error}{anew}")
 
     for path in sorted(results.glob("data/*/dataset.json")):
-        check(path.parent, _check_data, path.parent, datasets)
+        check(path.parent, "unpickle", _check_data, path.parent, datasets)
     for folder in folders:
-        check(folder, _check_run, folder, datasets, backend, threads)
-    if (results / "best_model.npz").exists():
-        check(results / "best_model.npz", _check_model, results / "best_model.npz", folders)
+        check(folder, folder / "training.json", _check_run, folder, datasets, backend, threads)
+    if (model := results / "best_model.npz").exists():
+        check(model, "select", _check_model, model, folders)
     return findings
+
+
+def _made_anew(made_by):
+    """Return which command makes anew what the rule of that name makes, or that makes the file."""
+    return f"make it anew with snakemake --cores all --forcerun {shlex.quote(str(made_by))}"
 
 
 def _check_data(folder, datasets):
@@ -69,10 +76,10 @@ def _check_run(folder, datasets, backend, threads):
     if data_folder is None:
         raise UserError("it was trained on other data than are there, or those do not hold")
     run = open_run(folder, data_folder)
-    saved = hashes_of_parameters(folder)
+    saved = hashes_of_run(folder)
     for name, sha256 in run.training.get("sha256", {}).items():
         if saved.get(name) != sha256:
-            raise UserError(f"{name} are not those that training.json is of: their SHA-256 differs")
+            raise UserError(f"the SHA-256 of the {name} is not that in training.json")
     checked = [f"the hashes of {len(run.snapshots())} snapshots and the best parameters"]
     run.seconds()  # reads the history, and that both are of one run
     if run.is_classifier:

@@ -24,9 +24,9 @@ import numpy as np
 import scipy
 
 from msgd.errors import UserError
-from msgd.files import atomic_path, write_json
+from msgd.files import atomic_path, sha256_of_file, write_json
 from msgd.source import sha256_of_source, training_source
-from msgd.training.snapshots import list_snapshots, save_parameters, snapshot_path
+from msgd.training.snapshots import save_parameters, snapshot_path
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +97,13 @@ class Checkpoint:
         self.folder = folder and Path(folder)
         self.seconds_between = seconds_between
         self.last_saved = time.monotonic()
-        self.taken = []  # the iterations of the snapshots so far
+        self.taken = {}  # the SHA-256 of each snapshot so far, by its iteration
 
     def save_snapshot(self, iteration, parameters):
         """Keep ``parameters`` as they are after ``iteration`` minibatches, of all stages."""
         path = snapshot_path(self.snapshots, iteration)
-        self.taken = sorted({*self.taken, iteration})
         save_parameters(path, parameters)
+        self.taken[iteration] = sha256_of_file(path)
         if self.folder:
             with atomic_path(self.folder / "snapshots" / path.name) as copy:
                 shutil.copyfile(path, copy)
@@ -117,7 +117,7 @@ class Checkpoint:
         if not self.folder:
             return
         self.last_saved = time.monotonic()
-        state.record |= {"run": self.folder.name, "snapshots": self.taken}
+        state.record |= {"run": self.folder.name, "snapshots": sorted(self.taken.items())}
         iterations = [iteration for iteration, _ in self._states()]
         if sum(iteration > state.iteration for iteration in iterations) >= GENERATIONS:
             return  # of a longer run, which n_epochs cut short now
@@ -154,14 +154,14 @@ class Checkpoint:
         return [(int(path.stem.removeprefix("iteration_")), path) for path in paths]
 
     def _restore_snapshots(self, state):
-        """Copy the snapshots taken until ``state``; return whether all were there."""
-        taken = {*state.record["snapshots"]}
-        kept = dict(list_snapshots(self.folder / "snapshots"))
-        for iteration in taken & set(kept):
-            shutil.copyfile(kept[iteration], snapshot_path(self.snapshots, iteration))
-        if not taken <= set(kept):
-            return False
-        self.taken = sorted(taken)
+        """Copy the snapshots taken until ``state``; return whether all were there, and whole."""
+        taken = dict(state.record["snapshots"])
+        for iteration, sha256 in taken.items():
+            kept = snapshot_path(self.folder / "snapshots", iteration)
+            if not kept.exists() or sha256_of_file(kept) != sha256:
+                return False
+            shutil.copyfile(kept, snapshot_path(self.snapshots, iteration))
+        self.taken = taken
         return True
 
 

@@ -7,8 +7,8 @@ In the run's folder:
 - ``timings.csv``: the seconds of each row since the start of training
 - ``best_parameters.npz``: of the fewest validation errors, or, without any, of the last epoch
 - ``snapshots/iteration_*.npz``: the parameters on their way, from before the first minibatch
-- ``training.json``: the outcome, with hashes of the saved parameters; ``provenance.json``: where it
-  comes from
+- ``training.json``: the outcome, with hashes of the files above but the timings
+- ``provenance.json``: where it comes from
 """
 
 import csv
@@ -97,7 +97,7 @@ def run_training(
         "floatX": float_x,
         "n_params": sum(array.size for array in parameters.values()),
         **result.summary(),
-        "sha256": hashes_of_parameters(run_folder),
+        "sha256": hashes_of_run(run_folder),
     }
     write_json(run_folder / "training.json", summary)
     log.log(RESULT, "%s: %s", title, result.describe())
@@ -114,12 +114,13 @@ def _write_result(run_folder, result):
     save_parameters(run_folder / "best_parameters.npz", result.best_parameters)
 
 
-def hashes_of_parameters(run_folder):
-    """Return what tells by content, not by date, whether saved parameters changed (dict)."""
+def hashes_of_run(run_folder):
+    """Return what tells by content, not by date, whether what was saved changed (dict)."""
     snapshots = [path for _, path in list_snapshots(run_folder / "snapshots")]
     return {
         "best_parameters": sha256_of_file(run_folder / "best_parameters.npz"),
         "snapshots": sha256_of_hashes({path.name: sha256_of_file(path) for path in snapshots}),
+        "history": sha256_of_file(run_folder / "history.csv"),
     }
 
 
