@@ -9,6 +9,7 @@ from numba import cuda
 
 from msgd.errors import UserError
 from msgd.kernels import formulas, options
+from msgd.kernels.cache import check_files
 from msgd.kernels.formulas import like
 
 IS_SIMULATOR = bool(numba.config.ENABLE_CUDASIM)
@@ -21,7 +22,10 @@ INLINE = options.CUDA if IS_SIMULATOR else {**options.CUDA, "forceinline": True}
 IS_NUMBA_CUDA = getattr(cuda, "implementation", None) == "NVIDIA"  # not Numba's own old module
 
 if IS_NUMBA_CUDA and not IS_SIMULATOR:
+    from numba.cuda.core import caching
     from numba.cuda.extending import overload
+
+    check_files(caching)
 
     @overload(formulas.like, target="cuda")
     def _like(x, value):

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 from msgd.errors import UserError
+from msgd.kernels.cache import check_files
 from msgd.source import source_sha256
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ def _kernels_key():
 
 
 numba.config.CACHE_DIR = str(_cache_folder())
+check_files(numba.core.caching)
 
 # Numba warns of CUDA grids below 128 blocks. Ours are as large as the work, and nobody who runs the
 # program can change them. Not through os.environ: Numba would then read all of it again, and forget
