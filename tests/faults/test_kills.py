@@ -1,0 +1,67 @@
+"""Rules that are ended at any moment: nothing half-written counts, and a rerun ends the same."""
+
+import random
+import shutil
+import signal
+
+import pytest
+from rules import CONFIG, RULES, SHORT, Rules, finish, kill_after, partial_files, results_of, start
+
+SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
+KILLS = {**dict.fromkeys(RULES, 5), "train": 10}
+QUICK = ["unpickle", "train", "score", "tabulate"]
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory):
+    return Rules(tmp_path_factory.mktemp("rules") / "toy", CONFIG)
+
+
+@pytest.fixture(scope="module")
+def few_rules(tmp_path_factory):
+    return Rules(tmp_path_factory.mktemp("few") / "toy", SHORT)
+
+
+def kill(rules, rule, n_kills, folder, first_signal=0):
+    """Kill the process of a job of ``rule``, at random moments; return how often it was."""
+    rules.run_until(rule)
+    whole = results_of(rules.folder)
+    seconds, moments, n_killed = rules.seconds[rule], random.Random(rule), 0
+    for attempt in range(20 * n_kills):
+        number = SIGNALS[(first_signal + n_killed) % len(SIGNALS)]
+        copy = rules.without(rule, folder / str(attempt))
+        process = start(rules.command(rule), copy)
+        if not kill_after(process, moments.uniform(0.1, 1) * seconds, number):
+            seconds *= 0.9  # the machine is less busy than before
+            continue
+        n_killed += 1
+        assert process.returncode in (-number, 128 + number)
+        if number != signal.SIGKILL:
+            assert not partial_files(copy)
+        for path in partial_files(copy):  # as the workflow does when it starts
+            path.unlink()
+        assert results_of(copy).items() <= whole.items(), "there is something half-written"
+        done = finish(rules.command(rule), copy)
+        assert done.returncode == 0, done.stderr
+        assert results_of(copy) == whole
+        shutil.rmtree(copy)
+        if n_killed == n_kills:
+            break
+    return n_killed
+
+
+@pytest.mark.parametrize("rule", QUICK)
+def test_a_killed_rule_ends_with_the_same_bytes(few_rules, rule, tmp_path, record_property):
+    n_killed = kill(few_rules, rule, 1, tmp_path, first_signal=QUICK.index(rule))
+    record_property("cases", n_killed)
+    assert n_killed == 1
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_can_be_killed_at_any_moment(rules, rule, tmp_path, record_property):
+    if rule not in rules.commands:
+        pytest.skip("extra tensorboard is not installed: no event files")
+    n_killed = kill(rules, rule, KILLS[rule], tmp_path)
+    record_property("cases", n_killed)
+    assert n_killed == KILLS[rule]
