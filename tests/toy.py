@@ -22,14 +22,6 @@ LAYERS = {
     "dbn": {"n_hidden": [5, 4], **PRETRAINING},
     **{name: {"n_hidden": 5} for name in UNSUPERVISED},
 }
-# The same on images of 14 x 14 pixels, wider than a vector and than a block of units.
-WIDER = {
-    "mlp": {"n_hidden": [70, 20]},
-    "lenet": {"nkerns": [4, 6], "filter_size": 3, "n_hidden": 500},
-    "sda": {"n_hidden": [70, 20]},
-    "dbn": {"n_hidden": [70, 20]},
-    **{name: {"n_hidden": 70} for name in UNSUPERVISED},
-}
 # The same of what the fast CUDA kernels can train, on images of FAST_SHAPE.
 FAST_LAYERS = {
     "mlp": {"n_hidden": 6},

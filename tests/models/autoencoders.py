@@ -1,17 +1,8 @@
-"""What the tests of the auto-encoders share: settings, the oracle's steps, and a contract.
-
-As a program, ``python tests/models/autoencoders.py float32``, it prints digests of short trainings:
-test_da.py runs it as if on other processors.
-"""
+"""What the tests of the auto-encoders share: settings, the oracle's steps, and a contract."""
 
 import hashlib
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a program
-
-import conftest as _  # noqa: F401 (before msgd: it sees to Numba and to the simulator)
 import numba
 import numpy as np
 import oracle
@@ -23,7 +14,7 @@ from msgd.data.dataset import load_dataset
 from msgd.data.unpickle import unpickle
 from msgd.kernels.uniform import fill_uniform, new_position
 from msgd.models import cpu_backend, load_backend, load_model
-from msgd.models.da.tied_layer import CHUNK, NEVER
+from msgd.models.da.tied_layer import NEVER
 from msgd.models.mlp.first_layer import BLOCK, PANEL
 
 NAMES = ["weights", "hidden_bias", "visible_bias"]
@@ -307,17 +298,3 @@ class AutoencoderContract:
             trained = backend.train(0, 12), backend.get_parameters()
             results.append(bits(*trained, getattr(backend, "jacobian_norms", trained[0])))
         assert results[0] == results[1]
-
-
-def digest(name, float_x):
-    """Return the digest of a short training of the model ``name``."""
-    dataset = make_dataset(60, 10, 10, (14, 14), 10)
-    assert dataset.n_features > 3 * CHUNK
-    settings = settings_of(name, batch_size=20, n_hidden=2 * BLOCK + 9)
-    backend = make_backend("cpu", dataset, settings, random_parameters(dataset, settings, float_x))
-    content = bits(backend.train(0, 8), backend.get_parameters())
-    return hashlib.sha256(b"".join(content)).hexdigest()
-
-
-if __name__ == "__main__":
-    print([digest(name, FLOATS[sys.argv[1]]) for name in ("da", "ca")])

@@ -1,20 +1,10 @@
-"""What the tests of stacks share: the oracle through all stages, and a contract.
-
-As a program, ``python tests/models/stacks.py float32``, it prints digests of short trainings:
-test_sda.py runs it as if on other processors.
-"""
+"""What the tests of stacks share: the oracle through all stages, and a contract."""
 
 import dataclasses
 import gc
-import hashlib
 import math
-import sys
 import weakref
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a program
-
-import conftest as _  # noqa: F401 (before msgd: it sees to Numba and to the simulator)
 import numba
 import numpy as np
 import oracle
@@ -388,17 +378,3 @@ def published(dataset, name, float_name, **changes):
     few = dataclasses.replace(dataset, train_x=dataset.train_x[:200], train_y=dataset.train_y[:200])
     model = toy.load_model(name)
     return few, settings, model.initial_parameters(few, settings, FLOATS[float_name])
-
-
-def digest(name, float_x):
-    """Return the digest of a short training of the model ``name`` through all stages."""
-    dataset = make_dataset(60, 20, 10, (14, 14), 10)
-    settings = settings_of(name, n_hidden=[137, 73])
-    parameters = toy.random_parameters(dataset, settings, float_x)
-    backend = toy.make_backend("cpu", dataset, settings, parameters)
-    content = bits(*train_through(backend, 30)[:-1], backend.get_parameters())
-    return hashlib.sha256(b"".join(content)).hexdigest()
-
-
-if __name__ == "__main__":
-    print([digest(name, FLOATS[sys.argv[1]]) for name in FOLLOW_LAYER])

@@ -1,9 +1,5 @@
 """The denoising auto-encoder: the oracle, published figures, and every backend against them."""
 
-import platform
-import subprocess
-import sys
-
 import autoencoders
 import numpy as np
 import oracle
@@ -19,7 +15,7 @@ from autoencoders import (
     settings_of,
     sha256,
 )
-from conftest import environment, make_dataset
+from conftest import make_dataset
 
 from msgd.models.da import model
 
@@ -110,23 +106,3 @@ def test_ten_steps_follow_the_oracle_over_an_epoch_edge(device, float_name, pixe
 
 class TestContract(AutoencoderContract):
     adapter = Autoencoder("da")
-
-
-@pytest.mark.targets
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 targets")
-@pytest.mark.parametrize("name", ["haswell", "nehalem", "generic"])
-def test_the_same_bytes_for_other_processors(name):
-    """Of both auto-encoders, in tiles of other sizes, and with an fma that is a function."""
-
-    def digests(**changes):
-        done = subprocess.run(
-            [sys.executable, autoencoders.__file__, "float32"],
-            capture_output=True,
-            text=True,
-            env=environment(**changes),
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert digests() == digests(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")

@@ -1,20 +1,13 @@
 """The restricted Boltzmann machine: the oracle, published figures, every backend against them."""
 
-import hashlib
 import itertools
-import platform
-import subprocess
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a program: see the last test
 
 import numba
 import numpy as np
 import oracle
 import pytest
 from autoencoders import FLOATS, NAMES, bits, make_backend, random_parameters, settings_of, sha256
-from conftest import darkened, environment, make_dataset
+from conftest import darkened, make_dataset
 
 from msgd.errors import UserError
 from msgd.kernels.uniform import fill_uniform, new_position
@@ -464,41 +457,3 @@ def test_samples_after_training_follow_the_oracle(float_name, n_test):
             means = oracle.sigmoid(h @ weights.T + visible_bias)
             v = (u[1] < means).astype(float)
         np.testing.assert_allclose(row, means, rtol=10 * TOLERANCE[float_name])
-
-
-def digest(float_x):
-    """Return the digest of two short trainings, one of each kind."""
-    content = hashlib.sha256()
-    for persistent in (True, False):
-        dataset = make_dataset(60, 10, 10, (14, 14), 10)
-        changes = {"batch_size": 20, "n_hidden": 2 * PANEL + 9, "persistent": persistent}
-        settings = settings_of("rbm", gibbs_steps=5, **changes)
-        given = random_parameters(dataset, settings, float_x)
-        backend = make_backend("cpu", dataset, settings, given)
-        for part in bits(backend.train(0, 8), backend.get_parameters(), backend.get_state()):
-            content.update(part)
-    return content.hexdigest()
-
-
-@pytest.mark.targets
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 targets")
-@pytest.mark.parametrize("name", ["haswell", "nehalem", "generic"])
-def test_the_same_bytes_for_other_processors(name):
-    def digest_there(**changes):
-        done = subprocess.run(
-            [sys.executable, __file__, "float32"],
-            capture_output=True,
-            text=True,
-            env=environment(**changes),
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    old_libm = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA,-FMA4"}
-    there = digest_there(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="", **old_libm)
-    assert digest_there() == there
-
-
-if __name__ == "__main__":
-    print(digest(FLOATS[sys.argv[1]]))

@@ -1,13 +1,6 @@
-"""Stacked denoising auto-encoders: the contract, published figures, and other processors."""
+"""Stacked denoising auto-encoders: the contract, and published figures."""
 
-import platform
-import subprocess
-import sys
-
-import pytest
-import stacks
 import toy
-from conftest import environment
 from stacks import StackContract, adapter_of
 
 from msgd.models.sda import model
@@ -39,23 +32,3 @@ def test_the_published_layers():
     for number, layer in enumerate(layers, start=1):
         draws = toy.load_model("da").mask_draws(784, layer)
         assert (draws.seed, draws.stream, draws.size) == (1054665268, number, 784)
-
-
-@pytest.mark.targets
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 targets")
-@pytest.mark.parametrize("name", ["haswell", "nehalem", "generic"])
-def test_the_same_bytes_for_other_processors(name):
-    """Of both stacks."""
-
-    def digests(**changes):
-        done = subprocess.run(
-            [sys.executable, stacks.__file__, "float32"],
-            capture_output=True,
-            text=True,
-            env=environment(**changes),
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert digests() == digests(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
