@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "results/README.md", "config/README.md", "docs/*.md")
 PROGRAMS = (
     "snakemake|msgd|pip|pytest|python|ruff|snakefmt|uv|bash|squeue|scancel|for|cp|cd|mkdir"
-    "|sphinx-build|tensorboard|export"
+    "|sphinx-build|tensorboard|export|echo"
 )
 SETTING = r"[A-Z_]+=\S+ "
 BLOCK = re.compile(rf"^    ((?:{SETTING})*(?:{PROGRAMS})(?: .+)?)$", re.MULTILINE)
