@@ -21,8 +21,8 @@ from numpy.lib import format as npy_format
 from msgd.data.dataset import SPLITS
 from msgd.data.kinds import IDX_TYPES, is_idx, sniff
 from msgd.data.pieces import StoredArray, number_of_bytes
-from msgd.data.safe_pickle import LimitedReader, load_arrays
-from msgd.errors import UserError
+from msgd.data.safe_pickle import MAX_AXES, LimitedReader, load_arrays
+from msgd.errors import UserError, shown
 from msgd.files import expand_home
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,11 @@ def read_splits(path, headers_only=False):
     returned. Raises UserError, naming the file and the finding, if it is not what it should be.
     """
     path = Path(expand_home(path))
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:  # a name that no file can have
+        raise UserError(f"the data set {shown(str(path))}: {error.strerror}") from error
+    if not is_there:
         raise UserError(_not_found(path))
     if path.is_dir():
         return _read_idx_folder(path, headers_only)
@@ -66,7 +70,8 @@ def read_splits(path, headers_only=False):
 def _not_found(path):
     """Return the words for a path that does not exist: where it was sought, and what is there."""
     folder = path.absolute().parent
-    text = f"the data set {path} does not exist; it was sought in {folder}"
+    name, where = (shown(str(one), 300) for one in (path, folder))
+    text = f"the data set {name} does not exist; it was sought in {where}"
     if path.is_symlink():
         return f"{text}, where a link of that name leads nowhere"
     if not folder.is_dir():
@@ -121,12 +126,7 @@ def _part_description(part):
 def _read_npz(path):
     with _npz_damage_named(path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        unpacked = sum(member.file_size for member in members)
-        if unpacked > expansion_limit(path):
-            raise UserError(
-                f"{path} unpacks to {unpacked:,} bytes, far beyond what its size suggests "
-                "(a decompression bomb?); write it with numpy.savez, uncompressed"
-            )
+        _check_expansion(path, members)
         if not any(member.filename.endswith(".npy") for member in members):
             names = _listed(member.filename for member in members)
             raise UserError(
@@ -141,6 +141,29 @@ def _read_npz(path):
         }
 
 
+def check_npz(path):
+    """Raise UserError unless the .npz file ``path`` is one of arrays that are as large as they say.
+
+    For who lets NumPy read it whole: nothing takes memory that is not in the file.
+    """
+    with _npz_damage_named(path), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_expansion(path, members)
+        for member in members:
+            if not isinstance(_npz_array(path, archive, member), StoredArray):
+                raise ValueError(f"{member.filename} is no array")
+
+
+def _check_expansion(path, members):
+    """Raise UserError if a zip's ``members`` unpack to far more than its size suggests."""
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > expansion_limit(path):
+        raise UserError(
+            f"{path} unpacks to {unpacked:,} bytes, far beyond what its size suggests "
+            "(a decompression bomb?); write it with numpy.savez, uncompressed"
+        )
+
+
 @contextmanager
 def _npz_damage_named(path):
     """Turn what a damaged or foreign .npz makes NumPy and zipfile raise into a UserError."""
@@ -148,8 +171,9 @@ def _npz_damage_named(path):
         yield
     except (*DAMAGE, zipfile.BadZipFile, RuntimeError, MemoryError, NotImplementedError) as error:
         hint = "; numpy.stack makes one array of a list" if "Object arrays" in str(error) else ""
+        finding = shown(" ".join(str(error).split()), 200)
         raise UserError(
-            f"{path} is not a whole .npz file of numeric arrays: {error}{hint}"
+            f"{path} is not a whole .npz file of numeric arrays: {finding}{hint}"
         ) from error
 
 
@@ -181,10 +205,13 @@ def _npy_header(stream):
     version = npy_format.read_magic(stream)
     if version not in NPY_VERSIONS:
         raise ValueError(f"format version {version} of .npy, which is not known")
-    shape, is_fortran, dtype = NPY_VERSIONS[version](stream)
+    try:
+        shape, is_fortran, dtype = NPY_VERSIONS[version](stream)
+    except Exception as error:  # the header is Python's, and whatever parsing that may raise
+        raise ValueError(f"its header cannot be read: {error}") from error
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
-    if min(shape, default=0) < 0:
+    if any(type(size) is not int or size < 0 for size in shape):
         raise ValueError(f"an array of shape {shape}")
     return shape, "F" if is_fortran else "C", dtype
 
@@ -250,9 +277,9 @@ def _name_of(path, split, part, present):
 
 
 def _listed(names, at_most=12):
-    names = [str(name) for name in names]
+    names = [*names]
     more = [f"and {len(names) - at_most} more"] if len(names) > at_most else []
-    return ", ".join(names[:at_most] + more) or "nothing"
+    return ", ".join([*map(shown, names[:at_most]), *more]) or "nothing"
 
 
 # How the names of IDX files begin: the official t10k, and what is seen beside it.
@@ -366,10 +393,13 @@ def _idx_header(path, reader):
     if not is_idx(magic):
         raise UserError(f"{path} is not an IDX file of an array: it starts {magic.hex()}")
     dtype = np.dtype(IDX_TYPES[magic[2]])
-    shape = tuple(np.frombuffer(reader.read(4 * magic[3]), ">u4").tolist())
+    if magic[3] > MAX_AXES:
+        raise UserError(f"{path} is an array of {magic[3]} axes; at most {MAX_AXES} are read")
+    sizes = reader.read(4 * magic[3])
+    if len(sizes) != 4 * magic[3]:
+        raise UserError(f"{path} is truncated: it ends within its header")
+    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     size = number_of_bytes(shape, dtype)
-    if len(shape) != magic[3]:
-        raise UserError(f"{path} is truncated: 0 of {size} bytes for shape {shape}")
     reader.expect(size)
     return shape, dtype
 

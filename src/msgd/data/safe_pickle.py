@@ -15,7 +15,7 @@ import re
 
 import numpy as np
 
-from msgd.errors import UserError
+from msgd.errors import UserError, shown
 
 STACK_HINT = "; numpy.stack(...) makes one array of a list of arrays, numpy.array(...) of numbers"
 
@@ -102,8 +102,8 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in self.allowed:
             hint = STACK_HINT if name == "scalar" and module.startswith("numpy.") else ""
             raise pickle.UnpicklingError(
-                f"a foreign object, {module}.{name}; only NumPy arrays are read, nothing was run"
-                + hint
+                f"a foreign object, {shown(f'{module}.{name}')}; only NumPy arrays are read, "
+                f"nothing was run{hint}"
             )
         return self.allowed[module, name]
 
@@ -162,8 +162,9 @@ MAKES_NO_CONTAINER = re.compile(
 
 def _check_instructions(stream):
     """Raise UnpicklingError for a pickle that does more than pickles of arrays do."""
-    containers, n_cells, references, last = set(), 0, 0, ""
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+    containers, n_cells, references, last, frame_end = set(), 0, 0, "", 0
+    for number, (opcode, argument, start) in enumerate(pickletools.genops(stream)):
+        frame_end = _end_of_frame(opcode, argument, start, stream.tell(), frame_end)
         is_put = opcode.name in PUTS
         if is_put:
             cell = n_cells if opcode.name == "MEMOIZE" else argument
@@ -177,6 +178,18 @@ def _check_instructions(stream):
         if opcode.name in REFUSED or is_huge or references > MAX_REFERENCES:
             raise pickle.UnpicklingError("instructions that arrays do not need")
         last = opcode.name
+
+
+def _end_of_frame(opcode, argument, start, end, frame_end):
+    """Return where the frame of an instruction from ``start`` to ``end`` ends; 0 for none, so far.
+
+    Raises UnpicklingError where an instruction leaves its frame, or a frame holds another: there
+    the unpickler, which forgets the rest of the frame, would read other instructions than these.
+    """
+    is_inside = start < frame_end
+    if is_inside and (end > frame_end or opcode.name == "FRAME"):
+        raise pickle.UnpicklingError("an instruction that leaves its frame")
+    return end + argument if opcode.name == "FRAME" else frame_end
 
 
 class LimitedReader:
@@ -197,6 +210,10 @@ class LimitedReader:
         """Raise UserError if ``count`` more bytes would be more than the limit."""
         if count > self.remaining:
             self._spend(count)
+
+    def tell(self):
+        """Return how many bytes have been read."""
+        return self.limit - self.remaining
 
     def read(self, count):
         """Return at most ``count`` bytes."""
@@ -235,14 +252,14 @@ def load_arrays(open_reader, name):
     except EOFError as error:
         raise UserError(f"{name} is truncated: {error or 'the pickle ends too early'}") from error
     except pickle.UnpicklingError as error:
-        message = str(error)
+        message = shown(str(error), 500)
         if "truncated" in message:
             raise UserError(f"{name} is truncated: {message}") from error
         raise UserError(f"{name} was refused, it holds {message}") from error
     except Exception as error:  # a malformed pickle may raise anything
         if "exhausted before" in str(error) or "not enough data" in str(error):
             raise UserError(f"{name} is truncated: {error}") from error
-        raise UserError(f"{name} is not a pickle of arrays: {error!r}") from error
+        raise UserError(f"{name} is not a pickle of arrays: {shown(repr(error))}") from error
     return arrays
 
 
