@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from msgd import config
+from msgd import config, config_file
 from msgd.errors import UserError
 from msgd.models import CLASSIFIERS, MODELS, STACKS, UNSUPERVISED
 
@@ -104,8 +104,8 @@ def test_the_page_of_keys_says_where_models_differ():
     rows = [line.split(" | ") for line in config.describe_config().splitlines()]
     allowed, meaning = {row[0]: row[-2:] for row in rows if len(row) > 3}["| `n_hidden`"]
     assert allowed == (
-        "mlp, lenet, sda, dbn: a whole number >= 1 or a list of a whole number >= 1; "
-        "da, ca, rbm: a whole number >= 1"
+        "mlp, lenet, sda, dbn: a whole number >= 1 and <= 1000000 or a list of a whole number >= 1 "
+        "and <= 1000000 (at most 100); da, ca, rbm: a whole number >= 1 and <= 1000000"
     )
     assert meaning.startswith("mlp, lenet, sda, dbn: Units of the hidden layer, or a list")
 
@@ -214,25 +214,27 @@ def test_what_is_given_twice_is_reported(kind, tmp_path):
     text, finding = TWICE[kind]
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
-        config.check_keys(tmp_path / "config.yaml")
+        config_file.check_file(tmp_path / "config.yaml")
     assert str(caught.value).splitlines()[1:] == [f"- {finding}"]
 
 
 def test_what_is_given_once_may_stand_in_many_places(tmp_path):
-    """Also where a hundred million copies would stand if anchors were written out."""
+    """A hundred million copies are too many, though the file is small."""
     lines = [
         "a: &a {x: 1}",
         "b: {<<: *a, <<: *a, y: 2}",
         "c: {x: 1}",
-        "? [1, 2]",
-        ": 3",
         "l0: &l0 [1]",
     ]
-    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9)]
-    (tmp_path / "config.yaml").write_text("\n".join(lines))
-    config.check_keys(tmp_path / "config.yaml")
-    (tmp_path / "empty.yaml").write_text("")
-    config.check_keys(tmp_path / "empty.yaml")
+    lists = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9)]
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join(lines + lists[:4]))
+    config_file.check_file(path)
+    path.write_text("\n".join(lines + lists))
+    with pytest.raises(UserError, match=r"more than 100,000 values where its anchors are written"):
+        config_file.check_file(path)
+    path.write_text('{\n\t"experiments": {"a": {"model": "mlp"}}\n}')  # JSON, which has tabs
+    config_file.check_file(path)
 
 
 def test_all_findings_are_listed_at_once():

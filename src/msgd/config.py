@@ -9,18 +9,26 @@ import copy
 import difflib
 import itertools
 import math
+import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import jsonschema
 import yaml
 
-from msgd.errors import UserError
+from msgd.errors import UserError, shown
 from msgd.files import expand_home
 from msgd.models import MODELS
 
 SCHEMA_FILE = Path(__file__).with_name("config.schema.yaml")
 MODELS_FOLDER = Path(__file__).with_name("models")
+
+# More is taken for a mistake or an attack, and is refused before it takes time or memory.
+MOST_RUNS = 10_000  # of all experiments
+MOST_FINDINGS = 30  # that are shown
+MOST_LETTERS = 200  # of the name of a run, a folder: file systems allow 255 bytes
+LARGEST_INTEGER = 2**53  # whole numbers up to it are the same as floats
 
 
 @cache
@@ -61,14 +69,19 @@ def complete_config(config):
     """
     schema = load_schema()
     findings = _findings(config, schema)
-    experiments = config.get("experiments")
+    experiments, n_runs = config.get("experiments"), 0
     for name, settings in experiments.items() if isinstance(experiments, dict) else ():
         if not isinstance(name, str):
             findings.append(f"the experiment name {name!r} is not text; write it in quotes")
         if isinstance(settings, dict) and "model" in settings:
+            n_runs += _n_runs(settings)
+            if n_runs > MOST_RUNS:  # which would take long to be looked at
+                total = f"with {dotted(('experiments', name))} there are {n_runs:,} runs"
+                findings.append(f"{total}; allowed: at most {MOST_RUNS:,}")
+                break
             findings += _grid_findings(settings, ("experiments", name))
     findings += _unknown_colormap(config, schema)
-    _raise(findings, "configuration")
+    raise_findings(findings, "configuration")
     complete = _with_defaults({**config, "experiments": {}}, schema)
     complete["dataset"] = expand_home(complete["dataset"])
     complete["experiments"] = {name: _complete(run) for name, run in experiments.items()}
@@ -77,45 +90,11 @@ def complete_config(config):
     return complete
 
 
-def check_keys(file):
-    """Raise UserError if a configuration file gives a key twice: YAML would keep the last.
-
-    file: path of YAML or JSON that has been read without an error.
-    """
-    with Path(file).open(encoding="utf-8") as text:
-        root = yaml.compose(text, yaml.SafeLoader)
-    _raise(list(_repeated_keys(root, (), set())), f"configuration in {file}")
-
-
-def _repeated_keys(node, path, seen):
-    """Yield a finding for every key that stands twice; seen: ids of nodes, changed.
-
-    A node that an anchor names stands in many places, but is looked at once.
-    """
-    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for number, item in enumerate(node.value):
-            yield from _repeated_keys(item, (*path, number), seen)
-        return
-    lines = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            continue
-        name, line = (*path, str(key.value)), key.start_mark.line + 1
-        if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
-            first = lines[key.value]
-            yield f"{_dotted(name)} is given in line {first} and in line {line}; keep one"
-        lines.setdefault(key.value, line)
-        yield from _repeated_keys(value, name, seen)
-
-
 def check_plot_settings(settings):
     """Raise UserError unless ``settings`` (dict) are allowed under the key ``plots``."""
     schema = load_schema()
     findings = _findings(settings, schema["properties"]["plots"])
-    _raise(findings + _unknown_colormap({"plots": settings}, schema), "figure")
+    raise_findings(findings + _unknown_colormap({"plots": settings}, schema), "figure")
 
 
 def complete_experiment(settings):
@@ -124,7 +103,7 @@ def complete_experiment(settings):
     Raises UserError as complete_config does.
     """
     findings = ["model is missing"] if "model" not in settings else []
-    _raise(findings or _experiment_findings(settings), "hyperparameters")
+    raise_findings(findings or _experiment_findings(settings), "hyperparameters")
     complete = _complete(settings)
     check_layers({"": complete})
     return complete
@@ -175,6 +154,13 @@ def expand_grid(settings):
     return runs
 
 
+def _n_runs(settings):
+    """Return how many runs an experiment's ``settings``, not checked yet, would make."""
+    if settings["model"] not in [*MODELS]:
+        return 1
+    return math.prod(len(values) or 1 for values in varied_hyperparameters(settings).values())
+
+
 def _is_grid(value, schema):
     takes_lists = "array" in schema.get("type", "")
     return isinstance(value, list) and (
@@ -208,7 +194,7 @@ def check_split_sizes(experiments, n_train):
             finding = _split_size_finding(resolve_batch_size(run, n_train), n_train)
             if finding:
                 findings[key + finding] = True
-    _raise([*findings], "configuration")
+    raise_findings([*findings], "configuration")
 
 
 def check_layers(experiments):
@@ -228,7 +214,7 @@ def check_layers(experiments):
                 layers = "1 layer" if n_layers == 1 else f"{n_layers} layers"
                 finding = f"{key}corruption is {yaml_scalar(shares)}, but n_hidden has {layers}"
                 findings[f"{finding}; allowed: a share for each, or one for all"] = True
-    _raise([*findings], "configuration")
+    raise_findings([*findings], "configuration")
 
 
 def check_arithmetic(experiments, backend, float_x):
@@ -247,7 +233,7 @@ def check_arithmetic(experiments, backend, float_x):
                 f"{key}arithmetic is tf32, which only a GPU computes, and in float32; allowed with "
                 f"backend: cuda and floatX: float32, not with {backend} and {float_x}"
             )
-    _raise(findings, "configuration")
+    raise_findings(findings, "configuration")
 
 
 def _split_size_finding(settings, n_train):
@@ -357,10 +343,30 @@ def _default(properties, key):
     return f"`{yaml_scalar(properties[key]['default'])}`" if "default" in properties[key] else ""
 
 
+def _whole_pattern(validator, pattern, instance, schema):
+    """Check ``pattern`` against all of a text: its $ alone would let an end of line pass."""
+    if validator.is_type(instance, "string") and not re.fullmatch(pattern, instance):
+        yield jsonschema.ValidationError(f"does not match {pattern}")
+
+
+def _sane_type(validator, types, instance, schema):
+    """Check ``type``; that a whole number is one that fits into an integer of the kernels, too."""
+    standard = jsonschema.Draft202012Validator.VALIDATORS["type"]
+    yield from standard(validator, types, instance, schema)
+    is_whole = "integer" in types and validator.is_type(instance, "integer")
+    if is_whole and abs(instance) > LARGEST_INTEGER:
+        yield jsonschema.ValidationError("is too large")
+
+
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator, {"pattern": _whole_pattern, "type": _sane_type}
+)
+
+
 def _findings(instance, schema, path=()):
     """Return what is wrong with ``instance``, which stands at ``path`` of the configuration."""
-    validator = jsonschema.Draft202012Validator(schema)
-    errors = sorted(validator.iter_errors(instance), key=lambda error: error.json_path)
+    validator = _Validator(schema)
+    errors = sorted(validator.iter_errors(instance), key=lambda error: dotted(error.absolute_path))
     findings = [finding for error in errors for finding in _describe(error, path)]
     return findings + _non_finite(instance, path)
 
@@ -370,31 +376,41 @@ def _grid_findings(settings, path):
     if settings["model"] not in [*MODELS]:
         return _experiment_findings(settings, path)
     schema = experiment_schema(settings["model"])
-    grid = varied_hyperparameters(settings)
+    grid, length = varied_hyperparameters(settings), 0
     findings = _findings({k: v for k, v in settings.items() if k not in grid}, schema, path)
     for key, values in grid.items():
-        name = _dotted([*path, key])
+        name = dotted([*path, key])
         if not values:
             allowed = _allowed(schema["properties"][key])
             findings.append(f"{name} is an empty list; allowed: {allowed}, or a list of these")
         for value in values:
             findings += _findings({"model": settings["model"], key: value}, schema, path)
         words = [_word(_with_defaults(value, schema["properties"][key])) for value in values]
-        twice = sorted({word for word in words if words.count(word) > 1})
-        findings += [f"{name} lists {word} twice" for word in twice]
+        twice = sorted(word for word, count in Counter(words).items() if count > 1)
+        findings += [f"{name} lists {shown(word)} twice" for word in twice]
+        length += len(f"{key}={max(words, key=len, default='')}+")
+    if length > MOST_LETTERS:
+        findings.append(
+            f"{dotted(path)} has runs with names of {length} letters, for the values of its grid "
+            f"name them; allowed: {MOST_LETTERS}"
+        )
     return findings
 
 
 def _experiment_findings(settings, path=()):
     if settings["model"] not in [*MODELS]:
-        key, model = _dotted([*path, "model"]), settings["model"]
-        return [f"{key} is {model!r}; allowed: {' or '.join(MODELS)}"]
+        key, model = dotted([*path, "model"]), settings["model"]
+        return [f"{key} is {shown(repr(model))}; allowed: {' or '.join(MODELS)}"]
     return _findings(settings, experiment_schema(settings["model"]), path)
 
 
-def _raise(findings, where):
+def raise_findings(findings, where):
+    """Raise UserError, with a line for each of ``findings`` (list of str), if there are any."""
     if findings:
-        raise UserError("\n".join([f"the {where} cannot be used:", *(f"- {f}" for f in findings)]))
+        lines = [*dict.fromkeys(f"- {finding}" for finding in findings)]  # each once
+        if len(lines) > MOST_FINDINGS:
+            lines[MOST_FINDINGS:] = [f"- and {len(lines) - MOST_FINDINGS} more"]
+        raise UserError("\n".join([f"the {where} cannot be used:", *lines]))
 
 
 def _describe(error, path):
@@ -406,19 +422,21 @@ def _describe(error, path):
         for unknown in sorted(set(error.instance) - set(allowed), key=str):
             close = difflib.get_close_matches(str(unknown), allowed, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            name = _dotted([*path, unknown])
+            name = dotted([*path, unknown])
             yield f"{name} is not a known key{hint}; allowed: {', '.join(allowed)}"
     elif error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         for name in missing:
-            yield f"{_dotted([*path, name])} is missing; {_meaning(schema, name)}"
+            yield f"{dotted([*path, name])} is missing; {_meaning(schema, name)}"
     elif "propertyNames" in error.absolute_schema_path:
         yield (
-            f"the experiment name {error.instance!r} is not allowed: it names a folder; "
-            "allowed: letters, digits, '_', '-' and '.', starting with a letter or digit"
+            f"the experiment name {shown(repr(error.instance))} is not allowed: it names a folder; "
+            "allowed: letters, digits, '_', '-' and '.', starting with a letter or digit, "
+            f"at most {schema['maxLength']} of them"
         )
     else:
-        text = f"{_dotted(path)} is {error.instance!r}; allowed: {_allowed(schema)}"
+        value = shown(repr(error.instance))
+        text = f"{dotted(path)} is {value}; allowed: {_allowed(schema)}"
         yield text + _number_hint(error)
 
 
@@ -434,7 +452,11 @@ def _unknown_colormap(config, schema):
     close = difflib.get_close_matches(name, list(colormaps), n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     allowed = "the name of a Matplotlib colour map"
-    return [] if name in colormaps else [f"plots.colormap is {name!r}; allowed: {allowed}{hint}"]
+    return (
+        []
+        if name in colormaps
+        else [f"plots.colormap is {shown(repr(name))}; allowed: {allowed}{hint}"]
+    )
 
 
 def _meaning(schema, name):
@@ -444,12 +466,15 @@ def _meaning(schema, name):
 
 def _number_hint(error):
     """Return a hint for YAML's trap: 1e-3 without a dot is read as text."""
+    if error.validator == "type" and error.message == "is too large":
+        return f", at most {LARGEST_INTEGER}"
     if error.validator == "type" and isinstance(error.instance, str):
         try:
             number = float(error.instance)
         except ValueError:
             return ""
-        return f" (YAML reads {error.instance} as text; write {yaml_scalar(number)} without quotes)"
+        text, written = shown(error.instance), yaml_scalar(number)
+        return f" (YAML reads {text} as text; write {written} without quotes)"
     return ""
 
 
@@ -469,7 +494,9 @@ def _allowed(schema):
     }
     words = [names.get(name, name) for name in ([types] if isinstance(types, str) else types)]
     if "items" in schema:
-        words = [w if w != "a list" else f"a list of {_allowed(schema['items'])}" for w in words]
+        most = f" (at most {schema['maxItems']})" if "maxItems" in schema else ""
+        items = f"a list of {_allowed(schema['items'])}{most}"
+        words = [w if w != "a list" else items for w in words]
     if "pattern" in schema:
         words = [schema["pattern"].strip("^$") if w == "text" else w for w in words]
     lower = {"minimum": ">=", "exclusiveMinimum": ">"}
@@ -485,14 +512,17 @@ def _allowed(schema):
 def _non_finite(value, path):
     """Return a finding for every nan or infinity: JSON Schema's ranges let nan pass."""
     if isinstance(value, float) and not math.isfinite(value):
-        return [f"{_dotted(path)} is {value}; allowed: a finite number"]
+        return [f"{dotted(path)} is {value}; allowed: a finite number"]
     if isinstance(value, dict):
         return [finding for key in value for finding in _non_finite(value[key], (*path, key))]
+    if isinstance(value, list):
+        return [finding for one in value for finding in _non_finite(one, path)]
     return []
 
 
-def _dotted(path):
-    return ".".join(str(part) for part in path) or "the configuration"
+def dotted(path):
+    """Return the name of the place ``path`` (keys) in a configuration, as in experiments.a.seed."""
+    return ".".join(shown(part) for part in path) or "the configuration"
 
 
 def _canonical(value, types):
