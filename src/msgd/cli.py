@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from msgd.config import check_plot_settings, load_schema
-from msgd.errors import RESULT, UserError
+from msgd.errors import RESULT, UserError, shown
 from msgd.models import DEVICES
 from msgd.output import standard_output
 
@@ -45,7 +45,8 @@ def main(arguments=None):
     except BrokenPipeError:  # of a pipe that is read to its end no more (| head): nothing to say
         return READER_LEFT
     except OSError as error:
-        where = error.filename2 or error.filename or "a file"  # of two, that which is written
+        path = error.filename2 or error.filename or "a file"  # of two, that which is written
+        where = shown(str(path), 300)
         log.error("msgd %s: error: %s: %s", options.command, where, error.strerror or error)
         return 1
     except MemoryError as error:  # NumPy says how much, and for which shape
@@ -288,12 +289,14 @@ def _train(options):
     from msgd.config import check_arithmetic, complete_experiment, parse_hyperparameter_words
     from msgd.data.content import check_images
     from msgd.data.dataset import SPLITS, load_dataset
+    from msgd.network_size import check_memory
     from msgd.training.run import run_training
 
     dataset = load_dataset(options.data)
     check_images(dataset, SPLITS)
     settings = complete_experiment(parse_hyperparameter_words(options.hyperparameters))
     check_arithmetic({"": settings}, options.backend, options.float_x)
+    check_memory(settings, dataset, options.float_x)
     _log_start(settings, options.float_x, dataset)
     run_training(
         options.data,

@@ -12,11 +12,13 @@ import numpy as np
 
 from msgd.config import check_split_sizes, complete_experiment, resolve_batch_size
 from msgd.data.dataset import Dataset, load_dataset
-from msgd.errors import UserError
+from msgd.data.readers import check_npz
+from msgd.errors import UserError, shown
 from msgd.files import read_json
 from msgd.models import SAMPLERS, UNSUPERVISED
 from msgd.models.interface import check_parameters, expected_arrays
-from msgd.training.snapshots import list_snapshots, load_arrays, load_parameters
+from msgd.network_size import check_held
+from msgd.training.snapshots import list_snapshots, load_arrays
 
 RECORD = "provenance.json"
 # Of training.json and score.json: pairs of errors and the examples they were counted among, and
@@ -91,12 +93,14 @@ class OpenedRun:
 
     def parameters(self, path):
         """Return the parameters in the .npz file ``path`` of the run, as the dataset needs them."""
-        parameters, data = load_parameters(path), f"the data in {self.dataset.folder}"
+        parameters, data = _arrays(path), f"the data in {self.dataset.folder}"
+        fault = f"{path} does not fit the run's settings and {data}"
         try:
+            check_held(parameters, self.settings, self.dataset, path)
             expected = expected_arrays(self.dataset, self.settings, self.float_x)
         except UserError as error:
             raise UserError(f"{self.folder / RECORD} does not fit {data}: {error}") from error
-        check_parameters(parameters, expected, f"{path} does not fit the run's settings and {data}")
+        check_parameters(parameters, expected, fault)
         return parameters
 
     def best_parameters(self):
@@ -120,7 +124,7 @@ class OpenedRun:
         """Return the predicted class of every test image, (N,) integers."""
         path = self.folder / "test_predictions.npz"
         _require(path, "msgd score")
-        predicted = load_arrays(path).get("predicted")
+        predicted = _arrays(path).get("predicted")
         n, n_classes = len(self.dataset.test_y), self.dataset.n_classes
         data = f"the data in {self.dataset.folder}"
         if predicted is None or predicted.dtype.kind not in "iu" or predicted.ndim != 1:
@@ -139,7 +143,7 @@ class OpenedRun:
         self.require_samples()
         path, n_features = self.folder / "samples.npz", self.dataset.n_features
         _require(path, "msgd sample")
-        arrays = load_arrays(path)
+        arrays = _arrays(path)
         means, steps = arrays.get("means"), arrays.get("steps")
         if means is None or means.dtype != self.float_x or steps is None or steps.ndim:
             raise UserError(f"{path} holds no samples; msgd sample makes it")
@@ -304,10 +308,20 @@ def _check_same_data(one, other, fault):
 def _read(path, maker):
     """Return the mapping in the JSON file ``path``, which the command ``maker`` writes."""
     _require(path, maker)
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except RecursionError as error:
+        raise UserError(f"{path} is damaged: it is nested too deeply") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} is not one of msgd's: it holds no mapping")
     return found
+
+
+def _arrays(path):
+    """Return the arrays of the .npz file ``path`` by name; it may be a stranger's."""
+    if path.is_file():
+        check_npz(path)
+    return load_arrays(path)
 
 
 def _require(path, maker):
@@ -320,7 +334,7 @@ def _counts(path, maker, pairs, more=()):
     found = _read(path, maker)
     for key in [*(key for pair in pairs for key in pair), *more]:
         if not isinstance(found.get(key), int) or found[key] < 0:
-            raise UserError(f"{path} is not one of msgd's: {key} is {found.get(key)}")
+            raise UserError(f"{path} is not one of msgd's: {key} is {shown(found.get(key))}")
     for errors, examples in pairs:
         if found[errors] > found[examples] or found[examples] == 0:
             raise UserError(

@@ -23,14 +23,19 @@ from pathlib import Path
 import numpy as np
 
 from msgd.config import complete_experiment
-from msgd.errors import UserError
+from msgd.data.dataset import PIXEL_TYPES
+from msgd.data.readers import check_npz
+from msgd.errors import UserError, shown
 from msgd.evaluation.opened_run import FLOATS
 from msgd.models.interface import check_parameters, expected_arrays
+from msgd.network_size import check_held
 from msgd.training.snapshots import load_arrays, save_parameters
 
 FORMAT = "msgd model"
 VERSION = 1
 DESCRIPTION = "description"
+
+LARGEST_PIXEL = 1e38  # of float32
 
 SAMPLE = 10_000  # training images by which ground and ink are found
 
@@ -128,22 +133,30 @@ def load_model_file(path):
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} is missing; msgd select writes model files, and snakemake runs it")
+    check_npz(path)
     arrays = load_arrays(path)
     if DESCRIPTION not in arrays:
         raise UserError(
             f"{path} does not say what model it holds; msgd select writes a file that does"
         )
-    text = str(arrays.pop(DESCRIPTION))
+    text, fault = str(arrays.pop(DESCRIPTION)), "it does not fit its description"
     try:
         model = _described(json.loads(text), arrays)
-        expected = expected_arrays(model, model.settings, model.float_x)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
+        check_held(arrays, model.settings, model, fault)  # before any memory is taken by its word
+        check_parameters(arrays, expected_arrays(model, model.settings, model.float_x), fault)
+        _check_finite(arrays)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        what = shown(f"{type(error).__name__}: {error}")
         raise UserError(f"{path} is damaged: its description is not msgd's ({what})") from error
     except UserError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
-    check_parameters(arrays, expected, f"{path} does not fit its description")
     return model
+
+
+def _check_finite(parameters):
+    for name, array in parameters.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{name} holds numbers that are not finite")
 
 
 def _described(description, parameters):
@@ -152,15 +165,36 @@ def _described(description, parameters):
         raise UserError("it is no model file of msgd")
     version = description["format_version"]
     if version != VERSION:
-        raise UserError(f"it is a model file of version {version}; this msgd reads {VERSION}")
+        raise UserError(
+            f"it is a model file of version {shown(version)}; this msgd reads {VERSION}"
+        )
     height, width = description["image_shape"]
+    if not isinstance(description["origin"]["run"], str):
+        raise ValueError("its origin is no run")
     return ModelFile(
         parameters=parameters,
         settings=complete_experiment(description["settings"]),
         float_x=FLOATS[description["floatX"]],
-        image_shape=(int(height), int(width)),
-        n_classes=int(description["n_classes"]),
-        pixels={key: description["pixels"][key] for key in ("dtype", "scale", "background", "ink")},
+        image_shape=(_count(height, 1), _count(width, 1)),
+        n_classes=_count(description["n_classes"], 2),
+        pixels=_pixels(description["pixels"]),
         is_mnist=bool(description["is_mnist"]),
         origin=description["origin"],
     )
+
+
+def _count(value, smallest):
+    if type(value) is not int or value < smallest:
+        raise ValueError(f"{shown(value)} is no number of at least {smallest}")
+    return value
+
+
+def _pixels(found):
+    """Return the description of pixels (dict), checked."""
+    pixels = {key: found[key] for key in ("dtype", "scale", "background", "ink")}
+    if pixels["dtype"] not in [dtype.name for dtype in PIXEL_TYPES]:
+        raise ValueError(f"pixels of {shown(pixels['dtype'])}")
+    for key in ("scale", "background", "ink"):
+        if type(pixels[key]) not in (int, float) or not abs(pixels[key]) < LARGEST_PIXEL:
+            raise ValueError(f"{key} is {shown(pixels[key])}")
+    return pixels
