@@ -14,13 +14,18 @@ A picture that has the model's own size already may need none of it: ``stored_im
 """
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from msgd.errors import UserError
+from msgd.errors import UserError, shown
 
+# The kinds of files that are read; of others Pillow would hand some to another program (EPS).
+KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
+STRIP_PIXELS = 2**22  # of a large picture, at a time
+MOST_OBLONG = 100  # of a picture's longer side, the shorter one
 WORKING_SIDE = 800  # pixels; a larger picture is reduced: noise is averaged, and time saved
 # MNIST's box and image; other sizes have a box in proportion.
 BOX, SIDE = 20, 28
@@ -36,39 +41,92 @@ def read_grey(path):
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
+        _refuse_special(Path(path))
         with warnings.catch_warnings():  # of odd but readable files nothing is said
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=KINDS) as image:
+                if max(image.size) > MOST_OBLONG * min(image.size):
+                    width, height = image.size
+                    raise UserError(f"it is {width} x {height} pixels, too long for its width")
                 image.draft("L", (2 * WORKING_SIDE, 2 * WORKING_SIDE))  # of JPEG: much faster
-                grey = _brightness(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                return _reduced(image)
     except UnidentifiedImageError as error:
         raise UserError("it is no image of a kind that is read (PNG, JPEG, ...)") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError("it has too many pixels; make it smaller") from error
     except OSError as error:
-        raise UserError(f"it cannot be read: {error.strerror or error}") from error
+        raise UserError(f"it cannot be read: {shown(error.strerror or str(error))}") from error
     except (ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
-        raise UserError(f"it is damaged: {error}") from error
-    factor = -(-max(grey.shape) // WORKING_SIDE)
+        raise UserError(f"it is damaged: {shown(str(error))}") from error
+
+
+def _refuse_special(path):
+    """Raise UserError for a pipe or a device, which may be waited for, or read, without end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError("it is no file")
+
+
+def _reduced(image):
+    """Return the brightness of a Pillow image, reduced to WORKING_SIDE pixels a side if larger.
+
+    It is taken strip by strip: as float64 a large picture would take gigabytes.
+    """
+    from PIL import Image
+
+    factor = -(-max(image.size) // WORKING_SIDE)
+    brightness = _brightness_of(image, factor)
     if factor == 1:
-        return grey
-    return np.asarray(Image.fromarray(grey.astype(np.float32)).reduce(factor), np.float64)
+        return brightness(image)
+    strips = (
+        Image.fromarray(brightness(strip).astype(np.float32)).reduce(factor)
+        for strip in _strips(image, factor)
+    )
+    return np.concatenate([np.asarray(strip, np.float64) for strip in strips])
 
 
-def _brightness(image):
-    """Return the brightness of a Pillow image, (height, width) float64 from 0 to 1."""
+def _strips(image, factor):
+    """Yield a Pillow image in strips of whole rows, their number a multiple of ``factor``."""
+    width, height = image.size
+    step = factor * max(1, STRIP_PIXELS // (factor * width))
+    if step >= height:
+        yield image
+        return
+    for top in range(0, height, step):
+        yield image.crop((0, top, width, min(top + step, height)))
+
+
+def _brightness_of(image, factor):
+    """Return the function by which a Pillow image, or a strip of it, becomes float64 from 0 to 1.
+
+    What depends on all of the image is found here.
+    """
     if image.has_transparency_data:
-        grey, alpha = (np.asarray(band, np.float64) / 255 for band in image.convert("LA").split())
-        is_light = (grey * alpha).sum() > alpha.sum() / 2
-        return grey * alpha + (1 - alpha) * (0 if is_light else 1)
+        pairs = map(_grey_and_alpha, _strips(image, factor))
+        light, opaque = np.sum([((grey * alpha).sum(), alpha.sum()) for grey, alpha in pairs], 0)
+        ground = 0 if light > opaque / 2 else 1
+
+        def on_ground(part):
+            grey, alpha = _grey_and_alpha(part)
+            return grey * alpha + (1 - alpha) * ground
+
+        return on_ground
     if image.mode.startswith("I;16"):
-        return np.asarray(image, np.float64) / 65535
+        return lambda part: np.asarray(part, np.float64) / 65535
     if image.mode in ("I", "F"):  # on a scale of its own
-        pixels = np.nan_to_num(np.asarray(image, np.float64))
-        low, high = pixels.min(), pixels.max()
-        return (pixels - low) / (high - low or 1)
-    return np.asarray(image.convert("L"), np.float64) / 255
+        ends = [(pixels.min(), pixels.max()) for pixels in map(_numbers, _strips(image, factor))]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        return lambda part: (_numbers(part) - low) / (high - low or 1)
+    return lambda part: np.asarray(part.convert("L"), np.float64) / 255
+
+
+def _grey_and_alpha(part):
+    return [np.asarray(band, np.float64) / 255 for band in part.convert("LA").split()]
+
+
+def _numbers(part):
+    return np.nan_to_num(np.asarray(part, np.float64))
 
 
 BLANK = "it is blank: nothing stands out from its ground"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from msgd.data.dataset import Dataset
-from msgd.errors import UserError
+from msgd.errors import UserError, shown
 from msgd.files import readable
 from msgd.inference.pictures import read_grey, stored_image
 
@@ -38,7 +38,7 @@ def predict_pictures(model, paths):
             picture = read_grey(path)
             image = stored_image(picture, model)
         except UserError as error:
-            faults.append(f"{readable(str(path))}: {error}")
+            faults.append(f"{shown(readable(str(path)), 300)}: {error}")
             continue
         files.append(readable(str(path)))
         pictures.append(picture)
