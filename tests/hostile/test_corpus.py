@@ -1,0 +1,132 @@
+"""Every file and configuration of the corpus, met as a user would meet it.
+
+None executes anything, hangs, or takes much memory; each gives one clear line and exit code 1. All
+are met in one process, child.py, which takes them one after the other under limits, and some of
+each kind by the command itself, in a process of its own.
+"""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import configurations
+import pytest
+from cases import CANARY
+from child import MEMORY
+from conftest import command, environment, in_folder
+from corpus import CASES
+
+LONGEST = 800  # letters of a line
+NUMBERS = range(len(CASES))
+NAMES = [f"{case.kind}: {case.name}" for case in CASES]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The folder in which each case has one of its own."""
+    return tmp_path_factory.mktemp("hostile")
+
+
+@pytest.fixture(scope="module")
+def outcomes(folders):
+    """What came of each case: dict of number -> dict; where it ended the process, of nothing."""
+    found, first = {}, 0
+    while first < len(CASES):
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("child.py"), folders, str(first)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        for line in done.stdout.splitlines():
+            outcome = json.loads(line)
+            found[outcome["number"]] = outcome
+        assert max(found, default=-1) >= first, "the process ended before its first case"
+        first = max(found) + 1
+    return found
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=NAMES)
+def test_a_bad_file_gives_one_clear_line(outcomes, folders, number):
+    case, outcome = CASES[number], outcomes[number]
+    assert "code" in outcome, "it ended the process: it hung, or took too much"
+    check_said(case, outcome["code"], outcome["said"], outcome["names"])
+    assert outcome["length"] <= 40 * LONGEST
+    assert outcome["bytes"] < MEMORY
+    assert not (folders / str(number) / CANARY).exists(), "it was executed"
+    assert not (folders / str(number) / "out").exists(), "something was written"
+
+
+def check_said(case, code, said, names):
+    """Check an exit code and what a command said of a case; names: what is bad, as it was given."""
+    assert code == 1, said
+    assert "Traceback" not in said
+    assert "please report" not in said
+    assert "allocate" not in said, "memory was asked for"
+    assert "not enough memory" not in said
+    first, *findings = said.strip().splitlines()
+    if findings:  # of a configuration, a line each
+        assert first.endswith("cannot be used:")
+        assert all(line.startswith("- ") for line in findings)
+    for line in (first, *findings):
+        assert len(line) <= LONGEST
+        assert line.isprintable()
+    assert re.search(case.says, said), said
+    assert str(names) in said
+
+
+def limited(folder, words, **more):
+    """Run ``words`` in ``folder`` with little memory; return the finished process."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+    return subprocess.run(
+        words,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=120,
+        preexec_fn=limit,
+        env=environment(**more),
+    )
+
+
+def some(kinds):
+    """Return one in twelve cases of each kind in ``kinds``: their numbers."""
+    numbers = [[n for n in NUMBERS if CASES[n].kind == kind] for kind in kinds]
+    return [number for of_kind in numbers for number in of_kind[::12]]
+
+
+OF_CONFIGURATIONS = {case.kind for case in configurations.CASES} - {"huge training"}
+OTHERS = {case.kind for case in CASES} - OF_CONFIGURATIONS
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize("number", some(sorted(OTHERS)), ids=NAMES.__getitem__)
+def test_the_program_says_the_same(tmp_path, number):
+    case = CASES[number]
+    words = case.make(tmp_path)
+    done = limited(tmp_path, command("msgd.cli", *words))
+    names = words[-1] if case.names is None else case.names
+    check_said(case, done.returncode, done.stderr, names)
+    assert done.stdout == ""
+    assert not (tmp_path / CANARY).exists()
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize("number", some(sorted(OF_CONFIGURATIONS)), ids=NAMES.__getitem__)
+def test_snakemake_stops_before_any_job(tmp_path, number):
+    case = CASES[number]
+    case.make(tmp_path)
+    done = limited(tmp_path, command("snakemake", *in_folder(tmp_path), "-n"))
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert re.search(case.says, done.stderr), done.stderr
+    assert not (tmp_path / CANARY).exists()
+    assert not (tmp_path / "results").exists()
