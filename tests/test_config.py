@@ -214,7 +214,7 @@ def test_what_is_given_twice_is_reported(kind, tmp_path):
     text, finding = TWICE[kind]
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
-        config_file.check_file(tmp_path / "config.yaml")
+        config_file.read_file(tmp_path / "config.yaml")
     assert str(caught.value).splitlines()[1:] == [f"- {finding}"]
 
 
@@ -229,12 +229,12 @@ def test_what_is_given_once_may_stand_in_many_places(tmp_path):
     lists = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9)]
     path = tmp_path / "config.yaml"
     path.write_text("\n".join(lines + lists[:4]))
-    config_file.check_file(path)
+    assert len(config_file.read_file(path)["l4"]) == 10
     path.write_text("\n".join(lines + lists))
     with pytest.raises(UserError, match=r"more than 100,000 values where its anchors are written"):
-        config_file.check_file(path)
+        config_file.read_file(path)
     path.write_text('{\n\t"experiments": {"a": {"model": "mlp"}}\n}')  # JSON, which has tabs
-    config_file.check_file(path)
+    assert config_file.read_file(path) == {"experiments": {"a": {"model": "mlp"}}}
 
 
 def test_all_findings_are_listed_at_once():

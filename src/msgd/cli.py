@@ -188,6 +188,9 @@ def _parser():
     verify.add_argument("--backend", default="auto", choices=("auto", *DEVICES))
     verify.add_argument("--threads", type=_positive, default=1, help="of the CPU backend")
 
+    check = command("check-config", _check_config, "say whether a configuration can be used")
+    check.add_argument("file", type=Path, help="YAML or JSON; nothing that it holds is executed")
+
     describe = command("describe-config", _describe_config, "write the table of configuration keys")
     describe.add_argument("--output", type=Path, help="Markdown file; standard output by default")
     return parser
@@ -420,6 +423,18 @@ def _report(options):
     from msgd.report.page import write_report
 
     write_report(options.runs, options.data, options.output)
+
+
+def _check_config(options):
+    from msgd.config import check_split_sizes, complete_config
+    from msgd.config_file import read_file
+    from msgd.data.unpickle import count_training_examples
+
+    config = complete_config(read_file(options.file))
+    n_train = count_training_examples(config["dataset"])
+    if n_train is not None:
+        check_split_sizes(config["experiments"], n_train)
+    log.log(RESULT, "%s can be used", options.file)
 
 
 def _describe_config(options):

@@ -22,18 +22,22 @@ PLAIN_INTEGER = re.compile("[-+]?(0|[1-9][0-9_]*)")
 OWN_TAGS = "tag:yaml.org,2002:"
 
 
-def check_file(file):
-    """Raise UserError if a configuration file says something else than what YAML would read.
+def read_file(file):
+    """Return what a configuration file holds (dict); file: path of YAML or JSON.
 
-    A key given twice, of which YAML keeps the last; anchors that multiply; tags, and what would let
-    Snakemake run the file's expressions; numbers that are not decimal. Nothing of it is executed.
-    file: path of YAML or JSON.
+    Raises UserError if it says something else than what YAML would read: a key given twice, of
+    which YAML keeps the last; anchors that multiply; tags, and what would let Snakemake run the
+    file's expressions; numbers that are not decimal. Nothing of it is executed.
     """
     path = Path(file)
+    if path.exists() and not path.is_file():
+        raise UserError(f"the configuration {file} is no file")
     if (size := path.stat().st_size) > MOST_BYTES:
         raise UserError(f"the configuration {file} has {size:,} bytes; allowed: {MOST_BYTES:,}")
     try:
-        loader = yaml.SafeLoader(_as_yaml(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        is_json = _is_json(text)
+        loader = yaml.SafeLoader(text.replace("\t", " ") if is_json else text)  # it may have tabs
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise UserError(f"the configuration {file} holds no keys with values")
@@ -44,22 +48,22 @@ def check_file(file):
             )
         findings = [*_surprises(root, (), set())]
         if not findings:
-            loader.construct_document(root)
+            return json.loads(text) if is_json else loader.construct_document(root)
     except RecursionError as error:
         raise UserError(f"the configuration {file} is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         what = shown(" ".join(str(error).split()), 300)
         raise UserError(f"the configuration {file} is not YAML that can be read: {what}") from error
-    raise_findings(findings, f"configuration in {file}")
+    return raise_findings(findings, f"configuration in {file}")
 
 
-def _as_yaml(text):
-    """Return ``text`` as YAML: JSON may be indented by tabs."""
+def _is_json(text):
+    """Return whether ``text`` is read as JSON, as Snakemake tries first."""
     try:
         json.loads(text)
     except ValueError:
-        return text
-    return text.replace("\t", " ")
+        return False
+    return True
 
 
 def _n_values(node, known):

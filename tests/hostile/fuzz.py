@@ -32,7 +32,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from msgd.config import complete_config, experiment_schema, load_schema  # noqa: E402
-from msgd.config_file import check_file  # noqa: E402
+from msgd.config_file import read_file  # noqa: E402
 from msgd.data.readers import open_idx, read_splits  # noqa: E402
 from msgd.data.safe_pickle import LimitedReader, load_arrays  # noqa: E402
 from msgd.data.unpickle import _check_pair  # noqa: E402
@@ -286,9 +286,7 @@ MEMBERS = {
 
 def read_config(data, folder):
     path = _written(folder / "config.yaml", data)
-    check_file(path)
-    config = yaml.safe_load(data.decode("utf-8"))
-    complete = complete_config(config)
+    complete = complete_config(read_file(path))
     assert complete["experiments"]
 
 

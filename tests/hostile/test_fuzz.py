@@ -61,4 +61,4 @@ def test_fuzzing_sees_a_reader_that(monkeypatch, tmp_path, fault):
     target = fuzz.TARGETS["unpickler"]._replace(read=read)
     monkeypatch.setitem(fuzz.TARGETS, "unpickler", target)
     with pytest.raises(AssertionError, match=words):
-        fuzz.fuzz("unpickler", 2000, 0, tmp_path, derandomize=True)
+        fuzz.fuzz("unpickler", 400, 0, tmp_path, derandomize=True)

@@ -20,7 +20,7 @@ from msgd.config import (
     hyperparameter_words,
     yaml_scalar,
 )
-from msgd.config_file import check_file
+from msgd.config_file import read_file
 from msgd.data.content import data_name, sha256_of_files
 from msgd.data.sources import load_sources
 from msgd.data.unpickle import count_training_examples
@@ -35,7 +35,7 @@ from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 # `config` is Snakemake's own: bound anew, it is the complete one for all rules and for the report.
 try:
     for file in workflow.configfiles:
-        check_file(file)
+        read_file(file)
     config = complete_config(config)
     n_train = count_training_examples(config["dataset"])
     if n_train is not None:  # else a training checks them, first of all
