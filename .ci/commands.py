@@ -7,6 +7,7 @@
 .ci/run makes each environment afresh, with what the text asks for and nothing more.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def run(environment):
     An entry's value is "run", or the shorter form to run in its place (``run: ...``), or the reason
     why it is not run (``not run: ...``), which is printed.
     """
-    for command, what in listed()[environment].items():
+    for number, (command, what) in enumerate(listed()[environment].items()):
         verb, _, rest = what.partition(": ")
         if verb == "not run":
             print(f"--- not run: {command}\n    because {rest}", flush=True)
@@ -85,7 +86,14 @@ def run(environment):
         shell = rest or command
         print(f"--- {shell}", flush=True)
         started = time.monotonic()
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", shell], cwd=ROOT, check=False)
+        folder = f"{os.environ.get('SCRATCH', 'build')}/junit"
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", shell],
+            cwd=ROOT,
+            check=False,
+            # For docs/trust.py, where the command is one of tests.
+            env={**os.environ, "PYTEST_ADDOPTS": f"--junitxml={folder}/{environment}-{number}.xml"},
+        )
         print(f"--- exit code {done.returncode}, {time.monotonic() - started:.0f} s", flush=True)
         if done.returncode:
             return done.returncode

@@ -57,6 +57,7 @@ UNSUPERVISED = ROOT / "docs" / "unsupervised.md"
 RULES = ROOT / "docs" / "images" / "rules.svg"
 USING = ROOT / "docs" / "using-a-model.md"
 GPU_DAY = ROOT / "docs" / "gpu-day.md"
+TRUST = ROOT / "docs" / "trust.md"
 MEASURED = ROOT / "benchmarks" / "results"
 PUBLISHED = ROOT / "docs" / "published"
 
@@ -375,6 +376,31 @@ def table_of_sweep():
     return as_markdown(rows, results)
 
 
+def tables_of_trust():
+    """Return {mark: what was counted} of docs/trust.md: a table by chapter, and where and when."""
+    if not TRUST.with_suffix(".json").exists():
+        return {}
+    counted = read_json(TRUST.with_suffix(".json"))
+    tables, total = {}, {"cases": 0, "tests": 0, "skipped": 0}
+    for mark, promises in counted["promises"].items():
+        rows = []
+        for row in promises:
+            skipped = f", {row['skipped']} skipped" if row["skipped"] else ""
+            cases, tests = f"{row['cases']:,}", f"{row['tests']:,}{skipped}"
+            rows.append({"promised": row["promise"], "cases": cases, "tests": tests})
+            total = {name: number + row[name] for name, number in total.items()}
+        table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+        tables[mark] = f"{table}\n"
+    hardware, commit = counted["hardware"], (counted["code"]["commit"] or "of no clone")[:12]
+    versions = ", ".join(f"{name} {version}" for name, version in counted["versions"].items())
+    tables["counted"] = (
+        f"In all {total['cases']:,} cases in {total['tests']:,} tests; {total['skipped']} were "
+        f"skipped for what the machine lacks. Run on {counted['date']} on {hardware['processor']}, "
+        f"{hardware['cores']} cores; {versions}; commit {commit}.\n"
+    )
+    return tables
+
+
 def table_of_costs():
     """Return the Markdown table of costs by epoch of config/unsupervised.yaml's runs.
 
@@ -462,6 +488,7 @@ def main():
         (PERFORMANCE, "fits", table_of_fits()),
         (PERFORMANCE, "sweep", table_of_sweep()),
         (USING, "predict", table_of_predict()),
+        *((TRUST, mark, table) for mark, table in tables_of_trust().items()),
     ]
     of_runs = {"costs": table_of_costs(), "pretraining": table_of_pretraining()}
     tables += [(UNSUPERVISED, mark, table) for mark, table in of_runs.items() if table]
