@@ -3,12 +3,10 @@
 Sources are served on this machine; nothing leaves it.
 """
 
-import functools
 import hashlib
-import http.server
-import threading
 
 import pytest
+from served import serving
 
 from msgd.data.download import download_mnist
 from msgd.data.sources import load_sources
@@ -22,20 +20,8 @@ def server(tmp_path):
     """A web server on the loopback; yields (its folder, its address)."""
     folder = tmp_path / "www"
     folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
-    )
-    thread = threading.Thread(target=httpd.serve_forever)
-    thread.start()
-    yield folder, f"http://127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    with serving(folder) as address:
+        yield folder, address
 
 
 def sources_of(*sources):

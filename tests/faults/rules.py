@@ -118,12 +118,15 @@ def is_of(rule, command):
     return f"{command} ".startswith(f"msgd {rule} ")
 
 
-def start(command, folder):
-    """Start a rule's command as Snakemake does, in a process group of its own."""
+def start(command, folder, **changes):
+    """Start a rule's command as Snakemake does, in a process group of its own.
+
+    changes: of the environment.
+    """
     return subprocess.Popen(
         ["bash", "-c", f"set -euo pipefail; exec {command}"],
         cwd=folder,
-        env=environment(),
+        env=environment(**changes),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -131,9 +134,9 @@ def start(command, folder):
     )
 
 
-def finish(command, folder):
-    """Run a rule's command to its end; return the finished process."""
-    process = start(command, folder)
+def finish(command, folder, **changes):
+    """Run a rule's command to its end, the environment changed; return the finished process."""
+    process = start(command, folder, **changes)
     _, stderr = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, None, stderr)
 
