@@ -183,10 +183,11 @@ def in_folder(directory):
     return "-s", ROOT / "Snakefile", "--directory", directory
 
 
-def run(module, *arguments, **changes):
+def run(module, *arguments, cwd=None, **changes):
     """Run ``python -m module arguments``, the environment changed; return the process."""
     return subprocess.run(
         command(module, *arguments),
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,

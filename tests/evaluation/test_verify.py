@@ -134,6 +134,32 @@ def test_a_change_is_found(what, results):
     assert message in "\n".join(verify(results, "cpu"))
 
 
+HASHED = [
+    *(f"data/toy/{split}_{part}.npy" for split in ("train", "valid", "test") for part in "xy"),
+    *(f"runs/{name}/best_parameters.npz" for name in RUNS),
+    *(f"runs/{name}/history.csv" for name in RUNS),
+    *(f"runs/{name}/snapshots/iteration_000000000.npz" for name in RUNS),
+]
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_a_bit_is_found_wherever_it_changes(name, results, record_property):
+    """At the start, in the middle, at the end; the command that makes the file anew is named."""
+    content = (results / name).read_bytes()
+    places = [0, len(content) // 2, len(content) - 1]
+    record_property("cases", len(places))
+    for place in places:
+        flip(results / name, place)
+        finding, *_ = verify(results, "cpu")
+        folder = "/".join(name.split("/")[: 3 if name.startswith("runs") else 2])
+        made_by = "unpickle" if name.startswith("data") else f"{folder}/training.json"
+        assert finding.startswith(f"{results / folder} does not hold: ")
+        assert finding.endswith(made_by)
+        assert "snakemake --cores all --forcerun " in finding
+        (results / name).write_bytes(content)
+    assert verify(results, "cpu") == []
+
+
 def test_a_model_file_of_other_parameters_is_found(results):
     with np.load(results / "best_model.npz") as arrays:
         changed = {name: arrays[name] for name in arrays}

@@ -1,8 +1,11 @@
 """Parameter files and the schedule of snapshots."""
 
+import random
+
 import numpy as np
 import pytest
 
+from msgd.errors import UserError
 from msgd.training import snapshots
 
 
@@ -40,6 +43,29 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
         snapshots.save_parameters(path, {"bias": np.ones(2)})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy's open file
+def test_a_file_of_which_a_bit_has_changed_is_read_right_or_refused(tmp_path, record_property):
+    given = {"weights": np.arange(12.0).reshape(3, 4), "bias": np.ones(3, np.float32)}
+    path, bits = tmp_path / "parameters.npz", random.Random(1)
+    snapshots.save_parameters(path, given)
+    content = path.read_bytes()
+    record_property("cases", len(content))
+    n_refused = 0
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << bits.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            found = snapshots.load_arrays(path)
+        except UserError as error:
+            n_refused += 1
+            assert str(path) in str(error)
+        else:  # a date, say; or a name, which whoever asks for another does not find
+            for name in found.keys() & given.keys():
+                np.testing.assert_array_equal(found[name], given[name], strict=True)
+    assert n_refused > len(content) / 2
 
 
 def test_the_schedule_thins_out():

@@ -15,6 +15,7 @@ from msgd.inference.model_file import load_model_file
 from msgd.models.interface import count_mistakes
 from msgd.provenance import device_of
 from msgd.training.run import build_backend, hashes_of_run, run_name
+from msgd.training.snapshots import load_arrays
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +121,8 @@ def _check_model(path, folders):
             break
     else:
         raise UserError(f"it is of the run {model.origin['run']}, which is not there")
-    with np.load(best) as arrays:
-        for name, array in model.parameters.items():
-            if name not in arrays or arrays[name].tobytes() != array.tobytes():
-                raise UserError(f"{name} are not those of {best}")
+    arrays = load_arrays(best)
+    for name, array in model.parameters.items():
+        if name not in arrays or arrays[name].tobytes() != array.tobytes():
+            raise UserError(f"{name} are not those of {best}")
     return f"the parameters of {model.origin['run']}"

@@ -35,9 +35,16 @@ def load_arrays(path):
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: the run is not whole") from error
-    # A file that is cut or is something else: zipfile, zlib and NumPy have these.
-    except (ValueError, EOFError, BadZipFile, zlib.error, KeyError, AttributeError) as error:
+    except _NOT_WHOLE as error:
+        if getattr(error, "filename", None):  # it cannot be opened, whatever it holds
+            raise
         raise UserError(f"{path} is not a whole .npz file ({error})") from error
+
+
+# Of a file that is cut, damaged or something else zipfile, zlib and NumPy have these; an OSError
+# where it is to be read before its beginning.
+_NOT_WHOLE = (ValueError, EOFError, BadZipFile, zlib.error, KeyError, AttributeError)
+_NOT_WHOLE += (RuntimeError, OSError)
 
 
 def is_due(validation):
