@@ -169,15 +169,12 @@ def _draw_errors(axes, history, training):
     axes.plot(history["iteration"], percent, color=BLUE, **_markers(history))
     best = 100 * training["validation_errors"] / training["validation_examples"]
     axes.plot(training["best_iteration"], best, "*", color=ORANGE, markersize=13)
-    axes.annotate(
+    words = (
         f"best: {best:.2f} % ({training['validation_errors']} of "
-        f"{training['validation_examples']:,}), epoch {training['best_epoch']}",
-        (training["best_iteration"], best),
-        xytext=(0, 14),
-        textcoords="offset points",
-        ha="right" if 2 * training["best_iteration"] > training["iterations_run"] else "left",
-        color=ORANGE,
+        f"{training['validation_examples']:,}), epoch {training['best_epoch']}"
     )
+    # Errors fall: the corner above them is free.
+    axes.text(0.99, 0.94, words, transform=axes.transAxes, ha="right", va="top", color=ORANGE)
     axes.set_ylabel("validation error (%)")
     n_train_batches = training["n_train_batches"]
     epochs = axes.secondary_xaxis(
@@ -195,7 +192,7 @@ def _draw_patience(axes, history, training):
     axes.fill_between(iterations, iterations, patience, step="post", color=ORANGE, alpha=0.12)
     axes.annotate(
         "patience horizon",
-        (0, patience[0]),
+        (0, max(patience[0], 0.45 * max(patience))),  # clear of the first steps of a steep one
         xytext=(6, 5),
         textcoords="offset points",
         color=ORANGE,
