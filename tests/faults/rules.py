@@ -1,10 +1,13 @@
 """A toy workflow that has every rule, and its rules one by one, as processes that faults befall."""
 
+import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 
 import yaml
@@ -62,6 +65,24 @@ def partial_files(folder):
     return [*folder.glob(f"**/{PARTIAL}*")]
 
 
+# msgd download, whose sources are ours: the first word, JSON.
+DOWNLOAD = """\
+import json, sys
+from msgd.cli import main
+from msgd.data import download
+download.load_sources = lambda: json.loads(sys.argv[1])
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def download_from(url, content, path):
+    """Return the words of a command that downloads ``content`` from ``url`` to ``path``."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    sources = {"file": "mnist.pkl.gz", "size": len(content), "sha256": sha256}
+    sources["sources"] = [{"url": url}]
+    return [sys.executable, "-c", DOWNLOAD, json.dumps(sources), "download", path, "--log", "log"]
+
+
 class Rules:
     """The rules of a workflow, each undisturbed, as far as they are asked for.
 
@@ -102,13 +123,16 @@ class Rules:
         now = results_of(self.folder)
         self.made[rule] = {path: now[path] for path in now.keys() - before.keys()}
 
-    def without(self, rule, folder):
-        """Copy the workflow to ``folder`` as it was before one job of ``rule``; return it."""
+    def without(self, rule, folder, keep_states=False):
+        """Copy the workflow to ``folder`` as it was before one job of ``rule``; return it.
+
+        keep_states: whether a training finds what it may go on from.
+        """
         self.run_until(rule)
         shutil.copytree(self.folder, folder)
         for path in self.made[rule]:
             (folder / path).unlink()
-        if rule == "train":
+        if rule == "train" and not keep_states:
             shutil.rmtree(folder / "results" / "states")
         return folder
 

@@ -1,25 +1,14 @@
 """Disks that are full or read-only: one line that names the file, and nothing half-written."""
 
-import hashlib
-import json
 import shutil
-import sys
 
 import pytest
 from mounts import own_mounts
-from rules import SHORT, Rules, partial_files, results_of
+from rules import SHORT, Rules, download_from, partial_files, results_of
 from served import serving
 
 PAGE = 4096  # bytes, the least by which a tmpfs grows
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
-# msgd download, whose sources are ours.
-DOWNLOAD = """\
-import json, sys
-from msgd.cli import main
-from msgd.data import download
-download.load_sources = lambda: json.loads(sys.argv[1])
-sys.exit(main(sys.argv[2:]))
-"""
 
 
 @pytest.fixture
@@ -143,24 +132,16 @@ def test_a_download_needs_room(mounts, tmp_path, record_property):
     mounts.mount("-t", "tmpfs", "-o", "size=1g", "none", tmp_path / "out")
     pages = len(content) // PAGE
     with serving(tmp_path / "www") as address:
-        sources = sources_of(content, f"{address}/mnist.pkl.gz")
-        words = [sys.executable, "-c", DOWNLOAD, json.dumps(sources), "download", "out/mnist.gz"]
+        words = download_from(f"{address}/mnist.pkl.gz", content, "out/mnist.gz")
         for size in (1, pages // 2, pages - 1):
             mounts.mount("-o", f"remount,size={size * PAGE}", tmp_path / "out")
-            done = mounts.run(tmp_path, *words, "--log", "log")
+            done = mounts.run(tmp_path, *words)
             assert refusal(done, "download", FULL) == "out/mnist.gz"
             assert not [*mounts.seen(tmp_path / "out").iterdir()]
         mounts.mount("-o", "remount,size=1g", tmp_path / "out")
-        assert mounts.run(tmp_path, *words, "--log", "log").returncode == 0
+        assert mounts.run(tmp_path, *words).returncode == 0
     record_property("cases", 3)
     assert (mounts.seen(tmp_path / "out") / "mnist.gz").read_bytes() == content
-
-
-def sources_of(content, url):
-    """Return what sources.yaml would say of one source."""
-    sha256 = hashlib.sha256(content).hexdigest()
-    file = {"file": "mnist.pkl.gz", "size": len(content), "sha256": sha256}
-    return {**file, "sources": [{"url": url}]}
 
 
 READ_ONLY_RULES = ["unpickle", "train", "score", "select", "plot learning_curve"]

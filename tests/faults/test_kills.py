@@ -1,12 +1,25 @@
 """Rules that are ended at any moment: nothing half-written counts, and a rerun ends the same."""
 
 import random
+import shlex
 import shutil
 import signal
 import time
 
 import pytest
-from rules import CONFIG, RULES, SHORT, Rules, finish, kill_after, partial_files, results_of, start
+from rules import (
+    CONFIG,
+    RULES,
+    SHORT,
+    Rules,
+    download_from,
+    finish,
+    kill_after,
+    partial_files,
+    results_of,
+    start,
+)
+from served import serving
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 KILLS = {**dict.fromkeys(RULES, 5), "train": 10}
@@ -66,3 +79,25 @@ def test_every_rule_can_be_killed_at_any_moment(rules, rule, tmp_path, record_pr
     n_killed = kill(rules, rule, KILLS[rule], tmp_path)
     record_property("cases", n_killed)
     assert n_killed == KILLS[rule]
+
+
+@pytest.mark.trust
+def test_a_download_can_be_killed_at_any_moment(tmp_path, record_property):
+    content, moments = bytes(range(256)) * 400, random.Random("download")
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "mnist.pkl.gz").write_bytes(content)
+    with serving(tmp_path / "www", seconds=1.0) as address:
+        words = download_from(f"{address}/mnist.pkl.gz", content, "mnist.gz")
+        n_killed = 0
+        for number in SIGNALS:
+            # It takes a second and the start of Python; whenever it has not ended, it is killed.
+            process = start(shlex.join(words), tmp_path)
+            n_killed += kill_after(process, moments.uniform(0.2, 1.2), number)
+            assert number == signal.SIGKILL or not partial_files(tmp_path)
+            arrived = tmp_path / "mnist.gz"
+            assert not arrived.exists() or arrived.read_bytes() == content
+            assert finish(shlex.join(words), tmp_path).returncode == 0
+            assert arrived.read_bytes() == content
+            arrived.unlink()
+    record_property("cases", n_killed)
+    assert n_killed == len(SIGNALS)
