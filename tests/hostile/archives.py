@@ -212,6 +212,14 @@ VALUES = {
     "no test images": (npz_of_toy(test_x=X[:0], test_y=Y[:0]), r"shape \(0, 20\)"),
     "images without pixels": (npz_of_toy(train_x=X[:, :0]), r"shape \(30, 0\)"),
     "more images than labels": (npz_of_toy(train_y=Y[1:]), "30 images but labels"),
+    "2 ** 31 labels of no numbers": (
+        zipped(members_of_toy(test_y=npy(described(shape=f"({2**31 - 1}, 0)")))),
+        "9 images but labels",
+    ),
+    "no labels of 2 ** 63 numbers": (
+        zipped(members_of_toy(test_y=npy(described(shape=f"(0, {2**63})")))),
+        "9 images but labels",
+    ),
     "labels without axes": (npz_of_toy(train_y=np.array(3)), "30 images but labels"),
     "images of two shapes": (npz_of_toy(train_x=X[:, 1:]), "different shapes"),
     "images of six axes": (npz_of_toy(train_x=X.reshape(30, 1, 2, 2, 5, 1)), "shape"),

@@ -163,7 +163,7 @@ def _check_shapes(path, split, x, y):
         )
     shape = shape_without_channels(path, split, x)
     is_column = y.ndim == 2 and y.shape[1] == 1
-    if y.ndim == 2 and not is_column:
+    if y.ndim == 2 and not is_column and 0 not in y.shape:  # of which there may be any number
         _refuse_rows_of_labels(path, split, whole(y))
     labels_shape = y.shape[:1] if is_column else y.shape
     if labels_shape != (len(x),):
