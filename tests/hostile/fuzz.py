@@ -2,9 +2,10 @@
 
     python tests/hostile/fuzz.py --cases 1000000 --processes 2 --output tests/hostile/fuzzed.json
 
-gives every reader its share of the cases, and writes how many there were. Nothing but a UserError
-of one short line may come of a file, and its reading takes no more than MEMORY. Should a case do
-anything else, hypothesis makes it as small as it can and prints it: then it belongs to the corpus.
+gives every reader its share of the cases, and adds to the record how many there were. Nothing but a
+UserError of one short line may come of a file, and its reading takes no more than MEMORY. Should a
+case do anything else, hypothesis makes it as small as it can and prints it: then it belongs to the
+corpus.
 """
 
 import argparse
@@ -477,10 +478,11 @@ def _work(job):
             return name, [0, 0], f"{name}, seed {chosen_seed}: {str(error)[:5000]}"
 
 
-def jobs(n_cases, first_seed):
-    """Yield (target, cases, seed) of rounds that come to ``n_cases``."""
-    for name, target in TARGETS.items():
-        n = round(n_cases * target.share)
+def jobs(n_cases, first_seed, names):
+    """Yield (target, cases, seed) of rounds of the targets ``names`` that come to ``n_cases``."""
+    total = sum(TARGETS[name].share for name in names)
+    for name in names:
+        n = round(n_cases * TARGETS[name].share / total)
         for number in range(-(-n // ROUND)):
             yield name, min(ROUND, n - number * ROUND), first_seed + number
 
@@ -490,25 +492,40 @@ def main():
     parser.add_argument("--cases", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--readers", nargs="+", choices=TARGETS, default=[*TARGETS])
+    parser.add_argument("--output", type=Path, help="record that the cases are added to")
     options = parser.parse_args()
     totals = {name: [0, 0] for name in TARGETS}
     started, failures = time.time(), []
     with multiprocessing.Pool(options.processes, limit_memory) as pool:
-        for name, counts, found in pool.imap_unordered(_work, jobs(options.cases, options.seed)):
+        for name, counts, found in pool.imap_unordered(
+            _work, jobs(options.cases, options.seed, options.readers)
+        ):
             totals[name] = [a + b for a, b in zip(totals[name], counts, strict=True)]
             failures += [found] if found else []
             print(found or f"{time.time() - started:.0f} s: {totals}", flush=True)
-    result = {
-        "date": time.strftime("%Y-%m-%d"),
-        "seed": options.seed,
-        "cases": sum(cases for cases, _ in totals.values()),
-        "by_reader": {name: {"cases": c, "read": r} for name, (c, r) in totals.items()},
-    }
+    if options.output:
+        add_to_record(options.output, totals)
     if failures:
         sys.exit(f"{len(failures)} rounds found something")
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def add_to_record(path, totals):
+    """Add ``totals``, a dict of target -> (cases, those that were read), to the JSON file ``path``.
+
+    Cases of rounds that found something are not among them.
+    """
+    before = json.loads(path.read_text())["by_reader"] if path.exists() else {}
+    by_reader = {}
+    for name, (cases, read) in totals.items():
+        known = before.get(name, {"cases": 0, "read": 0})
+        by_reader[name] = {"cases": known["cases"] + cases, "read": known["read"] + read}
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "cases": sum(one["cases"] for one in by_reader.values()),
+        "by_reader": by_reader,
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ from child import MEMORY
 from conftest import command, environment, in_folder
 from corpus import CASES
 
+from msgd.cli import main
+from msgd.data import safe_pickle
+
 LONGEST = 800  # letters of a line
 NUMBERS = range(len(CASES))
 NAMES = [f"{case.kind}: {case.name}" for case in CASES]
@@ -97,18 +100,49 @@ def limited(folder, words):
     )
 
 
-def some(kinds):
-    """Return one in twelve cases of each kind in ``kinds``: their numbers."""
-    numbers = [[n for n in NUMBERS if CASES[n].kind == kind] for kind in kinds]
-    return [number for of_kind in numbers for number in of_kind[::12]]
+def some(kinds, names=()):
+    """Return the numbers of one in twelve cases of each kind in ``kinds``, and of those named."""
+    of_kinds = [[n for n in NUMBERS if CASES[n].kind == kind] for kind in kinds]
+    chosen = {n for numbers in of_kinds for n in numbers[::12]}
+    return sorted(chosen | {n for n in NUMBERS if CASES[n].name in names})
 
 
 OF_CONFIGURATIONS = {case.kind for case in configurations.CASES} - {"huge training"}
 OTHERS = {case.kind for case in CASES} - OF_CONFIGURATIONS
+# What Snakemake itself would execute, or never end to read.
+OF_SNAKEMAKE = ("an expression of YTE", "os.system by a tag", "mappings that multiply")
+
+
+def test_a_pickle_that_is_executed_leaves_its_canary(tmp_path, monkeypatch):
+    """If the unpickler let it: without that, no canary would say anything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr(safe_pickle._ArrayUnpickler, "find_class")
+    for name in ("os.mkdir", "os.system by protocol 4"):
+        (case,) = (case for case in CASES if case.name == name)
+        main(case.make(tmp_path))
+        path = tmp_path / CANARY
+        assert path.exists()
+        path.rename(tmp_path / name)
+
+
+def test_a_command_that_fills_the_memory_or_hangs_is_stopped(tmp_path):
+    script = (
+        "import child\n"
+        "child.SECONDS, child.MEMORY, child.CASES[2:] = 0.5, 2**28, []\n"
+        "does = iter(['bytearray(2**29)', 'while True: pass'])\n"
+        "child.main = lambda words: exec(next(does))\n"
+        f"child.take_all(child.Path({str(tmp_path)!r}), 0)"
+    )
+    words, here = [sys.executable, "-c", script], Path(__file__).parent
+    done = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    _, filled, hung = map(json.loads, done.stdout.splitlines())
+    assert "MemoryError" in filled["said"]
+    assert hung == {"number": 1}
 
 
 @pytest.mark.trust
-@pytest.mark.parametrize("number", some(sorted(OTHERS)), ids=NAMES.__getitem__)
+@pytest.mark.parametrize("number", some(OTHERS), ids=NAMES.__getitem__)
 def test_the_program_says_the_same(tmp_path, number):
     case = CASES[number]
     words = case.make(tmp_path)
@@ -120,7 +154,7 @@ def test_the_program_says_the_same(tmp_path, number):
 
 
 @pytest.mark.trust
-@pytest.mark.parametrize("number", some(sorted(OF_CONFIGURATIONS)), ids=NAMES.__getitem__)
+@pytest.mark.parametrize("number", some(OF_CONFIGURATIONS, OF_SNAKEMAKE), ids=NAMES.__getitem__)
 def test_snakemake_stops_before_any_job(tmp_path, number):
     case = CASES[number]
     case.make(tmp_path)

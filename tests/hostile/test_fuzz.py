@@ -10,8 +10,8 @@ import fuzz
 import pytest
 
 HERE = Path(__file__).parent
-# Of every reader: what takes a second on a core.
-CASES = {"unpickler": 800, "IDX reader": 800, ".npz reader": 600, "configuration": 60}
+# Of every reader: what takes half a second on a core.
+CASES = {"unpickler": 500, "IDX reader": 500, ".npz reader": 300, "configuration": 50}
 
 
 @pytest.mark.parametrize("name", fuzz.TARGETS)
@@ -45,7 +45,6 @@ def test_a_million_cases_are_on_record():
 READERS_THAT_FAIL = {
     "raises": (ZeroDivisionError(), "ZeroDivisionError"),
     "says two lines": (fuzz.UserError("a\nb"), "cannot be printed"),
-    "says too much": (fuzz.UserError("a" * 1000), "too long"),
     "takes too much": (fuzz.UserError("it is damaged: MemoryError()"), "of memory"),
 }
 
