@@ -78,10 +78,13 @@ def the_only(by_way):
 
 
 def all_the_same(record_property, *runs):
-    """Check that in ``runs``, {case: {way: digest}}, a case always has one digest; count them."""
+    """Check that in ``runs``, {case: {way: digest}}, a case always has one digest.
+
+    For docs/trust.py the trainings of the last run are counted, which the others are held against.
+    """
     found = [{case: the_only(by_way) for case, by_way in run.items()} for run in runs]
     assert all(run == found[0] for run in found)
-    record_property("cases", sum(len(by_way) for run in runs for by_way in run.values()))
+    record_property("cases", sum(map(len, runs[-1].values())))
 
 
 LINEAR = ["logistic_regression", "logistic_cg"]
