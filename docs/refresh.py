@@ -394,8 +394,8 @@ def tables_of_trust():
     hardware, commit = counted["hardware"], (counted["code"]["commit"] or "of no clone")[:12]
     versions = ", ".join(f"{name} {version}" for name, version in counted["versions"].items())
     tables["counted"] = (
-        f"In all {total['cases']:,} cases in {total['tests']:,} tests passed, and none failed; tests "
-        f"skipped, for what the machine lacks: {total['skipped']}. Run on {counted['date']} on "
+        f"In all {total['cases']:,} cases in {total['tests']:,} tests passed, and none failed. "
+        f"Skipped, for what the machine lacks: {total['skipped']}. Run on {counted['date']} on "
         f"{hardware['processor']}, {hardware['cores']} cores; {versions}; commit {commit}.\n"
     )
     return tables
