@@ -60,7 +60,7 @@ def test_several_runs_are_counted_together(trust, tmp_path):
     assert counted["promises"]["faults"][0]["cases"] == 13
 
 
-@pytest.mark.parametrize("failed", FAILED)
+@pytest.mark.parametrize("failed", FAILED, ids=["failure", "error"])
 def test_nothing_is_written_where_a_test_failed(trust, tmp_path, monkeypatch, capsys, failed):
     path = write(tmp_path / "a.xml", [*PASSED, failed])
     monkeypatch.setattr(trust, "PROMISES", tmp_path / "promises.yaml")
