@@ -113,7 +113,7 @@ def read_json(path):
     """Return the value held by the JSON file ``path``; UserError if it holds no JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of a thousand brackets
         raise UserError(f"{path} is damaged: it is not JSON ({error})") from error
 
 

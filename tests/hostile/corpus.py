@@ -3,7 +3,15 @@
 import archives
 import configurations
 import drawings
+import folders
 import networks
 import pickles
 
-CASES = [*pickles.CASES, *archives.CASES, *configurations.CASES, *networks.CASES, *drawings.CASES]
+CASES = [
+    *pickles.CASES,
+    *archives.CASES,
+    *configurations.CASES,
+    *networks.CASES,
+    *folders.CASES,
+    *drawings.CASES,
+]

@@ -81,12 +81,18 @@ def without(*keys):
     return model_file(about)
 
 
-def objects(folder):
-    class Call:
-        def __reduce__(self):
-            return os.system, (f"touch {folder / CANARY}",)
+class Call:
+    """Pickles as a call that makes the file ``path``."""
 
-    return Call()
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def objects(folder):
+    return Call(folder / CANARY)
 
 
 NOT_WHOLE = r"is not a whole \.npz file"
@@ -225,7 +231,7 @@ def changed(record, **changes):
 RUNS = [
     run("a record that is cut", "is damaged: it is not JSON", provenance='{"data": '),
     run("a record that is a list", "holds no mapping", provenance=[]),
-    run("a record of 50,000 brackets", "nested too deeply", provenance="[" * 50_000),
+    run("a record of 50,000 brackets", "is not JSON", provenance="[" * 50_000),
     run("a record with 5,000 digits", "is not JSON", provenance='{"a": ' + "9" * 5000 + "}"),
     run("hashes that are a number", "lacks settings or data", provenance={"data": {"sha256": 1}}),
     run("settings of text", "lacks settings", provenance=changed(RECORD, settings="mlp")),

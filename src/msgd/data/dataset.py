@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msgd.errors import UserError
+from msgd.errors import UserError, shown
 from msgd.files import read_json, sha256_of_file
 
 SPLITS = ("train", "valid", "test")
@@ -112,14 +112,18 @@ def _map_array(path):
     try:
         # A plain array over the map: Numba compiles for ndarray, not for its subclass memmap.
         return np.load(path, mmap_mode="r").view(np.ndarray)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a whole .npy file ({error})") from error
+    except OSError:
+        raise
+    except Exception as error:  # its header is Python's, and whatever parsing that may raise
+        what = shown(" ".join(str(error).split()), 200)
+        raise UserError(f"{path} is not a whole .npy file ({what})") from error
 
 
 def _finding(dataset):
     """Return what of the arrays of a Dataset is not as it must be, or None."""
     if not (_is_count(dataset.n_classes, 2) and _is_image_shape(dataset.image_shape)):
-        return f"has n_classes {dataset.n_classes} and image_shape {dataset.image_shape}"
+        n_classes, shape = shown(dataset.n_classes), shown(repr(dataset.image_shape))
+        return f"has n_classes {n_classes} and image_shape {shape}"
     n_features = math.prod(dataset.image_shape)
     pixels = dataset.train_x.dtype
     if pixels not in PIXEL_TYPES:

@@ -308,10 +308,7 @@ def _check_same_data(one, other, fault):
 def _read(path, maker):
     """Return the mapping in the JSON file ``path``, which the command ``maker`` writes."""
     _require(path, maker)
-    try:
-        found = read_json(path)
-    except RecursionError as error:
-        raise UserError(f"{path} is damaged: it is nested too deeply") from error
+    found = read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} is not one of msgd's: it holds no mapping")
     return found
