@@ -7,11 +7,5 @@ import folders
 import networks
 import pickles
 
-CASES = [
-    *pickles.CASES,
-    *archives.CASES,
-    *configurations.CASES,
-    *networks.CASES,
-    *folders.CASES,
-    *drawings.CASES,
-]
+FILES = (pickles, archives, configurations, networks, folders, drawings)
+CASES = [case for file in FILES for case in file.CASES]

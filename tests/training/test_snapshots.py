@@ -78,4 +78,5 @@ def test_snapshots_are_listed_in_order(tmp_path):
     for iteration in (100, 9, 0):
         path = snapshots.snapshot_path(tmp_path, iteration)
         snapshots.save_parameters(path, {"bias": np.zeros(1)})
+    (tmp_path / "iteration_of_mine.npz").touch()
     assert [iteration for iteration, _ in snapshots.list_snapshots(tmp_path)] == [0, 9, 100]

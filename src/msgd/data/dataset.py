@@ -111,7 +111,8 @@ def _map_array(path):
     """Return the array of the .npy file ``path``, memory-mapped; UserError if it is damaged."""
     try:
         # A plain array over the map: Numba compiles for ndarray, not for its subclass memmap.
-        return np.load(path, mmap_mode="r").view(np.ndarray)
+        with np.errstate(over="ignore"):  # of a header that lies
+            return np.load(path, mmap_mode="r").view(np.ndarray)
     except OSError:
         raise
     except Exception as error:  # its header is Python's, and whatever parsing that may raise

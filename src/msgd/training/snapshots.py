@@ -63,6 +63,7 @@ def snapshot_path(folder, iteration):
 
 
 def list_snapshots(folder):
-    """Return (iteration, path) of every snapshot in ``folder``, in order."""
+    """Return (iteration, path) of every snapshot in ``folder``, in order; others are left out."""
     paths = sorted(Path(folder).glob("iteration_*.npz"))
-    return [(int(path.stem.removeprefix("iteration_")), path) for path in paths]
+    numbers = [path.stem.removeprefix("iteration_") for path in paths]
+    return [(int(n), path) for n, path in zip(numbers, paths, strict=True) if n.isdecimal()]
