@@ -89,7 +89,7 @@ def test_cuda_on_the_simulator_gives_the_cpu_error_counts(data, tmp_path):
     assert results["cuda"].pop("backend") == "cuda"
     assert results["cpu"].pop("backend") == "cpu"
     hashes = [result.pop("sha256") for result in results.values()]
-    assert [*hashes[0]] == [*hashes[1]] == ["best_parameters", "snapshots"]
+    assert [*hashes[0]] == [*hashes[1]] == ["best_parameters", "snapshots", "history"]
     assert results["cuda"] == results["cpu"]
     provenance = json.loads((tmp_path / "cuda" / "provenance.json").read_text())
     assert provenance["device"] == "cuda: Numba's CUDA simulator"
