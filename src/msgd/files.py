@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,16 +24,14 @@ def atomic_path(path):
     path = Path(path)
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The real suffix comes last: writers such as matplotlib choose the format by it.
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
-        os.close(descriptor)
-        temporary = Path(name)
+        # The real suffix comes last: writers such as matplotlib choose the format by it. The name
+        # is known before there is a file, so that a signal between the two leaves none.
+        temporary = path.parent / f"{PARTIAL}{os.urandom(8).hex()}{path.suffix}"
         try:
             with _reason_kept(temporary):
                 yield temporary
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
-            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -89,13 +86,6 @@ def remove_partial(folder, below=False):
     """Remove what processes that were killed have left of files in ``folder``, or ``below`` it."""
     for path in Path(folder).glob(("**/" if below else "") + PARTIAL + "*"):
         path.unlink(missing_ok=True)
-
-
-def _umask():
-    """Return the process's umask (it can only be read by setting it)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path, text):

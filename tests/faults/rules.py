@@ -176,3 +176,23 @@ def kill_after(process, seconds, number):
         os.killpg(process.pid, number)
         process.communicate()
     return process.returncode != 0
+
+
+def kill_when_it_writes(process, folder, number):
+    """Send the signal ``number`` as soon as there is a file more in the results of ``folder``.
+
+    Return whether that ended the process.
+    """
+    before = files_below(folder / "results")
+    while process.poll() is None and files_below(folder / "results") <= before:
+        time.sleep(0.0002)
+    return kill_after(process, 0, number)
+
+
+def files_below(folder):
+    """Return the paths of all files in ``folder`` but logs and benchmarks."""
+    found = set()
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in ("logs", "benchmarks")]
+        found |= {f"{place}/{name}" for name in names}
+    return found

@@ -15,6 +15,7 @@ from rules import (
     download_from,
     finish,
     kill_after,
+    kill_when_it_writes,
     partial_files,
     results_of,
     start,
@@ -37,7 +38,10 @@ def few_rules(tmp_path_factory):
 
 
 def kill(rules, rule, n_kills, folder, first_signal=0):
-    """Kill the process of a job of ``rule``, at random moments; return how often it was."""
+    """Kill the process of a job of ``rule``; return how often it was.
+
+    Two times of three at a random moment, else when it has just begun to write.
+    """
     rules.run_until(rule)
     whole = results_of(rules.folder)
     seconds, moments, n_killed = rules.seconds[rule], random.Random(rule), 0
@@ -45,8 +49,13 @@ def kill(rules, rule, n_kills, folder, first_signal=0):
         number = SIGNALS[(first_signal + n_killed) % len(SIGNALS)]
         copy = rules.without(rule, folder / str(attempt))
         process, began = start(rules.command(rule), copy), time.monotonic()
-        if not kill_after(process, moments.uniform(0.1, 1) * seconds, number):
-            seconds = time.monotonic() - began  # kernels are compiled now, or nobody else is busy
+        if n_killed % 3 == 0:
+            was_killed = kill_when_it_writes(process, copy, number)
+        else:
+            was_killed = kill_after(process, moments.uniform(0.1, 1) * seconds, number)
+            if not was_killed:  # kernels are compiled now, or nobody else is busy
+                seconds = time.monotonic() - began
+        if not was_killed:
             continue
         n_killed += 1
         assert process.returncode in (-number, 128 + number)
