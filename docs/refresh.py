@@ -152,8 +152,9 @@ def table_of_comparison(name, *more):
             row[library] = "–"
             if run:
                 low, high = run["spread"]
-                spread = f" ({low:.3g}–{high:.3g})" if len(run[f"{unit}_per_second"]) > 1 else ""
-                row[library] = f"{run['median']:.3g}{spread}"
+                several = len(run[f"{unit}_per_second"]) > 1
+                spread = f" ({in_digits(low)}–{in_digits(high)})" if several else ""
+                row[library] = f"{in_digits(run['median'])}{spread}"
         ours = runs["msgd"]
         row["msgd / best other"] = f"{ours['ratio_to_best']:.2f} ({ours['best_competitor']})"
         if "target" in ours:
@@ -166,6 +167,11 @@ def table_of_comparison(name, *more):
         rows.append(row)
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return as_markdown(rows, results, f"{versions}; ")
+
+
+def in_digits(rate):
+    """Return ``rate`` with three digits, or as a whole number if that has more."""
+    return f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
 
 
 def comparison_without_labels():
