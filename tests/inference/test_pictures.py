@@ -163,6 +163,13 @@ def test_what_is_no_sheet_is_not_cut_out(name):
     assert sheet_of(grey) is grey
 
 
+@pytest.mark.parametrize("n", [4, 5, 28])
+def test_a_line_from_corner_to_corner_is_no_sheet(n):
+    """Its pixels span no area."""
+    grey = 1 - np.eye(n)
+    assert sheet_of(grey) is grey
+
+
 def noise_only():
     return 0.8 + np.random.RandomState(1).normal(0, 0.05, (300, 400))
 

@@ -163,12 +163,13 @@ def sheet_of(grey):
         return grey
     bare = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
     sheet = ndimage.binary_fill_holes(bare)
-    if min(s.stop - s.start for s in _box_of(sheet)) < SMALLEST_SIDE:
+    # First what also tells that its pixels span an area, for a rectangle around them.
+    is_narrow = min(side.stop - side.start for side in _box_of(sheet)) < SMALLEST_SIDE
+    if is_narrow or sheet.sum() <= LEAST_OF_PICTURE * grey.size:
         return grey
     degrees, sides = _rectangle_around(sheet)
     is_sheet = (
         sheet.sum() > LEAST_SHEET * np.prod(sides)
-        and sheet.sum() > LEAST_OF_PICTURE * grey.size
         and min(sides) > SLIMMEST_SHEET * max(sides)
         and bare.sum() > (1 - CLOSE_SHARE) * sheet.sum()  # no frame
     )
