@@ -23,12 +23,13 @@ HARMLESS = 10**7  # parameters that may be made for a comparison
 def n_parameters(settings, image_shape, n_classes):
     """Return how many numbers the parameters are of a model with completed ``settings``.
 
-    image_shape: height and width; n_classes: C. Raises UserError if the model cannot have images of
-    that size.
+    image_shape: height and width; n_classes: C. The one layer of a model without labels is tied; a
+    model that is none of those here is taken for dense layers. Raises UserError if the model cannot
+    have images of that size.
     """
     n_features, units = math.prod(image_shape), settings.get("n_hidden", [])
     layers = units if isinstance(units, list) else [units]
-    if settings["model"] in UNSUPERVISED:
+    if settings["model"] in UNSUPERVISED and not isinstance(units, list):
         return (n_features + 1) * units + n_features
     if settings["model"] != "lenet":
         return _dense([n_features, *layers, n_classes])
