@@ -6,6 +6,7 @@ MSGD_PLAIN_SIMULATOR=1, on the simulator as it is.
 
 import ctypes
 import dataclasses
+import fcntl
 import gzip
 import os
 import shutil
@@ -216,9 +217,17 @@ def small_pieces(monkeypatch):
 
 @pytest.fixture(scope="session")
 def mnist_file():
-    """The path of mnist.pkl.gz: the pipeline's own, fetched if it is not there yet."""
+    """The path of mnist.pkl.gz: the pipeline's own, fetched if it is not there yet.
+
+    Fetched by one of the processes that test; another one would change it while it is read.
+    """
     path = ROOT / "results" / "downloads" / "mnist.pkl.gz"
-    download_mnist(path)
+    folder = os.open(ROOT / "results", os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        download_mnist(path)
+    finally:
+        os.close(folder)
     return path
 
 
