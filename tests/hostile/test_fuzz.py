@@ -26,7 +26,7 @@ def test_mutated_files_are_read_or_refused(tmp_path, record_property, name):
 def test_more_mutated_files_are_read_or_refused(tmp_path, record_property):
     """In processes of their own, which may not take more than some memory."""
     output = tmp_path / "fuzzed.json"
-    words = ["--cases", "40000", "--seed", "20100114", "--processes", "2", "--output", output]
+    words = ["--cases", "300000", "--seed", "20100114", "--processes", "2", "--output", output]
     done = subprocess.run(
         [sys.executable, HERE / "fuzz.py", *words], capture_output=True, text=True, check=False
     )
