@@ -141,6 +141,16 @@ def test_a_clock_set_back_half_way_changes_no_byte(finished, copy, rule):
     assert nothing_to_do(copy)
 
 
+def test_a_clock_set_back_lets_figures_of_snapshots_be_drawn(copy):
+    """Of a folder Snakemake asks a hidden file for its date."""
+    for path in [copy / "toy.npz", *(copy / "results").rglob("*")]:
+        os.utime(path, (in_two_days(), in_two_days()))
+    figure = "results/plots/a/default/weights.png"
+    done = snakemake(copy, "--cores", "2", "--", figure)
+    assert done.returncode == 0, done.stderr
+    assert (copy / figure).exists()
+
+
 def test_data_of_a_clock_that_is_ahead_are_told_of(finished, tmp_path):
     folder = make_folder(tmp_path / "toy")
     os.utime(folder / "toy.npz", (in_two_days(), in_two_days()))

@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from functools import cache
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -303,7 +304,7 @@ def make_up_for_the_clock():
     def is_ahead(path):
         return os.path.exists(path) and os.path.getmtime(path) > now
 
-    for path in filter(is_ahead, glob.iglob("results/**/*", recursive=True)):
+    for path in filter(is_ahead, Path("results").rglob("*")):  # Snakemake's hidden files, too
         os.utime(path, (now, now))
     for path in filter(is_ahead, DATASET_FILES):
         what = "is dated in the future, so nothing is made of it"
