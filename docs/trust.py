@@ -1,6 +1,7 @@
 """Count what runs of the tests proved, for docs/trust.md: ``python docs/trust.py FILE.xml ...``.
 
-A FILE is what ``pytest --junitxml=FILE`` wrote; several are of runs that together are the whole.
+A FILE is what ``pytest --junitxml=FILE`` wrote; several are of runs that together are the whole. A
+test that failed in one of them has failed, whatever another one says.
 The cases that passed are counted by the promises of docs/trust.yaml and written to docs/trust.json,
 from which docs/refresh.py makes the page's tables. A test that stands for many cases (moments of a
 kill, files of a fuzzer) says how many, by pytest's record_property("cases", n); any other is one.
@@ -76,7 +77,7 @@ def count_all(paths, promises):
     found, dates = {}, []
     for path in paths:
         more, date = outcomes(path)
-        found |= more
+        found |= {test: one for test, one in more.items() if not _has_failed(found, test)}
         dates.append(date)
     counted, wrong = {}, []
     for mark, entries in promises.items():
@@ -84,6 +85,10 @@ def count_all(paths, promises):
         counted[mark] = [row for row, _ in pairs]
         wrong += [line for _, lines in pairs for line in lines]
     return {"date": max(dates), "promises": counted}, wrong
+
+
+def _has_failed(found, test):
+    return test in found and found[test].verdict == "failed"
 
 
 def versions():

@@ -74,6 +74,15 @@ def test_nothing_is_written_where_a_test_failed(trust, tmp_path, monkeypatch, ca
     assert json.loads(output.read_text())["promises"]["faults"][0]["cases"] == 13
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_what_failed_once_has_failed(trust, tmp_path, order):
+    """Whichever of the runs is read last."""
+    runs = [case("tests.faults.test_kills", "test_a_kill", what) for what in ("<failure/>", "")]
+    paths = [write(tmp_path / f"{n}.xml", [runs[n], PASSED[0]]) for n in order]
+    _, wrong = trust.count_all(paths, {"faults": [ENTRY]})
+    assert wrong == ["tests.faults.test_kills::test_a_kill failed; it stands for: it goes on"]
+
+
 @pytest.mark.parametrize("cases", [[], PASSED[2:]])
 def test_a_promise_without_a_test_that_passed_is_none(trust, tmp_path, cases):
     _, wrong = trust.count_all([write(tmp_path / "a.xml", cases)], {"faults": [ENTRY]})
