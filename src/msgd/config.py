@@ -452,11 +452,9 @@ def _unknown_colormap(config, schema):
     close = difflib.get_close_matches(name, list(colormaps), n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     allowed = "the name of a Matplotlib colour map"
-    return (
-        []
-        if name in colormaps
-        else [f"plots.colormap is {shown(repr(name))}; allowed: {allowed}{hint}"]
-    )
+    if name in colormaps:
+        return []
+    return [f"plots.colormap is {shown(repr(name))}; allowed: {allowed}{hint}"]
 
 
 def _meaning(schema, name):

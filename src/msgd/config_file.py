@@ -11,12 +11,13 @@ from pathlib import Path
 
 import yaml
 
-from msgd.config import LARGEST_INTEGER, MOST_LETTERS, dotted, raise_findings, yaml_scalar
+from msgd.config import LARGEST_INTEGER, dotted, raise_findings, yaml_scalar
 from msgd.errors import UserError, shown
 
 # More is taken for a mistake or an attack, and is refused before it takes time or memory.
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000  # where what its anchors name is written out wherever it stands
+MOST_DIGITS = 200  # of a number: the time to read one grows with their square
 
 PLAIN_INTEGER = re.compile("[-+]?(0|[1-9][0-9_]*)")
 OWN_TAGS = "tag:yaml.org,2002:"
@@ -115,7 +116,7 @@ def _odd_number(node, path):
             f"{dotted(path)} is written {shown(text)}, which YAML reads as {shown(number)}; "
             "write it as a decimal number"
         )
-    elif node.tag == f"{OWN_TAGS}int" and len(text) > MOST_LETTERS:
+    elif node.tag == f"{OWN_TAGS}int" and len(text) > MOST_DIGITS:
         yield f"{dotted(path)} has {len(text)} digits; allowed: at most {LARGEST_INTEGER}"
 
 
