@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the published MLP, LeNet, Boltzmann machine and stacks in full with today's source, and keep
-# their small files here: an hour and a half on two cores.
+# their small files here: two hours on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=build/tutorial

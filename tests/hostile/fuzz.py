@@ -490,7 +490,8 @@ def jobs(n_cases, first_seed, names):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=1)
+    # Other cases each time, or the record would count the same ones twice; a finding names its seed.
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--readers", nargs="+", choices=TARGETS, default=[*TARGETS])
     parser.add_argument("--output", type=Path, help="record that the cases are added to")
