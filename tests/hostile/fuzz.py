@@ -490,7 +490,7 @@ def jobs(n_cases, first_seed, names):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", type=int, default=1_000_000)
-    # Other cases each time, or the record would count the same ones twice; a finding names its seed.
+    # Other cases each time, or the record would count the same ones twice. Findings name it.
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--readers", nargs="+", choices=TARGETS, default=[*TARGETS])
