@@ -304,7 +304,8 @@ def make_up_for_the_clock():
     def is_ahead(path):
         return os.path.exists(path) and os.path.getmtime(path) > now
 
-    for path in filter(is_ahead, Path("results").rglob("*")):  # Snakemake's hidden files, too
+    # With Snakemake's hidden files, by which it dates folders.
+    for path in filter(is_ahead, Path("results").rglob("*")):
         os.utime(path, (now, now))
     for path in filter(is_ahead, DATASET_FILES):
         what = "is dated in the future, so nothing is made of it"
