@@ -27,7 +27,7 @@ BORDERLINE = 0.001
 def verify(results, backend="auto", threads=1):
     """Check all finished runs in the folder ``results``; return what does not hold (list of str).
 
-    Of the data every array's hash; of a run the hashes of its parameters, that its files are of one
+    Of the data every array's hash; of a run the hashes of what it saved, that its files are of one
     run, and its errors, which are counted anew on ``backend`` with ``threads`` threads; of
     best_model.npz that it is a run's. Logs a line for each; what does not hold is said with the
     command that makes it anew. Changes nothing. Raises UserError if there is no finished run.
