@@ -47,7 +47,7 @@ if numba.config.ENABLE_CUDASIM:
 
         simulator.install()  # before anything is jitted
 
-pytest.register_assert_rewrite("contract")
+pytest.register_assert_rewrite("browser", "contract")
 
 from msgd.data.dataset import Dataset  # noqa: E402
 from msgd.data.download import download_mnist  # noqa: E402
