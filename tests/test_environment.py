@@ -216,6 +216,7 @@ def test_what_openmp_cannot_read_does_no_harm(plain, tmp_path):
     assert "OMP_NUM_THREADS" in said  # by the library itself
 
 
+@pytest.mark.slow
 def test_without_docstrings(plain, tmp_path):
     """PYTHONOPTIMIZE=2 takes them out; the help and the card do with what is left."""
     changes = {"PYTHONOPTIMIZE": "2", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -280,6 +281,7 @@ def test_kernels_compiled_by_other_settings_are_kept_apart(tmp_path):
     assert len(folders) == 3
 
 
+@pytest.mark.slow
 def test_without_a_home(plain, tmp_path):
     """As in a container whose user has a number and no name: nobody knows a home of theirs.
 

@@ -175,6 +175,7 @@ def replace_by_other_data(path, modified=None):
         os.utime(path, (modified, modified))
 
 
+@pytest.mark.slow
 def test_a_data_set_only_touched_reruns_nothing(folder):
     for date in (None, (0, 0), (2e9, 2e9)):
         os.utime(folder / "toy.npz", date)
@@ -188,6 +189,7 @@ def test_a_data_set_replaced_reruns_all_it_shapes_whatever_its_date(folder, modi
     assert would_run(folder) == {"unpickle": 1, **per_run, **dict.fromkeys(AFTER, 1)}
 
 
+@pytest.mark.slow
 def test_results_only_touched_rerun_nothing(folder):
     for date in (None, (0, 0), (2e9, 2e9)):
         for path in [*folder.glob("results/data/**/*"), *folder.glob("results/runs/**/*")]:
@@ -195,6 +197,7 @@ def test_results_only_touched_rerun_nothing(folder):
         assert would_run(folder) == {}
 
 
+@pytest.mark.slow
 def test_the_downloaded_pickle_is_compared_by_content(tmp_path, mnist_file):
     settings = {"model": "logistic_regression"}
     write_config(tmp_path, {"experiments": {"a": settings}})
@@ -243,6 +246,7 @@ def test_a_plot_setting_reruns_plots_only(folder):
     )
 
 
+@pytest.mark.slow
 def test_event_files_are_written_on_request_and_nothing_else(folder):
     pytest.importorskip("tensorboard", reason="extra tensorboard is not installed: no event files")
     write_config(folder, {**TOY, "tensorboard": True})
@@ -309,6 +313,7 @@ def test_threads_are_given_to_the_job_and_rerun_nothing(folder):
     assert done.stdout.count(" --backend reference ") == 4
 
 
+@pytest.mark.slow
 def test_runs_of_one_thread_train_side_by_side(tmp_path):
     """Four runs on two cores, with the default backend: two trainings at a time."""
     folder = make_folder(tmp_path / "grid")
@@ -715,6 +720,7 @@ def test_beside_classifiers_these_alone_are_scored(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_once_for_figure_and_page(tmp_path):
     folder = make_folder(tmp_path / "toy")
     found = jobs_of(folder, {**TOY["experiments"], "machine": {"model": SAMPLERS[0], **SMALL}})
