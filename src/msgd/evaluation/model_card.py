@@ -125,7 +125,7 @@ def _model(row, record):
     model = record["settings"]["model"]
     return {
         "kind": _docstring(load_model(model)).partition(":")[0],
-        "room": f"`msgd.models.{model}`; its `model.py` has the formulas",
+        "formulas": f"in `model.py` of `msgd.models.{model}`",
         "parameters": f"{row['n_params']:,} numbers, {record['floatX']}",
     }
 

@@ -7,7 +7,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from markupsafe import Markup
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    ScalarFormatter,
+    StrMethodFormatter,
+)
 from matplotlib.transforms import blended_transform_factory
 
 from msgd.config import yaml_scalar
@@ -191,7 +197,7 @@ def interval(row, bounds, published):
     percent = row["test_error_percent"]
 
     def draw(width, is_wide, _):
-        figure, axes = plt.subplots(figsize=(width * POINT, 74 * POINT))
+        figure, axes = plt.subplots(figsize=(width * POINT, 90 * POINT))
         axes.plot(bounds, [0, 0], color=ORANGE, linewidth=8, alpha=0.35, solid_capstyle="butt")
         axes.plot(percent, 0, "o", color=ORANGE, markersize=9, clip_on=False)
         places = [*bounds, percent]
@@ -207,7 +213,8 @@ def interval(row, bounds, published):
         axes.spines["left"].set_visible(False)
         axes.grid(False)
         axes.xaxis.set_major_locator(MaxNLocator(8 if is_wide else 5))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g} %"))
+        axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))  # all as precise
+        axes.set_xlabel("test error, %")
         return figure, {}
 
     low, high = bounds

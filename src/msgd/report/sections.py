@@ -197,6 +197,8 @@ def training(run):
     return {
         "finding": " ".join(parts),
         "every": int(history["iteration"].iloc[0]),
+        "batch_size": settings.get("batch_size"),
+        "has_patience": has_patience,
         "curve": figures.learning_curve(run),
         "milestones": _milestones(history, record),
     }
@@ -290,9 +292,22 @@ def weights(run):
         "finding": (
             f"The weights of {shown}, as a picture each: warm pixels speak for it, cool ones "
             f"against. From {titles[0]} to {titles[-1]} the largest weight went from "
-            f"{frames[0]['largest']} to {frames[-1]['largest']}."
+            f"{frames[0]['largest']} to {frames[-1]['largest']}.{_how_changed(images)}"
         ),
     }
+
+
+def _how_changed(images):
+    """Return in words how much weights changed in training, if they began at random.
+
+    images: (snapshots, n, height, width) float, the weights in the pictures.
+    """
+    first, change = np.linalg.norm(images[0]), np.linalg.norm(images[-1] - images[0])
+    if not (first > 0 and np.isfinite(change)):
+        return ""
+    text = f" Together they changed by {percent(change / first, 0)} of their size at the start"
+    mostly = ", so the pictures still show mostly the random numbers that training began with"
+    return f"{text}{mostly if change < first / 2 else ''}."
 
 
 def unlabelled(runs):
@@ -325,10 +340,10 @@ def _cost_finding(rows, label):
     first, last = rows.iloc[0], rows.iloc[-1]
     what = label[0].upper() + label[1:]
     if len(rows) == 1:
-        return f"{what}: {first['cost']:.6g} in the only epoch."
+        return f"{what}: {first['cost']:.4g} in the only epoch."
     return (
-        f"{what}: from {first['cost']:.6g} in the first epoch to {last['cost']:.6g} in epoch "
-        f"{last['epoch']:g}, of the parameters before each step."
+        f"{what}: from {first['cost']:.4g} in the first epoch to {last['cost']:.4g} in epoch "
+        f"{last['epoch']:g}. That of each minibatch was taken before it changed the parameters."
     )
 
 
@@ -535,7 +550,8 @@ def next_steps(row, run, rows):
         steps.append(
             {
                 "title": "Vary a hyperparameter",
-                "why": "A list makes a grid, a run for each value; this page then compares them.",
+                "why": "A hyperparameter is a setting that training does not learn. A list of its "
+                "values makes a grid, a run for each; this page then compares them.",
                 "yaml": _experiment(experiment, model, learning_rate=rates),
                 "command": everything,
             }
