@@ -463,12 +463,12 @@ def _meaning(schema, name):
 
 
 def _number_hint(error):
-    """Return a hint for YAML's trap: 1e-3 without a dot is read as text."""
+    """Return a hint for numbers that YAML reads as text: 1e-3 without a dot, and 0,1."""
     if error.validator == "type" and error.message == "is too large":
         return f", at most {LARGEST_INTEGER}"
     if error.validator == "type" and isinstance(error.instance, str):
         try:
-            number = float(error.instance)
+            number = float(error.instance.replace(",", "."))
         except ValueError:
             return ""
         text, written = shown(error.instance), yaml_scalar(number)

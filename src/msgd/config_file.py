@@ -53,9 +53,23 @@ def read_file(file):
     except RecursionError as error:
         raise UserError(f"the configuration {file} is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
-        what = shown(" ".join(str(error).split()), 300)
-        raise UserError(f"the configuration {file} is not YAML that can be read: {what}") from error
+        raise UserError(
+            f"the configuration {file} is not YAML that can be read: {_what_is_wrong(error)}"
+        ) from error
     return raise_findings(findings, f"configuration in {file}")
+
+
+def _what_is_wrong(error):
+    """Return in one line what a YAMLError or ValueError says, and where."""
+    mark, context = (getattr(error, key, None) for key in ("problem_mark", "context_mark"))
+    if mark is None:
+        return shown(" ".join(str(error).split()), 300)
+    begun = f", in what began in line {context.line + 1}" if context else ""
+    where = f"line {mark.line + 1}, column {mark.column + 1}"
+    return (
+        f"{where}: {error.problem}{begun}. Keys of one level stand below each other, indented by "
+        "spaces alone, each with a colon and a space after it"
+    )
 
 
 def _is_json(text):

@@ -118,7 +118,7 @@ YAML = {
     "a list": ("- experiments\n", "holds no keys"),
     "two documents": (A + "---\n" + A, "not YAML that can be read"),
     "a bracket that stays open": ("experiments: {a: {model: mlp}\n", "not YAML that can be read"),
-    "a tab": ("experiments:\n\ta: {model: mlp}\n", "not YAML that can be read"),
+    "a tab": ("experiments:\n\ta: {model: mlp}\n", "line 2, column 1: found character"),
     "a null byte": (A.encode() + b"\0", "not YAML that can be read"),
     "a control character": (A.encode() + b"floatX: \x1b[2J\n", "not YAML that can be read"),
     "latin-1": (A.encode() + b"# \xe9\n", "not YAML that can be read"),

@@ -81,7 +81,7 @@ def test_a_description_that_is_wrong_is_refused(tmp_path, changes, message):
 
 
 def test_what_is_no_model_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"a\.npz is missing; msgd select writes"):
+    with pytest.raises(UserError, match=r"a\.npz is missing; snakemake makes"):
         load_model_file(tmp_path / "a.npz")
     save_parameters(tmp_path / "a.npz", {"weights": np.zeros((49, 3), np.float32)})
     with pytest.raises(UserError, match="does not say what model it holds; msgd select writes"):

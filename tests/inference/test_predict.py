@@ -85,7 +85,7 @@ def test_bad_pictures_are_named_and_the_others_classified(folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "absent.npz", "a.png"], "absent.npz is missing; msgd select writes"),
+        (["--model", "absent.npz", "a.png"], "absent.npz is missing; snakemake makes"),
         (["--model", "a.png", "a.png"], "a.png is not a whole .npz file"),
         (["--model", "mlp.npz", "--show", "seen.jpg", "a.png"], "--show is"),
         (["--model", "mlp.npz", "blank.png"], "blank.png: it is blank"),

@@ -158,6 +158,7 @@ def settings_of(wildcards):
     if run not in RUNS:
         raise WorkflowError(
             f"the configuration has no run {run}; it has: {', '.join(RUNS)}"
+            + "".join(f", {name}/{BEST} (of figures)" for name in HAS_BEST)
         )
     return RUNS[run]
 

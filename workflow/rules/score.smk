@@ -78,7 +78,7 @@ for batch, runs in SCORED_TOGETHER.items():
             backend=config["backend"],
             chunk_batches=yaml_scalar(config["device_chunk_batches"]),
         message:
-            f"score {len(runs)} runs of {batch} on the test set"
+            f"score {len(runs)} runs of {runs[0].rpartition('/')[0]} on the test set"
         shell:
             SCORE
 

@@ -174,7 +174,8 @@ def duration(seconds):
 def _columns(rows, width):
     """Return the columns of the table of ``rows``, as many as ``width`` allows."""
     columns = [c for c in COLUMNS if c != "cost" or any(row["cost"] for row in rows)]
-    for column in LEFT_OUT_FIRST:
+    is_mixed = any(row["error"] for row in rows)  # then few runs have a cost to show
+    for column in [*(["cost"] if is_mixed else []), *LEFT_OUT_FIRST]:
         if _width(rows, columns) <= width:
             break
         columns = [c for c in columns if c != column]

@@ -132,7 +132,11 @@ def load_model_file(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is missing; msgd select writes model files, and snakemake runs it")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(
+            f"{path} is missing{where}; snakemake makes results/best_model.npz where it runs, and "
+            "--model names a model file that lies elsewhere"
+        )
     check_npz(path)
     arrays = load_arrays(path)
     if DESCRIPTION not in arrays:

@@ -86,7 +86,7 @@ def plot_weights(data_folder, run_folder, path, dpi, colormap):
     rows = np.unique(np.linspace(0, len(images) - 1, MAX_ROWS).round().astype(int))
     n_columns = images.shape[1]
     size = max(n_columns * CELL + 2.2, 4.2), len(rows) * CELL + 0.75
-    figure, axes = plt.subplots(figsize=size)
+    figure, axes = plt.subplots(figsize=size, layout="compressed")
     selection = f", the first {n_columns} of {n_all:,}" if n_all > n_columns else ""
     set_title(figure, f"{run_title(run_folder)}: weights of the first layer{selection}")
     pictures = draw_rows(axes, images[rows], **_scale(images, colormap))

@@ -439,8 +439,7 @@ def _worst_classes(labels, wrong, pairs):
     of_wrong = np.bincount(labels[wrong], minlength=present.max() + 1)[present]
     rates = of_wrong / of_class
     worst, best = int(rates.argmax()), int(rates.argmin())
-    label, guess, count = pairs[0]
-    text = f"The most frequent confusion is {label} taken for {guess}, {times(count, 'time')}."
+    text = _most_frequent(pairs)
     if rates[worst] > rates[best]:
         text += (
             f" Images of class {present[worst]} are misread most often "
@@ -448,6 +447,18 @@ def _worst_classes(labels, wrong, pairs):
             f"({percent(rates[best], 1)})."
         )
     return text
+
+
+def _most_frequent(pairs):
+    """Return the most frequent confusion in words; pairs: [(label, guess, count)], most first."""
+    count = pairs[0][2]
+    named = [f"{label} taken for {guess}" for label, guess, n in pairs if n == count]
+    if len(named) == 1:
+        return f"The most frequent confusion is {named[0]}, {times(count, 'time')}."
+    if len(named) == len(pairs) > 2:
+        return f"No confusion is more frequent than others: {named[0]}, {times(count, 'time')}."
+    listed = f"{', '.join(named[:-1])} and {named[-1]}"
+    return f"The most frequent confusions are {listed}, {times(count, 'time')} each."
 
 
 def comparison(runs, rows):
@@ -467,6 +478,7 @@ def comparison(runs, rows):
             f"The lowest validation errors of the {len(rows)} runs lie between "
             f"{best['validation_error_percent']:.2f} and {worst['validation_error_percent']:.2f}"
             f"\N{NO-BREAK SPACE}%. The marked curve is that of the selected run."
+            + (" Point at a curve for its run." if len(rows) > figures.MOST_NAMED else "")
         ),
         "grids": _grids(runs),
     }
