@@ -6,6 +6,7 @@ import toy
 from conftest import make_dataset
 
 from msgd import network_size
+from msgd.data.unpickle import Sizes
 from msgd.errors import UserError
 from msgd.models import MODELS, load_model
 
@@ -29,6 +30,23 @@ def test_arrays_of_any_size_are_not_made_by_the_word_of_a_file():
     network_size.check_held(held, settings, dataset, "a.npz")
     few = toy.settings_of("mlp", n_hidden=10)
     network_size.check_held({"weights": np.zeros(5)}, few, dataset, "a.npz")
+
+
+def test_what_does_not_fit_the_data_is_said_together_before_any_job():
+    experiments = {
+        "a": toy.settings_of("logistic_regression", batch_size=[10, 600]),
+        "b": toy.settings_of("lenet", batch_size=10, filter_size=[2, 5], nkerns=[2, 2]),
+        "c": toy.settings_of("mlp", batch_size=10),
+    }
+    network_size.check_sizes(experiments, None)
+    with pytest.raises(UserError) as caught:
+        network_size.check_sizes(experiments, Sizes(500, (8, 8)))
+    first, second = str(caught.value).splitlines()[1:]
+    assert first.startswith("- experiments.a.batch_size is 600; allowed: at most 500")
+    assert second.startswith("- experiments.b.filter_size is 5; allowed: at most 2")
+    assert second.endswith("or leave b out")
+    experiments["a"]["batch_size"], experiments["b"]["filter_size"] = 10, 2
+    network_size.check_sizes(experiments, Sizes(500, (8, 8)))
 
 
 def test_what_does_not_fit_into_the_memory_is_refused(monkeypatch):

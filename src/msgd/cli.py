@@ -426,14 +426,13 @@ def _report(options):
 
 
 def _check_config(options):
-    from msgd.config import check_split_sizes, complete_config
+    from msgd.config import complete_config
     from msgd.config_file import read_file
-    from msgd.data.unpickle import count_training_examples
+    from msgd.data.unpickle import known_sizes
+    from msgd.network_size import check_sizes
 
     config = complete_config(read_file(options.file))
-    n_train = count_training_examples(config["dataset"])
-    if n_train is not None:
-        check_split_sizes(config["experiments"], n_train)
+    check_sizes(config["experiments"], known_sizes(config["dataset"]))
     log.log(RESULT, "%s can be used", options.file)
 
 

@@ -187,6 +187,11 @@ def check_split_sizes(experiments, n_train):
 
     ``experiments``: dict of name -> completed settings; the name "" stands for a run on its own.
     """
+    raise_findings(split_size_findings(experiments, n_train), "configuration")
+
+
+def split_size_findings(experiments, n_train):
+    """Return what ``check_split_sizes`` raises, a list of str."""
     findings = {}  # a dict for its order: runs of a grid may share a finding
     for name, settings in experiments.items():
         key = f"experiments.{name}." if name else ""
@@ -194,7 +199,7 @@ def check_split_sizes(experiments, n_train):
             finding = _split_size_finding(resolve_batch_size(run, n_train), n_train)
             if finding:
                 findings[key + finding] = True
-    raise_findings([*findings], "configuration")
+    return [*findings]
 
 
 def check_layers(experiments):

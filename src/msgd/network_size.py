@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from msgd.config import expand_grid, raise_findings, split_size_findings
 from msgd.errors import UserError
 from msgd.models import UNSUPERVISED, load_model
 
@@ -42,6 +43,24 @@ def n_parameters(settings, image_shape, n_classes):
 def _dense(sizes):
     """Return the number of weights and biases between layers of ``sizes`` units."""
     return sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))
+
+
+def check_sizes(experiments, sizes):
+    """Raise UserError if an experiment cannot work with data of these ``sizes``.
+
+    experiments: dict of name -> completed settings; sizes: what data.unpickle.known_sizes returns;
+    None, where a training is the first to know, passes.
+    """
+    if sizes is None:
+        return
+    findings = dict.fromkeys(split_size_findings(experiments, sizes.n_train))
+    for name, settings in experiments.items():
+        for run in expand_grid(settings).values():
+            try:
+                n_parameters(run, sizes.image_shape, n_classes=2)
+            except UserError as error:
+                findings[f"experiments.{name}.{error}; or leave {name} out"] = None
+    raise_findings([*findings], "configuration")
 
 
 def check_held(arrays, settings, dataset, fault):

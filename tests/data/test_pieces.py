@@ -108,13 +108,13 @@ def test_the_number_of_images_is_known_from_headers(tmp_path, monkeypatch):
     monkeypatch.setattr(pieces.StoredArray, "read", refuse)
     monkeypatch.setattr(pieces.StoredArray, "pieces", refuse)
     for name in ("toy.npz", "idx", "packed"):
-        assert unpickle.count_training_examples(str(tmp_path / name)) == 300
+        assert unpickle.known_sizes(str(tmp_path / name)).n_train == 300
 
 
 def refused(source):
     """Check that ``source`` is refused from its headers, and return what is said."""
     with pytest.raises(UserError) as caught:
-        unpickle.count_training_examples(str(source))
+        unpickle.known_sizes(str(source))
     said = str(caught.value)
     with pytest.raises(UserError) as caught:
         unpickle.unpickle(source, source.parent / "arrays", "float32")

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_dataset
 
 from msgd.data.dataset import load_dataset
-from msgd.data.unpickle import count_training_examples, unpickle
+from msgd.data.unpickle import known_sizes, unpickle
 from msgd.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_pieces")
@@ -90,7 +90,7 @@ def test_a_single_channel_is_dropped(tmp_path, shape):
     assert found.image_shape == ONE_CHANNEL[shape]
     for split, x in images.items():
         np.testing.assert_array_equal(found.split(split)[0], x.reshape(len(x), -1))
-    assert count_training_examples(str(tmp_path / "toy.npz")) == 40
+    assert known_sizes(str(tmp_path / "toy.npz")) == (40, ONE_CHANNEL[shape])
 
 
 def test_splits_may_differ_in_where_their_single_channel_is(tmp_path):
@@ -123,7 +123,7 @@ def test_several_channels_are_refused_with_their_shape(tmp_path, shape):
     assert f"the train images have shape {(40, *shape)}, more than one channel" in said
     assert SEVERAL_CHANNELS[shape] in said
     with pytest.raises(UserError, match="more than one channel"):
-        count_training_examples(str(tmp_path / "toy.npz"))
+        known_sizes(str(tmp_path / "toy.npz"))
 
 
 def test_the_advice_on_channels_leads_to_data_that_are_read(tmp_path, caplog):

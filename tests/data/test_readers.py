@@ -18,7 +18,7 @@ from conftest import as_triple, make_dataset, save_idx, save_idx_folder, save_np
 from msgd.config import complete_config
 from msgd.data import readers
 from msgd.data.dataset import load_dataset
-from msgd.data.unpickle import count_training_examples, unpickle
+from msgd.data.unpickle import known_sizes, unpickle
 from msgd.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_pieces")
@@ -57,7 +57,7 @@ def refusal(source, by_headers=True):
     assert not (source.parent / "arrays").exists()
     if by_headers:
         with pytest.raises(UserError):
-            count_training_examples(str(source))
+            known_sizes(str(source))
     return str(caught.value)
 
 
@@ -88,7 +88,8 @@ def test_contents_decide_not_names(tmp_path, content, name):
     (tmp_path / name).write_bytes(data[content])
     check_toy(read(tmp_path / name))
     n_train = 30 if content == "npz" else None  # a pickle has no header that says it
-    assert count_training_examples(str(tmp_path / name)) == n_train
+    sizes = known_sizes(str(tmp_path / name))
+    assert (sizes and sizes.n_train) == n_train
 
 
 @pytest.mark.parametrize("protocol", PICKLES)
@@ -305,7 +306,7 @@ def test_without_a_validation_part_the_last_sixth_is_split_off(tmp_path, style, 
     with caplog.at_level(logging.INFO, "msgd"):
         check_split_off(read(source))
     assert f"{source} has no validation part: the last 5 of 30 training images" in caplog.text
-    assert count_training_examples(str(source)) == 25
+    assert known_sizes(str(source)).n_train == 25
 
 
 def test_a_missing_array_is_reported_with_those_found(tmp_path):
@@ -382,7 +383,7 @@ def test_a_folder_without_a_validation_set_is_split(idx, caplog):
     with caplog.at_level(logging.INFO, "msgd"):
         check_split_off(read(idx))
     assert "the last 5 of 30 training images are split off" in caplog.text
-    assert count_training_examples(str(idx)) == 25
+    assert known_sizes(str(idx)).n_train == 25
 
 
 def test_contents_of_idx_files_decide_not_names(idx):
@@ -499,7 +500,7 @@ def test_a_path_not_found_is_reported_with_its_folder(tmp_path, monkeypatch):
             unpickle(path, tmp_path / "arrays", "float32")
         assert words in str(caught.value)
         with pytest.raises(UserError, match="it was sought in"):
-            count_training_examples(path)
+            known_sizes(path)
 
 
 def test_a_link_that_leads_nowhere_is_reported(tmp_path):
@@ -521,12 +522,12 @@ def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     assert config["dataset"] == str(tmp_path / "toy.npz")
     for path in ("~/toy.npz", config["dataset"]):
         unpickle(path, tmp_path / "arrays", "float32")
-        assert count_training_examples(path) == 30
+        assert known_sizes(path).n_train == 30
     check_toy(load_dataset(tmp_path / "arrays"))
     with pytest.raises(UserError, match=rf"{tmp_path}/toy\.npy does not exist.*{tmp_path} "):
-        count_training_examples("~/toy.npy")
+        known_sizes("~/toy.npy")
     with pytest.raises(UserError, match=r"~nobody-of-that-name/toy\.npz does not exist"):
-        count_training_examples("~nobody-of-that-name/toy.npz")
+        known_sizes("~nobody-of-that-name/toy.npz")
 
 
 @pytest.mark.parametrize("path", ["./mnist", "mnist/", "a/~/b.npz", "../x.npz", "/a//b.npz"])

@@ -16,7 +16,6 @@ from snakemake.exceptions import WorkflowError
 
 from msgd.backends import asks_for_gpu
 from msgd.config import (
-    check_split_sizes,
     compared_hyperparameters,
     complete_config,
     expand_grid,
@@ -26,13 +25,14 @@ from msgd.config import (
 from msgd.config_file import read_file
 from msgd.data.content import data_name, sha256_of_files
 from msgd.data.sources import load_sources
-from msgd.data.unpickle import count_training_examples
+from msgd.data.unpickle import known_sizes
 from msgd.errors import UserError
 from msgd.evaluation.outcome import describe_outcome
 from msgd.evaluation.tensorboard import FILE_NAME as EVENT_FILE
 from msgd.evaluation.tensorboard import INSTALL as INSTALL_TENSORBOARD
 from msgd.files import remove_partial, sha256_of_hashes
 from msgd.models import AUTOENCODERS, SAMPLERS, UNSUPERVISED
+from msgd.network_size import check_sizes
 from msgd.source import SHAPES_NO_NUMBER, closure, run_source, sha256_of_source
 
 # `config` is Snakemake's own: bound anew, it is the complete one for all rules and for the report.
@@ -40,9 +40,7 @@ try:
     for file in workflow.configfiles:
         read_file(file)
     config = complete_config(config)
-    n_train = count_training_examples(config["dataset"])
-    if n_train is not None:  # else a training checks them, first of all
-        check_split_sizes(config["experiments"], n_train)
+    check_sizes(config["experiments"], known_sizes(config["dataset"]))
 except UserError as error:
     raise WorkflowError(str(error))
 

@@ -83,14 +83,20 @@ def _how_to_make_grey(x, channel_axis):
 def common_image_shape(path, images):
     """Return (height, width); every split of ``images`` must hold images of the same shape.
 
-    images: dict of split -> Images, of shape (D,) or (height, width). D pixels are a square where
-    that is possible, else one row.
+    images: dict of split -> Images, of shape (D,) or (height, width).
     """
     shapes = {split: x.shape for split, x in images.items()}
     if len(set(shapes.values())) != 1:
         listed = ", ".join(f"{split} {shape}" for split, shape in shapes.items())
         raise UserError(f"{path}: images of different shapes: {listed}")
-    shape = shapes["train"]
+    return picture_shape(shapes["train"])
+
+
+def picture_shape(shape):
+    """Return (height, width) of an image of ``shape``, (D,) or (height, width).
+
+    D pixels are a square where that is possible, else one row.
+    """
     if len(shape) == 2:
         return shape
     (n_features,) = shape

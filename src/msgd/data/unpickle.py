@@ -7,7 +7,9 @@ for MNIST, and as floatX otherwise; y is stored as int32.
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -16,7 +18,12 @@ from msgd.data.content import file_state
 from msgd.data.dataset import ARRAY_NAMES, BYTE_SCALE, SPLITS
 from msgd.data.images import check_finite, progress, read_images
 from msgd.data.pieces import StoredArray, whole
-from msgd.data.pixels import common_image_shape, shape_without_channels, storage_of_pixels
+from msgd.data.pixels import (
+    common_image_shape,
+    picture_shape,
+    shape_without_channels,
+    storage_of_pixels,
+)
 from msgd.data.readers import read_splits
 from msgd.data.sources import load_sources
 from msgd.errors import UserError
@@ -29,7 +36,7 @@ log = logging.getLogger(__name__)
 VALID_SHARE = 6
 
 MNIST_EXAMPLES = {"train": 50_000, "valid": 10_000, "test": 10_000}
-MNIST_PIXELS = 784
+MNIST_SHAPE = (28, 28)
 
 
 def unpickle(path, folder, float_x, expect_mnist=False):
@@ -105,23 +112,34 @@ def _write_images(path, title, images, storage):
             bar.update(len(rows))
 
 
-def count_training_examples(dataset):
-    """Return the number of training examples of config key ``dataset``, before any job has run.
+class Sizes(NamedTuple):
+    """What is known of a data set before any job has run.
 
-    MNIST's is known; of your own data the headers are read, and no more. None for a pickle, which
-    has no header: its number is known once it has been unpickled. Raises UserError if the data set
+    n_train: training examples; image_shape: (height, width).
+    """
+
+    n_train: int
+    image_shape: tuple[int, int]
+
+
+def known_sizes(dataset):
+    """Return the Sizes of config key ``dataset``, before any job has run.
+
+    MNIST's are known; of your own data the headers are read, and no more. None for a pickle, which
+    has no header: its sizes are known once it has been unpickled. Raises UserError if the data set
     cannot be read, as far as its headers tell.
     """
     if dataset == "mnist":
-        return MNIST_EXAMPLES["train"]
+        return Sizes(MNIST_EXAMPLES["train"], MNIST_SHAPE)
     if set(dataset) & set("{}"):
         raise UserError(f"dataset is {dataset!r}; allowed: a path without the characters {{ and }}")
     splits = read_splits(dataset, headers_only=True)
     if splits is None:
         return None
     x, y = splits["train"]
-    _check_shapes(dataset, "train", x, y)
-    return len(x) if "valid" in splits else len(x) - len(x) // VALID_SHARE
+    shape = picture_shape(_check_shapes(dataset, "train", x, y))
+    n_split_off = 0 if "valid" in splits else len(x) // VALID_SHARE
+    return Sizes(len(x) - n_split_off, shape)
 
 
 def _check_pair(path, split, x, y):
@@ -256,7 +274,7 @@ def _arrays_other_than_mnist(images, labels, storage):
 
 def _are_mnist(images, split, storage, sha256):
     """Return whether ``images`` are MNIST's ``split``, whose published floats have ``sha256``."""
-    is_size = (len(images), images.n_features) == (MNIST_EXAMPLES[split], MNIST_PIXELS)
+    is_size = (len(images), images.n_features) == (MNIST_EXAMPLES[split], math.prod(MNIST_SHAPE))
     if not is_size or storage.dtype != np.uint8:
         return False
     digest = hashlib.sha256()

@@ -568,15 +568,16 @@ def next_steps(row, run, rows):
                 "command": everything,
             }
         )
-    steps.append(
-        {
-            "title": "Bring your own images",
-            "why": "An .npz file, a pickle or a folder of IDX files, of any image size and number "
-            "of classes.",
-            "yaml": "dataset: path/to/data.npz",
-            "command": everything,
-        }
-    )
+    if run.dataset.is_mnist:
+        steps.append(
+            {
+                "title": "Bring your own images",
+                "why": "An .npz file, a pickle or a folder of IDX files, of any image size and "
+                "number of classes.",
+                "yaml": "dataset: path/to/data.npz",
+                "command": everything,
+            }
+        )
     return steps
 
 
