@@ -5,9 +5,11 @@ import subprocess
 import sys
 import tomllib
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from cuda.pathfinder import load_nvidia_dynamic_lib
 from loaded import addresses_in_page, addresses_in_style, is_from_elsewhere
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -98,3 +100,10 @@ def test_what_is_fetched_from_elsewhere_is_seen(page):
 @pytest.mark.parametrize("page", FETCHES_NOTHING)
 def test_what_is_beside_the_page_is_allowed(page):
     assert not [*filter(is_from_elsewhere, addresses_in_page(page))]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the wheel is for Linux")
+def test_the_library_that_numba_cuda_asks_for_comes_with_the_package():
+    """Machines without CUDA lack it, and Numba's CUDA simulator is not imported without."""
+    found = load_nvidia_dynamic_lib("cudart")
+    assert "site-packages" in Path(found.abs_path).parts, found
