@@ -4,9 +4,11 @@ Errors meant for the user go to standard error and to the log file, and the exit
 """
 
 import argparse
+import ctypes
 import gc
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -98,6 +100,9 @@ def _parser():
     train.add_argument("--floatX", dest="float_x", default="float32", choices=FLOATS)
 
     train.add_argument("--states", type=Path, help="folder of states, to go on from after a kill")
+    train.add_argument(
+        "--end-with", type=int, metavar="PID", help="end when this process does, which started it"
+    )
     train.add_argument(
         "--seconds-between-states", type=float, default=5.0, metavar="S", help="default: 5"
     )
@@ -287,7 +292,25 @@ def _unpickle(options):
     unpickle(options.path, options.output, options.float_x, options.expect_mnist)
 
 
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def _end_with(process):
+    """Let Linux kill this process when the one that started it, of number ``process``, has ended.
+
+    A training that outlives its Snakemake would write into the same folder as the next one of that
+    run. Killed at once it does no more than states are kept for; asked to end, it would first clean
+    up what may already be the next one's.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != process:
+        raise UserError(f"process {process}, with which this one is to end, did not start it")
+
+
 def _train(options):
+    if options.end_with is not None:
+        _end_with(options.end_with)
     import msgd.kernels.options  # noqa: F401  # before Numba, whose settings it checks
     from msgd.config import check_arithmetic, complete_experiment, parse_hyperparameter_words
     from msgd.data.content import check_images

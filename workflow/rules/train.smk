@@ -36,7 +36,7 @@ rule train:
         hyperparameters=hyperparameters,
     message:
         "train {wildcards.experiment}/{wildcards.run}"
-    shell:
-        "msgd train --log {log} --data {params.data:q} --run {params.folder:q} --threads {threads}"
-        " --states results/states --backend {params.backend} --floatX {params.floatX}"
+    shell:  # exec, so that Snakemake itself has started what is to end with it
+        "exec msgd train --end-with $PPID --log {log} --data {params.data:q} --run {params.folder:q}"
+        " --threads {threads} --states results/states --backend {params.backend} --floatX {params.floatX}"
         " --device-chunk-batches {params.chunk_batches} {params.hyperparameters:q}"
