@@ -174,6 +174,20 @@ def msgd_unread(*arguments):
     return done
 
 
+def _is_edited(file):
+    """Return whether a file of the clone differs from what is committed; False where no git tells."""
+    words = ["git", "-C", ROOT, "diff", "--quiet", "HEAD", "--", file]
+    try:
+        return subprocess.run(words, capture_output=True, check=False).returncode == 1
+    except OSError:
+        return False
+
+
+needs_shipped_config = pytest.mark.skipif(
+    _is_edited("config.yaml"), reason="config.yaml was edited: this tests the one that is committed"
+)
+
+
 def snakemake(directory, *arguments, **environment):
     """Run this repository's workflow in ``directory`` in a process of its own."""
     return run("snakemake", *in_folder(directory), *arguments, **environment)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, needs_shipped_config
 
 from msgd import config, config_file
 from msgd.errors import UserError
@@ -44,6 +44,7 @@ def test_a_schema_belongs_to_whoever_asked_for_it():
     assert config.experiment_schema("lenet") == kept[1]
 
 
+@needs_shipped_config
 def test_config_yaml_shows_the_defaults():
     """The first experiment shows every key, and no stale values; the others cut epochs."""
     shown = yaml.safe_load((ROOT / "config.yaml").read_text())

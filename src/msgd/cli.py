@@ -154,6 +154,8 @@ def _parser():
     )
     report.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
     report.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    report.add_argument("--configuration", metavar="FILE", help="what the page says to edit")
+    report.add_argument("--made-by", metavar="COMMAND", help="what it says to give again")
 
     plot = command("plot", _plot, "draw a figure from saved files")
     plot.add_argument("figure", choices=sorted(FIGURES))
@@ -444,8 +446,11 @@ def _print(text):
 
 def _report(options):
     from msgd.report.page import write_report
+    from msgd.report.sections import HOW
 
-    write_report(options.runs, options.data, options.output)
+    given = {"configuration": options.configuration, "command": options.made_by}
+    how = HOW._replace(**{key: text for key, text in given.items() if text})
+    write_report(options.runs, options.data, options.output, how)
 
 
 def _check_config(options):

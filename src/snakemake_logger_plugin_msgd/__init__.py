@@ -58,7 +58,14 @@ class LongFormatter(DefaultFormatter):
 PREAMBLE = (
     *("Assuming unrestricted shared filesystem", "Building DAG of jobs", "Using shell"),
     *("Select jobs to execute", "Execute ", "Conda environments: ignored"),
+    # Nor how to have files of changed settings taken for good.
+    *("Some jobs were triggered by provenance information", "Rules with provenance triggered"),
 )
+
+
+# What Snakemake says at the end when a job failed or was interrupted, and what to add.
+NOT_ALL = "At least one job did not complete successfully"
+GOES_ON = "What is finished stays. The same command goes on from there."
 
 
 class PlanFormatter(DefaultFormatter):
@@ -95,13 +102,16 @@ class ShortFormatter(PlanFormatter):
         """Return the text of ``record``; of a failed job the lines FAILED say all there is."""
         if get_event(record) == LogEvent.ERROR and "CalledProcessError" in str(record.msg):
             return ""
-        return super().format(record)
+        text = super().format(record)
+        is_end = get_event(record) == LogEvent.ERROR and NOT_ALL in str(record.msg)
+        return f"{text}\n{GOES_ON}" if is_end else text
 
     def format_run_info(self, message):
         """Return how many jobs of which rule there are, on one line."""
         counts = {rule: n for rule, n in message["stats"].items() if rule not in ("total", "all")}
         listed = ", ".join(rule if n == 1 else f"{n} {rule}" for rule, n in counts.items())
-        return f"{message['stats']['total']} jobs: {listed}"
+        total = message["stats"]["total"]
+        return f"{total} job{'s' * (total != 1)}: {listed}"
 
     def format_job_info(self, message):
         """Return the title of a job that begins, "" for one that only waits for others."""

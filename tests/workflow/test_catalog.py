@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 import yaml
-from conftest import ROOT, as_triple, make_dataset, run, save_npz
+from conftest import ROOT, as_triple, make_dataset, needs_shipped_config, run, save_npz
 
 from msgd.config import complete_config
 
@@ -76,6 +76,7 @@ def test_what_is_said_of_deployment_and_report_holds():
     assert f"    {install} && " in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@needs_shipped_config
 def test_a_deployed_workflow_begins_with_the_configuration_of_a_clone(tmp_path):
     deploy(tmp_path)
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))

@@ -25,6 +25,7 @@ from conftest import (
     snakemake,
 )
 
+from msgd.backends import gpu_name
 from msgd.models import AUTOENCODERS, MODELS, SAMPLERS, UNSUPERVISED
 from msgd.training.snapshots import load_arrays
 
@@ -123,6 +124,9 @@ def test_everything_is_made_and_nothing_else_is_left(finished):
         *("best_model.npz", "model_card.md", "model_card.html", "report.html"),
     }
     assert the_selected_is_kept(finished)
+    page = (finished / "results" / "report.html").read_text(encoding="utf-8")
+    assert f"snakemake --cores all -s {ROOT / 'Snakefile'}</pre>" in page
+    assert "Put the lines into <code>config.yaml</code>" in page
     assert not list(finished.rglob(".partial-*"))
     assert {p.name for p in finished.iterdir()} == {
         "toy.npz",
@@ -673,6 +677,18 @@ def test_a_failing_job_leaves_no_half_written_file(tmp_path):
     assert done.returncode != 0
     assert "diverged before its first validation" in done.stderr
     assert not [p for p in folder.glob("results/runs/**/*") if p.is_file()]
+
+
+@pytest.mark.skipif(bool(gpu_name()), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_removed_for_cuda(folder):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    write_config(folder, {**config, "backend": "cuda", "floatX": "float64"})
+    before = {path for path in folder.rglob("results/runs/**/*") if path.is_file()}
+    assert would_run(folder)["train"] == 2
+    done = snakemake(folder, "--cores", "1", NUMBA_ENABLE_CUDASIM="0")
+    assert done.returncode != 0
+    assert "backend is cuda, but there is no CUDA driver with a GPU" in done.stderr
+    assert before == {path for path in folder.rglob("results/runs/**/*") if path.is_file()}
 
 
 def test_a_configuration_file_with_experiments_stands_alone(tmp_path):

@@ -7,6 +7,7 @@ import glob
 import importlib.util
 import os
 import re
+import shlex
 import sys
 import time
 from functools import cache
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from msgd.backends import asks_for_gpu
+from msgd.backends import ON_SIMULATOR, asks_for_gpu, gpu_name
 from msgd.config import (
     compared_hyperparameters,
     complete_config,
@@ -309,6 +310,42 @@ def make_up_for_the_clock():
     for path in filter(is_ahead, DATASET_FILES):
         what = "is dated in the future, so nothing is made of it"
         print(f"{path} {what}: touch {path}, or set the clock", file=sys.stderr)
+
+
+def near(path):
+    """The path as people give it here: relative if it lies in this folder."""
+    path = os.path.realpath(path)
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
+
+
+# The file that says what is trained: the last of --configfile, if it was given.
+CONFIGURATION = near(["config.yaml", *workflow.overwrite_configfiles][-1])
+
+
+def command_again():
+    """The command that makes everything with this workflow and configuration, in this folder."""
+    words = ["snakemake", "--cores", "all"]
+    snakefile = near(workflow.main_snakefile)
+    if snakefile not in ("Snakefile", "workflow/Snakefile"):
+        words += ["-s", snakefile]
+    if workflow.overwrite_configfiles:
+        words += ["--configfile", *map(near, workflow.overwrite_configfiles)]
+    return shlex.join(words)
+
+
+def require_gpu():
+    """Refuse what is to run on a GPU where there is none.
+
+    Said by the first job it would be too late: Snakemake would have removed what that makes anew.
+    """
+    asked_for = {"train", *(f"score_{batch}" for batch in SCORED_TOGETHER), "score"}
+    is_needed = any(job.rule.name in asked_for for job in workflow.dag.needrun_jobs())
+    if config["backend"] == "cuda" and workflow.local_exec and is_needed:
+        if not ON_SIMULATOR and not gpu_name():
+            raise WorkflowError(
+                "backend is cuda, but there is no CUDA driver with a GPU; backend: auto takes the CPU"
+            )
 
 
 def folders_of_runs(wildcards, input):

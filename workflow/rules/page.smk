@@ -34,7 +34,10 @@ rule write_report:
         code=page_code,
         data=subpath(input.dataset, parent=True),
         runs=folders_of_runs,
+        configuration=CONFIGURATION,
+        made_by=command_again(),
     message:
         "the story on one page"
     shell:
         "msgd report --log {log} --data {params.data:q} --output {output:q} {params.runs:q}"
+        " --configuration {params.configuration:q} --made-by {params.made_by:q}"

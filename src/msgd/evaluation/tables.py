@@ -195,16 +195,23 @@ def _show(value):
 
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2em; }}
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><style>
+:root {{ --ink: #222; --line: #ddd; --marked: #fdf0e4; --raised: #f6f6f6; }}
+@media (prefers-color-scheme: dark) {{
+:root {{ --ink: #e8e6e1; --line: #444; --marked: #4a3322; --raised: #26282c; }}
+body {{ background: #15171a; }}
+}}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); margin: clamp(1em, 4vw, 2em); }}
 p {{ max-width: 46em; }}
-table {{ border-collapse: collapse; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
 th, td {{ padding: .35em .9em; text-align: left; white-space: nowrap; vertical-align: top; }}
-td {{ border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums; }}
-th {{ border-bottom: 2px solid #222; }}
-table.facts th {{ border-bottom: 1px solid #ddd; font-weight: 600; }}
+td {{ border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }}
+th {{ border-bottom: 2px solid var(--ink); }}
+table.facts th {{ border-bottom: 1px solid var(--line); font-weight: 600; }}
 td:nth-child(2) {{ white-space: normal; min-width: 9em; }}
-tr.marked td {{ background: #fdf0e4; font-weight: 600; }}
-pre {{ background: #f6f6f6; padding: 1em; max-width: 60em; overflow-x: auto; }}
+tr.marked td {{ background: var(--marked); font-weight: 600; }}
+pre {{ background: var(--raised); padding: 1em; max-width: 60em; overflow-x: auto; }}
 </style></head><body><h1>{title}</h1>{body}</body></html>
 """

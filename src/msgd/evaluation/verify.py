@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ def verify(results, backend="auto", threads=1):
     if not folders:
         raise UserError(f"{results} holds no finished run; snakemake makes them in results/")
     datasets, findings = {}, []
+    choose = cache(partial(choose_device, backend))  # which says what it takes: once a model
 
     def check(what, made_by, function, *arguments):
         try:
@@ -48,7 +50,7 @@ def verify(results, backend="auto", threads=1):
     for path in sorted(results.glob("data/*/dataset.json")):
         check(path.parent, "unpickle", _check_data, path.parent, datasets)
     for folder in folders:
-        check(folder, folder / "training.json", _check_run, folder, datasets, backend, threads)
+        check(folder, folder / "training.json", _check_run, folder, datasets, choose, threads)
     if (model := results / "best_model.npz").exists():
         check(model, "select", _check_model, model, folders)
     return findings
@@ -71,8 +73,11 @@ def _key(sha256):
     return tuple(sorted(sha256.items()))
 
 
-def _check_run(folder, datasets, backend, threads):
-    """Return what was checked of the run in ``folder``, as text; UserError if it does not hold."""
+def _check_run(folder, datasets, choose, threads):
+    """Return what was checked of the run in ``folder``, as text; UserError if it does not hold.
+
+    choose: function of a model's name that returns the device.
+    """
     data_folder = datasets.get(_key(open_run(folder).sha256))
     if data_folder is None:
         raise UserError("it was trained on other data than are there, or those do not hold")
@@ -84,13 +89,12 @@ def _check_run(folder, datasets, backend, threads):
     checked = [f"the hashes of {len(run.snapshots())} snapshots and the best parameters"]
     run.seconds()  # reads the history, and that both are of one run
     if run.is_classifier:
-        checked += _check_errors(run, backend, threads)
+        checked += _check_errors(run, choose(run.settings["model"]), threads)
     return ", ".join(checked)
 
 
-def _check_errors(run, backend, threads):
+def _check_errors(run, device, threads):
     """Return what the errors of a run came to when they were counted anew (list of str)."""
-    device = choose_device(backend, run.settings["model"])
     is_same_device = device == device_of(run.record.get("device", device))
     kernels = build_backend(
         run.dataset, run.best_parameters(), run.settings, device, run.float_x, threads, None

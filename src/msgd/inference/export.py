@@ -7,12 +7,15 @@ of its ``model.py`` say.
 """
 
 import json
+import logging
 
 import numpy as np
 
 from msgd import __version__
-from msgd.errors import UserError
+from msgd.errors import RESULT, UserError
 from msgd.files import atomic_path
+
+log = logging.getLogger(__name__)
 
 OPSET = 17  # of operators, and
 IR_VERSION = 8  # of the format: old ones, which programs of 2022 read
@@ -35,6 +38,8 @@ def write_onnx(model, path):
     onnx.checker.check_model(proto)
     with atomic_path(path) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
+    shape = " x ".join(map(str, model.image_shape))
+    log.log(RESULT, "%s takes images of %s pixels, %s", path, shape, model.pixel_type)
 
 
 def build_onnx(model):

@@ -19,11 +19,12 @@ log = logging.getLogger(__name__)
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
-def write_report(run_folders, data_folder, path):
+def write_report(run_folders, data_folder, path, how=sections.HOW):
     """Write the page on the runs in ``run_folders`` to the HTML file ``path``.
 
     run_folders: of scored runs, ``.../experiment/run``, and of runs without labels, one scored run
-    at least; data_folder: the six arrays they were trained on. The same files give the same bytes.
+    at least; data_folder: the six arrays they were trained on; how: a sections.HowToRun, with which
+    the page says what to do next. The same files give the same bytes.
     Raises UserError, before anything is written, if files are missing or do not belong together.
     """
     everything = open_runs(map(Path, run_folders), data_folder)
@@ -65,6 +66,7 @@ def write_report(run_folders, data_folder, path):
             ),
             mistakes=sections.mistakes(run),
             comparison=sections.comparison(runs, rows),
+            how=how,
             steps=sections.next_steps(row, run, rows),
         )
     )

@@ -4,6 +4,7 @@ A function returns a dict, or None where its section has nothing to show.
 """
 
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -528,11 +529,20 @@ def _grid_finding(found):
     )
 
 
+class HowToRun(NamedTuple):
+    """The configuration file that made the runs, and the command."""
+
+    configuration: str
+    command: str
+
+
+HOW = HowToRun("config.yaml", "snakemake --cores all")
+
+
 def next_steps(row, run, rows):
-    """Return what to change next, [dict of title, why, lines of YAML, command]."""
+    """Return what to change next, [dict of title, why, lines of YAML]."""
     settings, steps = run.record["settings"], []
     experiment, model = row["experiment"], settings["model"]
-    everything = "snakemake --cores all"
     if row["stopped_by"] == "n_epochs" and row["validation_errors"]:
         steps.append(
             {
@@ -540,7 +550,6 @@ def next_steps(row, run, rows):
                 "why": f"The selected run ended at its cap of {settings['n_epochs']:,} epochs, not "
                 "by its patience. With a higher cap it goes on where it stopped.",
                 "yaml": _experiment(experiment, model, n_epochs=10 * settings["n_epochs"]),
-                "command": everything,
             }
         )
     absent = [name for name in ("lenet", "mlp", "logistic_regression") if name in MODELS]
@@ -553,7 +562,6 @@ def next_steps(row, run, rows):
                 "why": f"None of these runs is of the model {absent[0]}. It trains beside the "
                 "others, which stay as they are.",
                 "yaml": _experiment(absent[0], absent[0]),
-                "command": everything,
             }
         )
     if "learning_rate" in experiment_schema(model)["properties"]:
@@ -565,7 +573,6 @@ def next_steps(row, run, rows):
                 "why": "A hyperparameter is a setting that training does not learn. A list of its "
                 "values makes a grid, a run for each; this page then compares them.",
                 "yaml": _experiment(experiment, model, learning_rate=rates),
-                "command": everything,
             }
         )
     if run.dataset.is_mnist:
@@ -575,7 +582,6 @@ def next_steps(row, run, rows):
                 "why": "An .npz file, a pickle or a folder of IDX files, of any image size and "
                 "number of classes.",
                 "yaml": "dataset: path/to/data.npz",
-                "command": everything,
             }
         )
     return steps
