@@ -68,27 +68,30 @@ def table_of_full_runs():
     for folder, runs in ((ROOT / "results", ROOT / "results" / "runs"), (PUBLISHED, PUBLISHED)):
         frame = pd.read_csv(folder / "published.csv", dtype=str)
         names = frame["experiment"] + "/" + frame["run"]
-        frame["made by"] = [made_by(runs / name / "provenance.json") for name in names]
+        frame["trained by"] = [made_by(runs / name / "provenance.json") for name in names]
         frames.append(frame)
     frame = pd.concat(frames)
     shown = frame.loc[frame["epochs"] == "in full", SHOWN]
     return shown.to_markdown(index=False, disable_numparse=True) + "\n"
 
 
+TODAYS = "today's code"
+
+
 def made_by(path):
-    """Return in a few words which source made the run whose provenance.json is at ``path``."""
+    """Return in a few words which code made the run whose provenance.json is at ``path``."""
     record = read_json(path)
     model, device = record["settings"]["model"], device_of(record["device"])
     if is_made_by_this_source(record["code"], model, device):
-        return "this source"
-    return f"an earlier source, {(record['code']['commit'] or 'of no commit')[:12]}"
+        return TODAYS
+    return f"the code of {(record['code']['commit'] or 'no commit')[:12]}"
 
 
 def outdated():
     """Return what is committed and was made by another source than today's: a line for each."""
     lines = []
     for path in sorted(PUBLISHED.glob("*/*/provenance.json")):
-        if (words := made_by(path)) != "this source":
+        if (words := made_by(path)) != TODAYS:
             lines.append(f"{path.parent.relative_to(ROOT)} was made by {words}; train it anew")
     for path in sorted((ROOT / "tests" / "golden").glob("*.json")):
         record = read_json(path)

@@ -175,7 +175,7 @@ def msgd_unread(*arguments):
 
 
 def _is_edited(file):
-    """Return whether a file of the clone differs from what is committed; False where no git tells."""
+    """Return whether a file of the clone differs from what is committed, as far as git tells."""
     words = ["git", "-C", ROOT, "diff", "--quiet", "HEAD", "--", file]
     try:
         return subprocess.run(words, capture_output=True, check=False).returncode == 1

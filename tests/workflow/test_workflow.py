@@ -441,7 +441,7 @@ def test_a_large_grid_is_scored_in_batches(tmp_path):
     output = snakemake(folder, "-n", "results/test_scores.csv").stdout
     scored = re.findall(r"^score_a-b\.c_(\d) +1$", output, re.MULTILINE)
     assert scored == ["1", "2", "3"]
-    assert "score 10 runs of a-b.c_3 on the test set\n" in output
+    assert "score 10 runs of a-b.c on the test set\n" in output
     done = snakemake(folder, "-n", "-p", "results/runs/a-b.c/seed=59/score.json")
     assert re.search(r"^train +10$", done.stdout, re.MULTILINE)
     assert max(map(len, output.splitlines())) < 1000
