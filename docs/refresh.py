@@ -49,7 +49,7 @@ PUBLISHED_RBM = [
     *(-90.65, -81.24, -74.91, -73.02, -68.41, -63.27, -66.00, -68.12, -68.32),
     *(-64.29, -61.52, -61.65, -63.55, -63.38, -62.76),
 ]
-SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "made by", "source"]
+SHOWN = ["experiment", "quantity", "published", "reproduced", "equal", "trained by", "source"]
 PERFORMANCE = ROOT / "docs" / "performance.md"
 READING = ROOT / "docs" / "reading-the-kernels.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
