@@ -4,7 +4,6 @@ Kernels are compiled by the real compiler, so this needs the wheels of the extra
 compiler. MSGD_REQUIRE_PRETENDED_DRIVER=1 turns the skip, where they are missing, into a failure.
 """
 
-import importlib.util
 import math
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from compiler_wheels import has_compiler
 from conftest import environment
 
 SOURCE = Path(__file__).with_name("pretended_driver.c")
@@ -26,7 +26,7 @@ def build(folder):
     missing = []
     if compiler is None:
         missing.append("a C compiler")
-    if importlib.util.find_spec("nvidia") is None:
+    if not has_compiler():
         missing.append("the CUDA compiler (pip install -c constraints.txt -e '.[gpu]')")
     if missing:
         message = f"the pretended driver needs {' and '.join(missing)}"

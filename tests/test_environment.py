@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from ctypes.util import find_library
 
 import pytest
 from conftest import as_triple, environment, error_lines, make_dataset, save_npz
@@ -213,7 +214,8 @@ def test_results_are_those_of_everyone(plain, tmp_path, changes):
 
 def test_what_openmp_cannot_read_does_no_harm(plain, tmp_path):
     said = gives_the_same(plain, tmp_path, OMP_NUM_THREADS="abc")
-    assert "OMP_NUM_THREADS" in said  # by the library itself
+    if find_library("gomp"):  # else Numba takes other threads
+        assert "OMP_NUM_THREADS" in said  # by the library itself
 
 
 @pytest.mark.slow

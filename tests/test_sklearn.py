@@ -4,8 +4,10 @@ import inspect
 import io
 import pickle
 import re
+import subprocess
 import sys
 import tempfile
+from ctypes.util import find_library
 
 import conftest
 import joblib
@@ -539,3 +541,29 @@ def test_the_code_of_the_page_runs_as_it_is_shown(tmp_path, monkeypatch):
     assert len(blocks) == 4
     assert names["classifier"].score(names["X_test"], names["y_test"]) > 0.9
     assert names["search"].score(names["X_test"], names["y_test"]) > 0.9
+
+
+FITS_IN_THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+import numba, numpy as np
+from msgd.sklearn import MSGDClassifier
+x, y = np.random.RandomState(0).randint(0, 256, (400, 36)).astype("uint8"), np.arange(400) % 4
+fit = lambda seed: MSGDClassifier(n_epochs=300, batch_size=20, random_state=seed).fit(x, y)
+with ThreadPoolExecutor(4) as pool:
+    print(len([*pool.map(fit, range(8))]), numba.threading_layer())
+"""
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "omp"])
+def test_threads_may_fit_at_a_time(layer):
+    if layer == "omp" and not find_library("gomp"):
+        pytest.skip("there is no libgomp")
+    done = subprocess.run(
+        [sys.executable, "-c", FITS_IN_THREADS],
+        env=conftest.environment(NUMBA_THREADING_LAYER=layer),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["8", layer]

@@ -539,11 +539,17 @@ def _backend(dataset, settings, options, parameters=None):
     if parameters is None:
         parameters = load_model(settings["model"]).initial_parameters(dataset, settings, float_x)
     n_threads = numba.get_num_threads()
+    # Without OpenMP or TBB on the machine Numba ends the process where two threads run kernels.
+    alone = numba.threading_layer() == "workqueue"
     how = device, options["floatX"], options["threads"], None
-    try:
-        yield build_backend(dataset, parameters, settings, *how), device
-    finally:
-        numba.set_num_threads(n_threads)
+    with _turns if alone else contextlib.nullcontext():
+        try:
+            yield build_backend(dataset, parameters, settings, *how), device
+        finally:
+            numba.set_num_threads(n_threads)
+
+
+_turns = threading.Lock()
 
 
 _silence = {"lock": threading.Lock(), "depth": 0, "stderr": None}

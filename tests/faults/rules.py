@@ -92,7 +92,7 @@ class Rules:
     def __init__(self, folder, config):
         self.folder = make_folder(folder, config)
         listed = snakemake(self.folder, "-n", "-p", "--cores", "2").stdout
-        commands = re.findall(r"^Shell command: (msgd .+)$", listed, re.MULTILINE)
+        commands = re.findall(r"^Shell command: (?:exec )?(msgd .+)$", listed, re.MULTILINE)
         assert commands, listed
         order = [rule for rule in RULES if any(is_of(rule, command) for command in commands)]
         self.commands = {rule: [c for c in commands if is_of(rule, c)] for rule in order}

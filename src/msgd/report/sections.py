@@ -303,7 +303,9 @@ def _how_changed(images):
 
     images: (snapshots, n, height, width) float, the weights in the pictures.
     """
-    first, change = np.linalg.norm(images[0]), np.linalg.norm(images[-1] - images[0])
+    images = images.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # where training diverged
+        first, change = np.linalg.norm(images[0]), np.linalg.norm(images[-1] - images[0])
     if not (first > 0 and np.isfinite(change)):
         return ""
     text = f" Together they changed by {percent(change / first, 0)} of their size at the start"
