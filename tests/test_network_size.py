@@ -6,6 +6,7 @@ import toy
 from conftest import make_dataset
 
 from msgd import network_size
+from msgd.config import complete_config
 from msgd.data.unpickle import Sizes
 from msgd.errors import UserError
 from msgd.models import MODELS, load_model
@@ -33,11 +34,12 @@ def test_arrays_of_any_size_are_not_made_by_the_word_of_a_file():
 
 
 def test_what_does_not_fit_the_data_is_said_together_before_any_job():
-    experiments = {
-        "a": toy.settings_of("logistic_regression", batch_size=[10, 600]),
-        "b": toy.settings_of("lenet", batch_size=10, filter_size=[2, 5], nkerns=[2, 2]),
-        "c": toy.settings_of("mlp", batch_size=10),
+    given = {
+        "a": {"model": "logistic_regression", "batch_size": [10, 600]},
+        "b": {"model": "lenet", "batch_size": 10, "filter_size": [2, 5], "nkerns": [2, 2]},
+        "c": {"model": "mlp", "batch_size": 10},
     }
+    experiments = complete_config({"experiments": given})["experiments"]
     network_size.check_sizes(experiments, None)
     with pytest.raises(UserError) as caught:
         network_size.check_sizes(experiments, Sizes(500, (8, 8)))
