@@ -1,6 +1,7 @@
 """The page: true numbers, all of them in the page itself, in a document that is well made."""
 
 import base64
+import html
 import io
 import math
 import re
@@ -385,3 +386,42 @@ def test_a_single_mistake_is_told_as_one(tmp_path):
     assert "This is the one." in text
     captions = [words(e) for e in document.all("figcaption")]
     assert any(c.startswith("The only mistake: its true class got") for c in captions)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([5, 3], "The most frequent confusion is 0 taken for 1, 5 times."),
+        ([1], "The most frequent confusion is 0 taken for 1, 1 time."),
+        ([4, 4], "The most frequent confusions are 0 taken for 1 and 2 taken for 3, 4 times each."),
+        ([2, 2, 2], "No confusion is more frequent than others: 0 taken for 1, 2 times."),
+    ],
+)
+def test_confusions_that_are_as_frequent_are_all_named(counts, said):
+    pairs = [(2 * k, 2 * k + 1, n) for k, n in enumerate(counts)]
+    assert sections._most_frequent(pairs).replace("\N{NO-BREAK SPACE}", " ") == said
+
+
+def test_weights_say_how_far_they_have_come_from_where_they_began():
+    first = np.full((1, 2, 3, 3), 2, np.float32)
+    little, much = (np.concatenate([first, first * share]) for share in (1.25, 3))
+    start = "still show mostly the random numbers"
+    assert "changed by 25" in sections._how_changed(little)
+    assert start in sections._how_changed(little)
+    assert "changed by 200" in sections._how_changed(much)
+    assert start not in sections._how_changed(much)
+    assert sections._how_changed(np.concatenate([0 * first, first])) == ""
+    with np.errstate(all="ignore"):
+        diverged = np.concatenate([first, first * np.float32(1e38) * np.float32(1e38)])
+    assert sections._how_changed(diverged) == ""
+
+
+def test_what_to_do_next_is_said_for_how_the_page_was_made(runs, tmp_path):
+    data, folders = runs
+    how = sections.HowToRun("mine/of my own.yaml", "snakemake --configfile 'mine/of my own.yaml'")
+    write_report(folders, data, tmp_path / "report.html", how)
+    text = html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Put the lines into <code>mine/of my own.yaml</code>" in text
+    assert text.count(f">{how.command}</pre>") == text.count('class="step"') > 0
+    assert "snakemake --cores all" not in text
+    assert "Bring your own images" not in text  # the data are one's own
