@@ -182,6 +182,25 @@ def test_a_diverging_run_leaves_no_snapshots(data, tmp_path):
     assert not list(run.rglob("*.npz"))
 
 
+def train_with(process, data, run):
+    """Train a run that is to end with ``process``, a number."""
+    return msgd("train", "--end-with", process, "--data", data, "--run", run, *WORDS)
+
+
+def test_a_training_that_is_to_end_with_one_that_has_ended_does_not_begin(data, tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    done = train_with(ended.pid, data, tmp_path / "run")
+    assert done.returncode == 1
+    assert f"process {ended.pid}, with which this one is to end, has ended" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_program_may_stand_between_a_training_and_the_one_it_ends_with(data, tmp_path):
+    done = train_with(os.getppid(), data, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+
+
 def test_steps_without_kernels_do_not_load_numba(tmp_path):
     probe = (
         "import sys; from msgd.cli import main; "

@@ -4,6 +4,7 @@ Errors meant for the user go to standard error and to the log file, and the exit
 """
 
 import argparse
+import contextlib
 import ctypes
 import gc
 import logging
@@ -298,16 +299,21 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def _end_with(process):
-    """Let Linux kill this process when the one that started it, of number ``process``, has ended.
+    """Let Linux kill this process when the one that started it ends: ``process``, its number.
 
-    A training that outlives its Snakemake would write into the same folder as the next one of that
-    run. Killed at once it does no more than states are kept for; asked to end, it would first clean
-    up what may already be the next one's.
+    If another program stands between the two, the end of that one counts. A training that outlives
+    its Snakemake would write into the same folder as the next one of that run. Killed at once it
+    does no more than states are kept for; asked to end, it would first clean up what may already be
+    the next one's.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != process:
-        raise UserError(f"process {process}, with which this one is to end, did not start it")
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(process, 0)  # asks whether it is there, for it may have ended before
+        except ProcessLookupError:
+            reason = f"process {process}, with which this one is to end, has ended"
+            raise UserError(reason) from None
 
 
 def _train(options):
