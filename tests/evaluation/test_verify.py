@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import as_triple, make_dataset, msgd, save_npz
 
+from msgd.backends import gpu_name
 from msgd.errors import UserError
 from msgd.evaluation.verify import verify
 
@@ -116,6 +117,12 @@ def test_whole_results_hold(whole):
     assert done.stderr.count(" holds: ") == 4  # the data, two runs, the model
     score = json.loads((whole / "runs/a/default/score.json").read_text())
     assert f"{score['test_errors']} test errors" in done.stderr
+
+
+@pytest.mark.skipif(bool(gpu_name()), reason="there is a GPU")
+def test_the_device_is_said_once_for_all_runs_of_a_model(whole):
+    done = msgd("verify", whole, "--backend", "auto")
+    assert done.stderr.count("backend auto takes cpu") == 1, done.stderr
 
 
 def test_the_program_says_what_does_not_hold(results):

@@ -125,6 +125,16 @@ def test_the_caption_is_of_the_columns_shown_and_is_not_cut(width, caption):
         assert (column in caption[0] + caption[-1]) == (column in lines[0])
 
 
+def test_where_others_have_errors_a_cost_is_left_out_first():
+    unlabelled = Progress("da/default", "running", cap=10, epoch=2, cost=81.4, seconds=9.0)
+    unlabelled.iteration, unlabelled.n_train_batches, unlabelled.silent_after = 200, 100, 60
+    wide = lines_of(Shown(running("b/good"), unlabelled))[0].split()
+    assert {"cost", "error", "patience"} <= {*wide}
+    narrow = lines_of(Shown(running("b/good"), unlabelled), 105)[0].split()
+    assert "cost" not in narrow
+    assert {"error", "patience"} <= {*narrow}
+
+
 def test_hundreds_of_runs_are_cut_to_the_height_and_counted():
     runs = [running(f"grid/seed={seed}", 900 - seed) for seed in range(500)]
     for width, height in ((100, 8), (100, 24), (60, 24), (30, 24), (100, 50)):

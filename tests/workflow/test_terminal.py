@@ -81,6 +81,8 @@ def test_a_plan_says_what_differs_and_nothing_else(finished, folder, tmp_path):
     write_config(copy, config)
     output = snakemake(copy, "-n").stdout
     assert "train fast/default\n    settings have changed: l2=0.0 -> l2=0.5\n" in output
+    assert "--cleanup-metadata" not in output
+    assert "--rerun-triggers" not in output
     save_npz(copy / "toy.npz", as_triple(make_dataset(80, 40, 48, (4, 4), 3)))
     output = snakemake(copy, "-n").stdout
     assert "the source or the data set behind it has changed" in output
@@ -106,6 +108,7 @@ def test_a_single_target_ends_without_the_table_of_all(finished, folder):
     done = snakemake(folder, "--cores", "1", "--force", TARGET)
     assert "selected" not in done.stdout
     assert "[1 of 1] table of scores" in done.stderr
+    assert "1 job: tabulate" in done.stderr
 
 
 def test_a_failure_tells_which_job_and_where_its_words_are(tmp_path):
@@ -118,6 +121,7 @@ def test_a_failure_tells_which_job_and_where_its_words_are(tmp_path):
     assert "diverged before its first validation" in output
     assert "FAILED: train a/default" in output
     assert "what it said: results/logs/train/a/default.log" in output
+    assert "The same command goes on from there." in output
     assert "CalledProcessError" not in output
     assert "set -euo pipefail" not in output
 
