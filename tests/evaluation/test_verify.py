@@ -120,8 +120,10 @@ def test_whole_results_hold(whole):
 
 
 @pytest.mark.skipif(bool(gpu_name()), reason="there is a GPU")
-def test_the_device_is_said_once_for_all_runs_of_a_model(whole):
-    done = msgd("verify", whole, "--backend", "auto")
+def test_the_device_is_said_once_for_all_runs_of_a_model(results):
+    shutil.copytree(results / "runs/a/default", results / "runs/like_a/default")
+    done = msgd("verify", results, "--backend", "auto")
+    assert "like_a/default holds" in done.stderr
     assert done.stderr.count("backend auto takes cpu") == 1, done.stderr
 
 
