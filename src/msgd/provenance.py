@@ -9,7 +9,11 @@ from pathlib import Path
 import msgd
 from msgd.source import PACKAGE, sha256_of_source, source_sha256, training_source
 
-PACKAGES = ("numpy", "numba", "llvmlite", "numba-cuda", "pandas", "matplotlib", "snakemake")
+# Those that compute the numbers, then those that show them.
+PACKAGES = (
+    *("numpy", "scipy", "numba", "llvmlite", "numba-cuda"),
+    *("pandas", "matplotlib", "snakemake"),
+)
 
 
 def describe_run(settings, backend, device, float_x, threads, dataset):

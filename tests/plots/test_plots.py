@@ -99,6 +99,27 @@ def test_the_sheet_of_weights_shows_every_snapshot(folders, tmp_path, drawn):
     assert titles == [f"epoch {k}" for k in range(6)]
 
 
+@pytest.mark.parametrize(
+    ("iteration", "words"),
+    [
+        (0, "pretrain_1, epoch 0"),
+        (5, "pretrain_1, epoch 1"),
+        (7, "train, epoch 1, minibatch 2/3"),
+        (8, "train, epoch 1"),
+        (10, "train, epoch 2, minibatch 2/3"),
+    ],
+)
+def test_a_snapshot_within_an_epoch_says_its_minibatch(iteration, words):
+    stages = [
+        {"name": "pretrain_1", "n_train_batches": 5, "iterations_run": 5},
+        {"name": "train", "n_train_batches": 3, "iterations_run": 5},
+    ]
+    assert weights._when(iteration, stages) == words
+    if words.startswith("train"):
+        alone = weights._when(iteration - 5, stages[1:])
+        assert alone == words.removeprefix("train, ")
+
+
 def cut(picture, n, width):
     """Return the ``n`` images (n, height, width) that a row holds side by side, gaps between."""
     array = picture.get_array().filled(np.nan)

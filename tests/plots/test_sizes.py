@@ -154,7 +154,7 @@ def test_an_image_of_equal_pixels_is_as_dark_as_they_are(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("n_rows", [1, 6, 10])
 def test_the_epochs_of_the_weight_images_are_not_cut(monkeypatch, kept, n, n_rows):
     images = np.random.RandomState(0).normal(size=(n_rows, n, 5, 5))
-    titles = [f"epoch {k}.25" for k in range(1001 - n_rows, 1001)]
+    titles = [f"epoch {k}, minibatch 1250/2500" for k in range(1001 - n_rows, 1001)]
     found = weights.WeightImages(titles, images, 500)
     monkeypatch.setattr(weights, "load_weight_images", lambda *_: found)
     plot_weights("data", "run", "x.png", DPI, "RdBu_r")

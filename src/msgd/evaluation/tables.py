@@ -87,6 +87,7 @@ def compare_with_published(run_folders):
     return comparisons
 
 
+NOT_COMPARED = "not compared"  # a figure of a run that was cut; what stands in the column ``equal``
 PUBLISHED_COLUMNS = (
     *("experiment", "run", "epochs", "quantity", "published", "reproduced", "equal", "source"),
 )
@@ -115,7 +116,7 @@ def _compare(row, settings, published):
         tolerance = published.get("tolerances", {}).get(quantity, 0)
         distance = abs(Fraction(reproduced) - Fraction(text))
         if is_cut:
-            equal = "cut"
+            equal = NOT_COMPARED
         elif distance == 0:
             equal = "yes"
         else:

@@ -61,15 +61,17 @@ def load_weight_images(data_folder, run_folder):
 
 
 def _when(iteration, stages):
-    """Return the epoch of a snapshot in words; iteration: of all stages together."""
+    """Return where a snapshot was taken, in words; iteration: of all stages together."""
     for stage in stages[:-1]:
         if iteration <= stage["iterations_run"]:
             break
         iteration -= stage["iterations_run"]
     else:
         stage = stages[-1]
-    epoch = iteration / stage["n_train_batches"]
-    words = "epoch " + f"{epoch:.2f}".removesuffix("00").removesuffix(".")
+    epochs, minibatch = divmod(iteration, stage["n_train_batches"])
+    words = f"epoch {epochs}"
+    if minibatch:  # training or a validation ended within an epoch
+        words = f"epoch {epochs + 1}, minibatch {minibatch}/{stage['n_train_batches']}"
     return words if len(stages) == 1 else f"{stage['name']}, {words}"
 
 

@@ -13,7 +13,7 @@ from msgd.config import check_split_sizes, complete_experiment, experiment_schem
 from msgd.errors import UserError
 from msgd.evaluation.intervals import wilson_interval
 from msgd.evaluation.selection import validation_rate
-from msgd.evaluation.tables import compare_with_published, error_rate
+from msgd.evaluation.tables import NOT_COMPARED, compare_with_published, error_rate
 from msgd.files import readable
 from msgd.models import MODELS, SAMPLERS
 from msgd.models.interface import expected_arrays
@@ -80,7 +80,7 @@ def answer(row, rows, run_folders):
     own = {
         found["quantity"]: float(found["published"])
         for found in comparisons
-        if name_of(found) == name_of(row) and found["equal"] != "cut"
+        if name_of(found) == name_of(row) and found["equal"] != NOT_COMPARED
     }
     low, high = (100 * bound for bound in bounds)
     return {
@@ -101,12 +101,13 @@ def _published(comparisons, selected):
     """Return the published figures beside ours, by run, the selected one first; and a finding."""
     groups, kinds = {}, Counter()
     for found in comparisons:
-        kind = found["equal"].partition(":")[0].partition(" ")[0]
+        equal = found["equal"]
+        kind = equal if equal == NOT_COMPARED else equal.partition(":")[0].partition(" ")[0]
         kinds[kind] += 1
         entry = {
             **found,
             "quantity": QUANTITIES.get(found["quantity"], found["quantity"]),
-            "verdict": {"yes": "equal", "cut": "not compared"}.get(kind, found["equal"]),
+            "verdict": "equal" if equal == "yes" else equal,
         }
         groups.setdefault((name_of(found), found["epochs"]), []).append(entry)
     in_order = sorted(
@@ -122,18 +123,22 @@ def _published(comparisons, selected):
 
 
 def _published_finding(kinds):
-    """Return in words how many figures came out equal; kinds: Counter of yes, within, no, cut."""
-    compared, sentences = kinds.total() - kinds["cut"], []
+    """Return in words how many figures came out equal.
+
+    kinds: Counter of "yes", "within", "no" and NOT_COMPARED.
+    """
+    n_cut, sentences = kinds[NOT_COMPARED], []
+    compared = kinds.total() - n_cut
     if compared:
         text = f"Of {times(compared, 'published figure')} that can be compared, "
         text += f"{kinds['yes']} came out equal to the last published digit"
         text += f", {kinds['within']} within the expected tolerance" if kinds["within"] else ""
         text += f", and {kinds['no']} did not" if kinds["no"] else ""
         sentences.append(text + ".")
-    if kinds["cut"]:
-        belong = "belongs to a run" if kinds["cut"] == 1 else "belong to runs"
+    if n_cut:
+        belong = "belongs to a run" if n_cut == 1 else "belong to runs"
         sentences.append(
-            f"{times(kinds['cut'], 'figure')} {belong} cut short of the published number of epochs."
+            f"{times(n_cut, 'figure')} {belong} cut short of the published number of epochs."
         )
     return " ".join(sentences)
 
@@ -241,8 +246,8 @@ def _how_it_ended(record, settings, has_patience):
     return {
         "patience": f"Patience ran out {end}.",
         "n_epochs": f"{cap}{', with patience left' if has_patience else ''}.",
-        "divergence": f"Training ended {end}: its cost was no longer a finite number.",
-        "convergence": f"Training ended {end}: the gradient had vanished.",
+        "divergence": f"Training ended {end}: its cost or a parameter was no longer a finite number.",
+        "convergence": f"Training ended {end}: no step improved the cost any further.",
     }[record["stopped_by"]]
 
 
