@@ -7,6 +7,7 @@ a .npz and of IDX files are StoredArrays: only their headers have been read.
 """
 
 import difflib
+import errno
 import gzip
 import logging
 import re
@@ -46,11 +47,13 @@ def read_splits(path, headers_only=False):
     """
     path = Path(expand_home(path))
     try:
-        is_there = path.exists()
-    except OSError as error:  # a name that no file can have
+        path.stat()  # from Python 3.14 on, exists() no longer says why a path cannot be looked at
+    except (OSError, ValueError) as error:  # of a zero byte in it: ValueError
+        code = getattr(error, "errno", errno.ENOENT)
+        if code in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise UserError(_not_found(path)) from error
+        # A name that no file can have, say, or a folder that may not be entered.
         raise UserError(f"the data set {shown(str(path))}: {error.strerror}") from error
-    if not is_there:
-        raise UserError(_not_found(path))
     if path.is_dir():
         return _read_idx_folder(path, headers_only)
     if not path.is_file():
