@@ -126,14 +126,20 @@ def test_a_failure_tells_which_job_and_where_its_words_are(tmp_path):
     assert "set -euo pipefail" not in output
 
 
-def test_a_large_sweep_shows_the_best_runs(tmp_path):
-    n = 3 * MAX_ROWS
-    frame = pd.DataFrame({"run": [f"seed={i}" for i in range(n)], "experiment": "wide"})
-    frame["selected"] = frame.index == n - 1
+def table_of_scores(names):
+    """Return what test_scores.csv holds for runs of these ``names``, the last one selected."""
+    frame = pd.DataFrame(names)
+    frame["selected"] = frame.index == len(frame) - 1
     frame["validation_errors"], frame["validation_examples"] = 100 - frame.index, 1000
     frame["validation_error_percent"] = frame["validation_errors"] / 10
     frame["test_errors"], frame["test_examples"] = 90, 1000
     frame["best_epoch"], frame["epochs_run"] = 1, 2
+    return frame
+
+
+def test_a_large_sweep_shows_the_best_runs(tmp_path):
+    n = 3 * MAX_ROWS
+    frame = table_of_scores({"run": [f"seed={i}" for i in range(n)], "experiment": "wide"})
     frame.to_csv(tmp_path / "test_scores.csv", index=False)
     text = describe_outcome(tmp_path)
     assert text.count("wide/seed=") == MAX_ROWS
@@ -144,3 +150,11 @@ def test_a_large_sweep_shows_the_best_runs(tmp_path):
     frame["validation_error_percent"] = 10.0  # a tie, which fewer parameters decided
     frame.to_csv(tmp_path / "test_scores.csv", index=False)
     assert f"*   wide/seed={n - 1}" in describe_outcome(tmp_path)
+
+
+@pytest.mark.parametrize("names", [["007"], ["1e3"], ["null"], ["NA", "nan"], ["07", "mlp"]])
+def test_experiments_whose_names_look_like_numbers_keep_them(tmp_path, names):
+    frame = table_of_scores({"run": "default", "experiment": names})
+    frame.to_csv(tmp_path / "test_scores.csv", index=False)
+    text = describe_outcome(tmp_path)
+    assert re.findall(r"(\S+)/default", text) == names

@@ -438,6 +438,9 @@ def test_a_large_grid_is_scored_in_batches(tmp_path):
     folder = make_folder(tmp_path / "large")
     grid = {"model": "logistic_regression", "batch_size": 20, "n_epochs": 1, "seed": [*range(60)]}
     write_config(folder, {**TOY, "experiments": {"a-b.c": grid}})
+    output = snakemake(folder, "-n", "-p", "results/test_scores.csv").stdout
+    # In the experiment's folder, for another experiment may have any name beside it.
+    assert "--log results/logs/score/a-b.c/batch_3.log " in output
     output = snakemake(folder, "-n", "results/test_scores.csv").stdout
     scored = re.findall(r"^score_a-b\.c_(\d) +1$", output, re.MULTILINE)
     assert scored == ["1", "2", "3"]

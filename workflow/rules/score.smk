@@ -47,6 +47,7 @@ rule score:
 
 
 for batch, runs in SCORED_TOGETHER.items():
+    experiment, _, number = batch.rpartition("_")
 
     # Many runs in a job: to start Python and load the kernels takes twenty times as long as to score
     # logistic regression. Wildcards cannot list a grid's runs, so each batch has a rule of its own.
@@ -64,9 +65,9 @@ for batch, runs in SCORED_TOGETHER.items():
             scores=expand("results/runs/{run}/score.json", run=runs),
             predictions=expand("results/runs/{run}/test_predictions.npz", run=runs),
         log:
-            f"results/logs/score/{batch}.log",
+            f"results/logs/score/{experiment}/batch_{number}.log",
         benchmark:
-            f"results/benchmarks/score/{batch}.tsv"
+            f"results/benchmarks/score/{experiment}/batch_{number}.tsv"
         threads: THREADS
         resources:
             gpu=gpus_of(RUNS[runs[0]]["model"]),
@@ -78,7 +79,7 @@ for batch, runs in SCORED_TOGETHER.items():
             backend=config["backend"],
             chunk_batches=yaml_scalar(config["device_chunk_batches"]),
         message:
-            f"score {len(runs)} runs of {runs[0].rpartition('/')[0]} on the test set"
+            f"score {len(runs)} runs of {experiment} on the test set"
         shell:
             SCORE
 

@@ -18,7 +18,9 @@ def describe_outcome(folder, has_scores=True):
     if not has_scores:
         text = "Nothing here predicts classes, so there are no scores, no best model and no page."
         return "\n".join(["", text, "", *_where_figures_are(folder)])
-    frame = pd.read_csv(folder / "test_scores.csv")
+    # An experiment may be called 007 or null.
+    names = {"experiment": str, "run": str}
+    frame = pd.read_csv(folder / "test_scores.csv", dtype=names, keep_default_na=False)
     shown = frame
     if len(frame) > MAX_ROWS:
         order = {"selected": False, "validation_error_percent": True}  # column: rising
