@@ -246,7 +246,7 @@ def _how_it_ended(record, settings, has_patience):
     return {
         "patience": f"Patience ran out {end}.",
         "n_epochs": f"{cap}{', with patience left' if has_patience else ''}.",
-        "divergence": f"Training ended {end}: its cost or a parameter was no longer a finite number.",
+        "divergence": f"Training ended {end}: its cost or a parameter was no longer finite.",
         "convergence": f"Training ended {end}: no step improved the cost any further.",
     }[record["stopped_by"]]
 
