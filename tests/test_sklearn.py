@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from ctypes.util import find_library
 
 import conftest
@@ -284,6 +285,61 @@ def test_bytes_are_shares_of_256_and_other_numbers_are_taken_as_they_are():
 
 
 # Labels, shapes, predictions.
+
+
+OF_BYTES = "uint8, of which k stands for k/256"
+
+
+def test_numbers_of_another_kind_than_those_fitted_to_are_warned_of():
+    x, y = conftest.make_dataset(40).split("train")
+    fitted = MSGDClassifier(n_epochs=2, batch_size=8).fit(x, y)
+    for other in (x.astype(float), x.astype(int), x.tolist()):
+        with pytest.warns(UserWarning, match=OF_BYTES):
+            fitted.predict(other)
+    with pytest.warns(UserWarning, match="what was fitted to is uint8"):
+        fitted.partial_fit(x.astype(float), y)
+    with pytest.warns(UserWarning, match="X_val is not, and goes up to 2"):
+        MSGDClassifier(n_epochs=2, batch_size=8).fit(x, y, X_val=x.astype(float), y_val=y)
+    of_numbers = MSGDClassifier(n_epochs=2, batch_size=8).fit(x.astype(float), y)
+    with pytest.warns(UserWarning, match="X is uint8.*what was fitted to is not"):
+        of_numbers.predict(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted.predict(x)
+        fitted.predict(x / 256)
+        of_numbers.predict(x.astype(float))
+        MSGDClassifier(n_epochs=2, batch_size=8).fit(x / 255, y).predict(x)
+        fitted.fit(x.astype(float), y, X_val=x.astype(float), y_val=y)  # anew, to other numbers
+
+
+def test_after_partial_fit_nothing_tells_of_other_parameters():
+    x, y = conftest.make_dataset(40).split("train")
+    fitted = MSGDClassifier(n_epochs=2, batch_size=8).fit(x, y)
+    of_fit = ("history_", "best_validation_error_", "best_epoch_", "stopped_by_")
+    assert all(hasattr(fitted, name) for name in of_fit)
+    fitted.partial_fit(x, y)
+    assert not any(hasattr(fitted, name) for name in of_fit)
+    assert fitted.n_iter_ == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"activation": "sigmoid"}, "activation is 'sigmoid', but .* fitted with 'tanh'"),
+        ({"n_hidden": 5}, "n_hidden is 5, but .* fitted with 4; call fit"),
+        ({"floatX": "float64"}, "floatX is 'float64', but the parameters are float32; call fit"),
+    ],
+)
+def test_partial_fit_goes_on_with_the_same_network_only(changed, message):
+    x, y = conftest.make_dataset(40).split("train")
+    fitted = MSGDClassifier("mlp", n_hidden=4, n_epochs=1, batch_size=8, floatX="float32")
+    fitted.fit(x, y).set_params(**changed)
+    before = fitted.predict(x)
+    with pytest.raises(ValueError, match=message):
+        fitted.partial_fit(x, y)
+    assert (fitted.predict(x) == before).all()
+    fitted.set_params(learning_rate=0.5, activation="tanh", n_hidden=4, floatX="float32")
+    fitted.partial_fit(x, y)
 
 
 @pytest.mark.parametrize("names", [["two", "one", "three"], [-5, 100, 3], [2.0, 0.0, 1.0]])

@@ -66,6 +66,10 @@ RUN_OPTIONS = ("backend", "threads", "floatX")
 
 MOST_UNUSED = 0.1  # the share of the training rows above which leaving them out is worth a warning
 NO_LABELS = "no_validation"  # in the place of y; the word is scikit-learn's
+# What parameters are made for, beyond what the shapes of their arrays say.
+MADE_FOR = ("model", "n_hidden", "activation", "nkerns", "filter_size", "pool_size")
+MOST_OF_SHARES = 2.0  # pixels that are shares of the brightest one do not come near it
+SEEN_ROWS = 1000  # in which the largest number is looked for
 PREDICTED_ROWS = 256  # at a time: a LeNet's convolution of so many images takes some 60 MB
 
 
@@ -105,11 +109,13 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
     - ``verbose``: whether a terminal shows a progress bar
 
     Attributes: ``classes_``, ``n_features_in_``, ``feature_names_in_``, ``image_shape_``;
-    ``parameters_``, dict of name -> floatX array, those of the fewest validation errors;
+    ``parameters_``, dict of name -> floatX array, those of the fewest validation errors or of the
+    last ``partial_fit``;
     ``settings_``, the hyperparameters in full; ``device_``; ``n_iter_``, the epochs run;
-    ``history_``, a dict per validation with the columns of history.csv; ``best_validation_error_``,
-    a share; ``best_epoch_``; ``stopped_by_``, "patience", "n_epochs", "divergence" or
-    "convergence"; ``loss_``, the mean cost since the validation before the last.
+    ``loss_``, the mean cost since the validation before the last. Of ``fit`` alone, for what
+    ``partial_fit`` makes of the parameters is not validated: ``history_``, a dict per validation
+    with the columns of history.csv; ``best_validation_error_``, a share; ``best_epoch_``;
+    ``stopped_by_``, "patience", "n_epochs", "divergence" or "convergence".
     """
 
     def __init__(
@@ -214,6 +220,7 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
             else:
                 floats = options["floatX"]
                 valid_x, valid_y, _ = self._checked(X_val, y_val, floats, image_shape=image_shape)
+                _warn_of_other_numbers(_kind_of_numbers(x), valid_x, "X_val", "X")
                 valid = valid_x, _encoded(valid_y, classes, "y_val")
                 train = self._shuffled(x, labels, settings["seed"])
             dataset = _dataset(train, valid, len(classes), image_shape)
@@ -222,6 +229,7 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
                 train_model = load_trainer(settings["model"])
                 result = train_model(kernels, dataset, settings, _NoFiles())
         self.classes_, self.image_shape_ = classes, image_shape
+        self._fitted_to = _kind_of_numbers(x)
         self.parameters_, self.settings_, self.device_ = result.best_parameters, settings, device
         self._keep_outcome(result)
         return self
@@ -238,9 +246,13 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         with _value_errors():
             settings, options = _asked_of(self)
             is_first = not hasattr(self, "parameters_")
+            if not is_first:
+                self._check_made_for(settings, options["floatX"])
             known = self._known_classes(classes, is_first)
             shape = None if is_first else self.image_shape_
             x, y, image_shape = self._checked(X, y, options["floatX"], image_shape=shape)
+            if not is_first:
+                _warn_of_other_numbers(self._fitted_to, x, "X", "what was fitted to")
             train = x, _encoded(y, known, "y")
             dataset = _dataset(train, train, len(known), image_shape)
             settings = self._fitting(settings, len(x))
@@ -255,6 +267,10 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
                 raise UserError(f"training diverged; {_SMALLER_STEPS}")
         self.classes_, self.image_shape_ = known, image_shape
         self.parameters_, self.settings_, self.device_ = parameters, settings, device
+        if is_first:
+            self._fitted_to = _kind_of_numbers(x)
+        for name in ("history_", "best_validation_error_", "best_epoch_", "stopped_by_"):
+            vars(self).pop(name, None)  # they are those of other parameters
         self.n_iter_ = 1 if is_first else self.n_iter_ + 1
         self.loss_ = cost
         return self
@@ -265,6 +281,7 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         float_x = next(iter(self.parameters_.values())).dtype
         with _value_errors():
             x, _, shape = self._checked(X, NO_LABELS, float_x, image_shape=self.image_shape_)
+        _warn_of_other_numbers(self._fitted_to, x, "X", "what was fitted to")
         model = load_model(self.settings_["model"])
         scale = 1 / BYTE_SCALE if x.dtype == np.uint8 else 1.0
         found = [
@@ -307,6 +324,19 @@ class MSGDClassifier(ClassifierMixin, BaseEstimator):
         elif shape not in (None, image_shape):
             raise UserError(f"X has images of shape {shape}; those fitted to: {image_shape}")
         return x, y, image_shape
+
+    def _check_made_for(self, settings, float_x):
+        """Raise UserError unless the fitted parameters are of a network as in ``settings``."""
+        for name in MADE_FOR:
+            of_fit, now = self.settings_.get(name), settings.get(name)
+            if of_fit != now:
+                raise UserError(
+                    f"{name} is {now!r}, but the parameters were fitted with {of_fit!r}; call fit "
+                    f"to begin anew, or set {name} back"
+                )
+        fitted = next(iter(self.parameters_.values())).dtype
+        if fitted != float_x:
+            raise UserError(f"floatX is {float_x!r}, but the parameters are {fitted}; call fit")
 
     def _split(self, x, labels, seed):
         """Return (x, labels) of the rows to train on, and those of the rows to validate on."""
@@ -486,6 +516,27 @@ def _image_shape(wanted, given, n_features):
     if given not in (None, shape):
         raise UserError(f"image_shape is {wanted!r}, but X has images of shape {given}")
     return shape
+
+
+def _kind_of_numbers(x):
+    """Return whether pixels x (N, D) are bytes, and about how large the largest is."""
+    is_bytes = x.dtype == np.uint8
+    return is_bytes, 1.0 if is_bytes else float(np.abs(x[:SEEN_ROWS]).max())
+
+
+def _warn_of_other_numbers(kind, x, name, other):
+    """Warn if of x and what was fitted to one are bytes, the other numbers far beyond 1.
+
+    kind: _kind_of_numbers of what is called ``other``; x: (N, D) pixels, called ``name``.
+    """
+    (was_bytes, was_largest), (is_bytes, largest) = kind, _kind_of_numbers(x)
+    if was_bytes != is_bytes and max(was_largest, largest) > MOST_OF_SHARES:
+        bytes_, numbers = (other, name) if was_bytes else (name, other)
+        warnings.warn(
+            f"{bytes_} is uint8, of which k stands for k/256; {numbers} is not, and goes up to "
+            f"{max(was_largest, largest):g}, taken as it is; pixels are to be uint8 in both",
+            stacklevel=3,
+        )
 
 
 def _encoded(y, classes, name):
