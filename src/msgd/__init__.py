@@ -18,15 +18,18 @@ The rooms, in the order data passes through them:
 
 - ``training``: the loop, the patience rule, snapshots, states to go on from
 - ``evaluation``: test scores, selection and model card, published tables
+- ``inference``: model files, pictures and what a model makes of them, ONNX
 - ``plots``: figures from saved files
+- ``report``: the page that tells of all runs
+- ``sklearn``: an estimator of scikit-learn
 - ``cli``: the ``msgd`` program, one subcommand per Snakemake rule
 
 Legend of the dimension letters used in every shape of this package:
 
 - ``N`` examples of a split, ``B`` examples of a minibatch
-- ``D`` pixels of an image (height x width), ``C`` classes
+- ``D`` pixels of an image (height x width), ``H`` units of a hidden layer, ``C`` classes
 - CPU kernels: ``L`` lanes that hold the classes, whole vectors; ``E`` nonzero pixels or patches of
-  all images
+  all images. In networks ``L`` is the number of layers
 """
 
 import contextlib

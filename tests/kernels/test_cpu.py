@@ -6,8 +6,9 @@ import pytest
 from exact import PRECISION, worst_error
 from numba import njit
 
-from msgd.kernels.cpu import activate
+from msgd.kernels.cpu import activate, ordered_sum
 from msgd.kernels.formulas import ACTIVATIONS
+from msgd.kernels.options import SUMMED_AT_ONCE as RUN
 from msgd.kernels.softmax import softmax_cross_entropy_row
 from msgd.kernels.vectors import LANES
 
@@ -92,3 +93,25 @@ def test_a_logit_that_is_no_number_shows_in_the_loss():
     rows = np.full(LANES, -np.inf, np.float32)
     rows[:3] = 1, np.nan, 2
     assert np.isnan(run(rows, 0, LANES, 0, np.float32(1)))
+
+
+@njit
+def call_ordered_sum(values):
+    return ordered_sum(values)
+
+
+@pytest.mark.parametrize("float_x", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 2, RUN - 1, RUN, RUN + 1, 2 * RUN, 2 * RUN + 1, 3 * RUN - 1])
+def test_a_sum_is_taken_in_runs_each_in_order(float_x, n):
+    values = np.random.RandomState(n).uniform(-1, 2, n).astype(float_x)
+    runs = [values[first : first + RUN] for first in range(0, n, RUN)]
+    sums = [np.add.accumulate(run)[-1] for run in runs]  # in order, as NumPy's sum is not
+    assert call_ordered_sum(values) == np.add.accumulate(sums)[-1]
+
+
+def test_the_cost_of_all_images_as_one_minibatch_keeps_its_digits():
+    # Parameters of zeros give every image the same cost, and all roundings have one sign.
+    values = np.full(70_001, np.log(3), np.float32)
+    assert call_ordered_sum(values) == pytest.approx(70_001 * float(values[0]), rel=2e-5)
+    one_after_another = np.add.accumulate(values)[-1]
+    assert one_after_another != pytest.approx(70_001 * float(values[0]), rel=1e-4)

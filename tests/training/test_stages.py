@@ -127,6 +127,13 @@ def test_divergence_ends_it_with_the_last_finite_epoch():
     assert math.isfinite(result.summary()["cost"])
 
 
+def test_parameters_that_are_not_finite_end_it_and_are_named(monkeypatch, caplog):
+    monkeypatch.setattr(loop, "_are_finite", lambda _: False)
+    with pytest.raises(UserError, match="the cost or a parameter is not finite"):
+        trained("da")
+    assert "parameters are not finite after 4: training diverged" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "rate"),
     [

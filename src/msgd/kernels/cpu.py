@@ -69,14 +69,24 @@ l2_factor = njit(**options.CPU)(formulas.l2_factor)
 
 
 @njit(**options.CPU)
-def ordered_sum(values):
-    """Return the sum of ``values`` (n,), taken in order.
-
-    Inside a parallel function ``values.sum()`` would be cut up by the number of threads.
-    """
-    total = values[0]
-    for i in range(1, values.shape[0]):
+def _sum_of_run(values, first):
+    """Return the sum of ``values[first:]``, (n,) floatX, of the first SUMMED_AT_ONCE at most."""
+    total = values[first]
+    for i in range(first + 1, min(first + options.SUMMED_AT_ONCE, values.shape[0])):
         total += values[i]
+    return total
+
+
+@njit(**options.CPU)
+def ordered_sum(values):
+    """Return the sum of ``values`` (n,) floatX: of SUMMED_AT_ONCE at a time, then of these sums.
+
+    Each is taken in order. Inside a parallel function ``values.sum()`` would be cut up by the
+    number of threads.
+    """
+    total = _sum_of_run(values, np.int64(0))
+    for first in range(options.SUMMED_AT_ONCE, values.shape[0], options.SUMMED_AT_ONCE):
+        total += _sum_of_run(values, first)
     return total
 
 

@@ -152,8 +152,12 @@ CPU_PARALLEL_INNER = {**CPU, "parallel": True}  # the same of parallel loops
 CPU_INLINE = {**CPU, "forceinline": True}  # for what is called once per row or per pixel
 CUDA = {"fastmath": False}  # for calls from kernels
 # For launches from Python. Numba keeps compiled kernels by the device's compute capability and the
-# compiler's version, but not by these options: whoever changes one needs another NUMBA_CACHE_DIR.
+# compiler's version, not by these options; the name of our folder has the hash of all source in it.
 CUDA_ENTRY = {**CUDA, "cache": True}
+
+# How many numbers a sum takes in order before it begins another: in float32 a longer one would lose
+# digits. No minibatch of the tutorials has more images.
+SUMMED_AT_ONCE = 1024
 
 THREADS_PER_BLOCK = 128
 # The compile gate's limits: an SM's 65,536 registers hold 3 and 2 blocks of 128 threads.

@@ -237,7 +237,7 @@ class _Loop:
                     self.diverge("the cost is %s by iteration %d", cost, done)
                     return
                 if done < next_validation:
-                    continue
+                    break  # the patience or the cap came first
                 if not self.validate(early_stopping, done, cost):
                     self.diverge("parameters are not finite after %d", done)
                     return
@@ -258,8 +258,11 @@ class _Loop:
                 cost = self.train_span(done, done + run.n_train_batches, bar)
                 done = run.iterations_run
                 parameters = self.backend.get_parameters()
-                if not (math.isfinite(cost) and _are_finite(parameters)):
+                if not math.isfinite(cost):
                     self.diverge("the cost is %s by iteration %d", cost, done)
+                    return
+                if not _are_finite(parameters):
+                    self.diverge("parameters are not finite after %d", done)
                     return
                 if result.validation_examples is None:  # no stage will tell better ones
                     result.best_parameters = parameters
@@ -379,7 +382,7 @@ def _divergence(stage, settings):
         key = f"pretraining_{key}"
     when = "its first validation" if stage.is_validated else "the end of an epoch"
     return (
-        f"training diverged before {when}: the cost is not finite; "
+        f"training diverged before {when}: the cost or a parameter is not finite; "
         f"lower {key} (it is {settings[key]})"
     )
 
