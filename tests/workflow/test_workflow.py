@@ -173,6 +173,29 @@ def test_a_second_run_has_nothing_to_do(folder):
     assert would_run(folder) == {}
 
 
+@pytest.mark.parametrize("name", ["training.json", "provenance.json", "score.json"])
+def test_a_removed_file_of_a_run_is_made_anew(folder, name):
+    """Though what comes of it is there; its other files may be looked for as well."""
+    (folder / "results" / "runs" / "slow" / "default" / name).unlink()
+    would = would_run(folder)
+    assert would.get("train", 0) == (name != "score.json")
+    assert would["score"] == 1
+
+
+def test_removed_runs_are_made_anew_from_their_states(folder):
+    runs = folder / "results" / "runs"
+    before = {path: path.read_bytes() for path in sorted(runs.rglob("*.*")) if path.is_file()}
+    shutil.rmtree(runs)
+    done = snakemake(folder, "--cores", "2")
+    assert done.returncode == 0, done.stderr
+    log = folder / "results" / "logs" / "train" / "slow" / "default.log"
+    assert "going on from the state after iteration" in log.read_text()
+    for path, content in before.items():
+        if path.name not in ("provenance.json", "timings.csv"):  # in which there are dates
+            assert path.read_bytes() == content, path
+    assert would_run(folder) == {}
+
+
 def replace_by_other_data(path, modified=None):
     """Put another toy data set at ``path``, of the date ``modified`` (seconds) if given."""
     save_npz(path, as_triple(make_dataset(80, 40, 48, (4, 4), 3)))

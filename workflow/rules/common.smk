@@ -126,6 +126,18 @@ EVENT_FILES = [
     f"results/tensorboard/{run}/{EVENT_FILE}" for run in RUNS if config["tensorboard"]
 ]
 
+# What comes of them is there without them, so that a run's folder that was removed is made anew.
+FILES_OF_RUNS = [
+    f"results/runs/{run}/{name}"
+    for name, runs in {
+        "training.json": RUNS,
+        "provenance.json": RUNS,
+        "score.json": SCORED,
+        "samples.npz": SAMPLED,
+    }.items()
+    for run in runs
+]
+
 IS_MNIST = config["dataset"] == "mnist"
 DATASET_FILE = (
     "results/downloads/mnist.pkl.gz"
