@@ -412,11 +412,13 @@ def _watch(options):
 
 
 def _verify(options):
-    from msgd.evaluation.verify import verify
+    from msgd.evaluation.verify import HINT, verify
 
     findings = verify(options.results, options.backend, options.threads)
     for finding in findings:
         log.error("msgd verify: error: %s", finding)
+    if findings:
+        log.error("msgd verify: %s", HINT)
     return 1 if findings else 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from conftest import as_triple, make_dataset, msgd, save_npz
 
 from msgd.backends import gpu_name
 from msgd.errors import UserError
-from msgd.evaluation.verify import verify
+from msgd.evaluation.verify import HINT, verify
 
 RUNS = {
     "a/default": ["model=logistic_regression", "batch_size=20", "n_epochs=3"],
@@ -31,6 +32,7 @@ def whole(tmp_path_factory):
     scored = results / "runs" / "a" / "default"
     commands.append(("score", "--data", data, "--run", scored, "--backend", "cpu"))
     commands.append(("select", scored, "--data", data, "--output", results))
+    commands.append(("tabulate", scored, "--output", results))
     for command in commands:
         done = msgd(*command)
         assert done.returncode == 0, done.stderr
@@ -133,6 +135,7 @@ def test_the_program_says_what_does_not_hold(results):
     assert done.returncode == 1
     assert "msgd verify: error: " in done.stderr
     assert done.stderr.count("does not hold: test errors are 0 there, and ") == 1
+    assert done.stderr.endswith(f"msgd verify: {HINT}\n")
     assert "Traceback" not in done.stderr
 
 
@@ -161,10 +164,10 @@ def test_a_bit_is_found_wherever_it_changes(name, results, record_property):
         flip(results / name, place)
         finding, *_ = verify(results, "cpu")
         folder = "/".join(name.split("/")[: 3 if name.startswith("runs") else 2])
-        made_by = "unpickle" if name.startswith("data") else f"{folder}/training.json"
+        made_by = "unpickle" if name.startswith("data") else f"results/{folder}/training.json"
         assert finding.startswith(f"{results / folder} does not hold: ")
         assert finding.endswith(made_by)
-        assert "snakemake --cores all --forcerun " in finding
+        assert "snakemake --cores all " in finding
         (results / name).write_bytes(content)
     assert verify(results, "cpu") == []
 
@@ -185,6 +188,74 @@ def test_a_run_of_data_that_are_gone_is_found(results):
     assert all("trained on other data than are there" in finding for finding in findings)
 
 
+def remove(path):
+    (shutil.rmtree if path.is_dir() else Path.unlink)(path)
+
+
+# What is removed, what is then missing, and what makes it anew.
+REMOVED = {
+    "runs": ("runs/a/default", "runs/a/default/score.json"),
+    "runs/a": ("runs/a/default", "runs/a/default/score.json"),
+    "runs/a/default/score.json": ("runs/a/default/score.json", "runs/a/default/score.json"),
+    **{
+        f"runs/b/default/{name}": (f"runs/b/default/{name}", "runs/b/default/training.json")
+        for name in (
+            "provenance.json",
+            "training.json",
+            "timings.csv",
+            "history.csv",
+            "best_parameters.npz",
+            "snapshots",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_what_was_removed_is_found(name, results):
+    what, made_by = REMOVED[name]
+    remove(results / name)
+    findings = [one for one in verify(results, "cpu") if "best_model" not in one]
+    assert len(findings) == 1
+    assert f"{results / what} is missing" in findings[0]
+    assert f" --forcerun results/{made_by}" in findings[0]
+    assert "Errno" not in findings[0]
+
+
+def test_a_training_under_way_is_no_finding(results):
+    shutil.copytree(results / "runs/a/default/snapshots", results / "runs/c/default/snapshots")
+    assert verify(results, "cpu") == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"run\na\n", b"\xff\x00", b"experiment,run\na\n", b"experiment,run\n/a,b\n"]
+)
+def test_a_table_that_lists_no_runs_is_found(content, results):
+    (results / "test_scores.csv").write_bytes(content)
+    (finding,) = verify(results, "cpu")
+    assert "test_scores.csv does not hold: it is not one of msgd's" in finding
+
+
+def test_the_command_is_for_the_folder_of_the_workflow(results, monkeypatch):
+    """From elsewhere with --directory; of results by another name nobody knows how."""
+    remove(results / "runs/b/default/history.csv")
+    again = "make it anew with snakemake --cores all"
+    target = "runs/b/default/training.json"
+    (finding,) = verify(results, "cpu")
+    place = f"--directory {results.parent} --forcerun results/{target}"
+    assert finding.endswith(f"{again} {place}")
+    monkeypatch.chdir(results.parent)
+    (finding,) = verify("results", "cpu")
+    assert finding.endswith(f"{again} --forcerun results/{target}")
+    results.rename("kept")
+    (finding,) = verify("kept", "cpu")
+    assert finding.endswith(f"{again} --forcerun kept/{target}")
+
+
 def test_where_nothing_is_finished_is_said(tmp_path):
     with pytest.raises(UserError, match="holds no finished run"):
         verify(tmp_path)
+    (tmp_path / "file").touch()
+    for name in ("nosuch", "file"):
+        with pytest.raises(UserError, match=f"{name} is not a folder; give the folder of results"):
+            verify(tmp_path / name)
