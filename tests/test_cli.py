@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import as_triple, command, make_dataset, msgd, msgd_unread, save_npz
 
+from msgd.cli import _parser, _path, main
+
 WORDS = ["model=logistic_regression", "batch_size=10", "n_epochs=3", "learning_rate=0.5"]
 
 
@@ -249,6 +251,57 @@ def test_threads_are_checked(data, tmp_path, threads):
     done = train(data, tmp_path / "run", "--threads", threads)
     assert done.returncode == 2
     assert "--threads" in done.stderr
+
+
+# What is no number of days or seconds; float reads all but the last.
+NO_DAYS = ["-1", "nan", "inf", "1e999", "a"]
+
+
+@pytest.mark.parametrize("number", NO_DAYS)
+def test_states_are_kept_unless_the_days_are_a_number_from_0(tmp_path, number):
+    state = tmp_path / "states" / "a"
+    state.mkdir(parents=True)
+    (state / "run.json").touch()
+    done = msgd("clean-states", tmp_path / "states", "--unused-days", number)
+    assert done.returncode == 2
+    assert f"--unused-days: {number} is not a number of days >= 0" in done.stderr
+    assert state.exists()
+
+
+@pytest.mark.parametrize("number", NO_DAYS)
+def test_seconds_between_states_are_checked(data, tmp_path, number):
+    done = train(data, tmp_path / "run", "--seconds-between-states", number)
+    assert done.returncode == 2
+    assert f"{number} is not a number of seconds >= 0" in done.stderr
+
+
+def test_states_are_cleaned_in_a_folder_that_is_there(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("nosuch", "file"):
+        done = msgd("clean-states", tmp_path / name)
+        assert done.returncode == 1
+        assert f"{name} is not a folder; give the one that holds the states" in done.stderr
+        assert "removed" not in done.stderr
+
+
+def path_options():
+    """Return (subcommand, option) of each option of msgd that takes a path; arguments by name."""
+    (commands,) = (one.choices for one in _parser()._actions if one.dest == "command")
+    return [
+        (command, option.option_strings[0] if option.option_strings else option.dest)
+        for command, parser in commands.items()
+        for option in parser._actions
+        if option.type in (Path, _path)
+    ]
+
+
+@pytest.mark.parametrize(("command", "option"), path_options())
+def test_no_path_is_empty(command, option, capsys, monkeypatch, tmp_path):
+    """As is a variable of the shell that is not set: it would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main([command, *([option] if option.startswith("--") else []), ""])
+    assert "the path is empty; is a variable of the shell not set?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "NUMBA_CACHE_DIR"])

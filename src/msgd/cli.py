@@ -82,16 +82,16 @@ def _parser():
 
     def command(name, function, description):
         subparser = commands.add_parser(name, help=description, description=description)
-        subparser.add_argument("--log", type=Path, help="file that keeps the messages")
+        subparser.add_argument("--log", type=_path, help="file that keeps the messages")
         subparser.set_defaults(function=function)
         return subparser
 
     download = command("download", _download, "bring mnist.pkl.gz here, checked by SHA-256")
-    download.add_argument("path", type=Path, help="where the file shall be")
+    download.add_argument("path", type=_path, help="where the file shall be")
 
     unpickle = command("unpickle", _unpickle, "read a data set, check it, write six .npy files")
-    unpickle.add_argument("path", type=Path, help=".pkl.gz or .npz file, or folder of IDX files")
-    unpickle.add_argument("--output", type=Path, required=True, help="folder of the six arrays")
+    unpickle.add_argument("path", type=_path, help=".pkl.gz or .npz file, or folder of IDX files")
+    unpickle.add_argument("--output", type=_path, required=True, help="folder of the six arrays")
     unpickle.add_argument("--floatX", dest="float_x", default="float32", choices=FLOATS)
     unpickle.add_argument("--expect-mnist", action="store_true", help="accept MNIST only")
 
@@ -100,19 +100,23 @@ def _parser():
     _add_run_options(train)
     train.add_argument("--floatX", dest="float_x", default="float32", choices=FLOATS)
 
-    train.add_argument("--states", type=Path, help="folder of states, to go on from after a kill")
+    train.add_argument("--states", type=_path, help="folder of states, to go on from after a kill")
     train.add_argument(
         "--end-with", type=int, metavar="PID", help="end when this process does, which started it"
     )
     train.add_argument(
-        "--seconds-between-states", type=float, default=5.0, metavar="S", help="default: 5"
+        "--seconds-between-states",
+        type=_number_of("seconds", 0),
+        default=5.0,
+        metavar="S",
+        help="default: 5",
     )
 
     clean = command("clean-states", _clean_states, "remove the states of runs no longer in use")
-    clean.add_argument("states", type=Path, help="folder of states, results/states")
+    clean.add_argument("states", type=_path, help="folder of states, results/states")
     clean.add_argument(
         "--unused-days",
-        type=float,
+        type=_number_of("days", 0),
         default=0.0,
         metavar="D",
         help="keep younger ones; default: 0",
@@ -122,57 +126,57 @@ def _parser():
     _add_run_options(score, several=True)
 
     sample = command("sample", _sample, "let a run's model draw samples")
-    sample.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
-    sample.add_argument("--run", type=Path, required=True, help="folder of the run")
+    sample.add_argument("--data", type=_path, required=True, help="folder of the six arrays")
+    sample.add_argument("--run", type=_path, required=True, help="folder of the run")
     sample.add_argument("--threads", type=_positive, default=1, help="of the CPU")
 
     tabulate = command("tabulate", _tabulate, "write the score table of all runs")
     compare = command("compare-published", _compare, "hold the runs against the published rows")
     for subparser in (tabulate, compare):
-        subparser.add_argument("runs", nargs="+", type=Path, help="folders of scored runs")
-        subparser.add_argument("--output", type=Path, required=True, help="folder of the tables")
+        subparser.add_argument("runs", nargs="+", type=_path, help="folders of scored runs")
+        subparser.add_argument("--output", type=_path, required=True, help="folder of the tables")
 
     select = command("select", _select, "keep the best model of all runs, and write its card")
-    select.add_argument("runs", nargs="+", type=Path, help="folders of scored runs")
-    select.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
-    select.add_argument("--output", type=Path, required=True, help="folder of model and card")
+    select.add_argument("runs", nargs="+", type=_path, help="folders of scored runs")
+    select.add_argument("--data", type=_path, required=True, help="folder of the six arrays")
+    select.add_argument("--output", type=_path, required=True, help="folder of model and card")
 
     predict = command("predict", _predict, "say which class pictures of digits are of")
-    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, ...")
+    predict.add_argument("images", nargs="+", type=_path, metavar="IMAGE", help="PNG, JPEG, ...")
     predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    predict.add_argument("--show", type=Path, metavar="FILE.png", help="draw what the network saw")
+    predict.add_argument("--show", type=_path, metavar="FILE.png", help="draw what the network saw")
 
     export = command("export", _export, "write the model in a form that other programs run")
-    export.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="file to write")
+    export.add_argument("--onnx", type=_path, required=True, metavar="FILE", help="file to write")
     for subparser in (predict, export):
         subparser.add_argument(
-            "--model", type=Path, default=BEST_MODEL, help=f"model file; default: {BEST_MODEL}"
+            "--model", type=_path, default=BEST_MODEL, help=f"model file; default: {BEST_MODEL}"
         )
 
     report = command("report", _report, "tell the story of the runs on one HTML page")
     report.add_argument(
-        "runs", nargs="+", type=Path, help="folders of scored runs, and of runs without labels"
+        "runs", nargs="+", type=_path, help="folders of scored runs, and of runs without labels"
     )
-    report.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
-    report.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    report.add_argument("--data", type=_path, required=True, help="folder of the six arrays")
+    report.add_argument("--output", type=_path, required=True, help="HTML file to write")
     report.add_argument("--configuration", metavar="FILE", help="what the page says to edit")
     report.add_argument("--made-by", metavar="COMMAND", help="what it says to give again")
 
     plot = command("plot", _plot, "draw a figure from saved files")
     plot.add_argument("figure", choices=sorted(FIGURES))
     drawn = plot.add_mutually_exclusive_group()
-    drawn.add_argument("--run", type=Path, help="folder of the run")
+    drawn.add_argument("--run", type=_path, help="folder of the run")
     drawn.add_argument(
         "--best-of",
-        type=Path,
+        type=_path,
         nargs="+",
         metavar="RUN",
         help="in place of --run: folders of runs, that of the lowest validation error is drawn",
     )
-    plot.add_argument("--data", type=Path, help="folder of the six arrays")
-    plot.add_argument("--runs", type=Path, nargs="+", help="folders of the runs to be compared")
+    plot.add_argument("--data", type=_path, help="folder of the six arrays")
+    plot.add_argument("--runs", type=_path, nargs="+", help="folders of the runs to be compared")
     plot.add_argument("--over", metavar="KEY", help="the hyperparameter they are compared over")
-    plot.add_argument("--output", type=Path, required=True, help="PNG or GIF file to write")
+    plot.add_argument("--output", type=_path, required=True, help="PNG or GIF file to write")
     for key, schema in _plot_settings().items():
         option = f"--{key.replace('_', '-')}"
         number = {"integer": int, "number": float, "string": str}[schema["type"]]
@@ -181,26 +185,32 @@ def _parser():
         )
 
     events = command("tensorboard", _tensorboard, "write a run as an event file for TensorBoard")
-    events.add_argument("--run", type=Path, required=True, help="folder of the run")
-    events.add_argument("--output", type=Path, required=True, help="folder of the event file")
+    events.add_argument("--run", type=_path, required=True, help="folder of the run")
+    events.add_argument("--output", type=_path, required=True, help="folder of the event file")
 
     watch = command("watch", _watch, "show all runs, training and finished, in a live table")
-    watch.add_argument("results", nargs="?", type=Path, default="results", help="default: results")
+    watch.add_argument("results", nargs="?", type=_path, default="results", help="default: results")
     watch.add_argument("--once", action="store_true", help="show the table once and end")
     watch.add_argument(
-        "--every", type=_seconds, default=2.0, metavar="S", help="seconds between looks; default: 2"
+        "--every",
+        type=_number_of("seconds", 0.1, 86400),
+        default=2.0,
+        metavar="S",
+        help="seconds between looks; default: 2",
     )
 
     verify = command("verify", _verify, "check every hash of results, and count every error anew")
-    verify.add_argument("results", nargs="?", type=Path, default="results", help="default: results")
+    verify.add_argument(
+        "results", nargs="?", type=_path, default="results", help="default: results"
+    )
     verify.add_argument("--backend", default="auto", choices=("auto", *DEVICES))
     verify.add_argument("--threads", type=_positive, default=1, help="of the CPU backend")
 
     check = command("check-config", _check_config, "say whether a configuration can be used")
-    check.add_argument("file", type=Path, help="YAML or JSON; nothing that it holds is executed")
+    check.add_argument("file", type=_path, help="YAML or JSON; nothing that it holds is executed")
 
     describe = command("describe-config", _describe_config, "write the table of configuration keys")
-    describe.add_argument("--output", type=Path, help="Markdown file; standard output by default")
+    describe.add_argument("--output", type=_path, help="Markdown file; standard output by default")
     return parser
 
 
@@ -218,8 +228,8 @@ def _add_run_options(parser, several=False):
     runs = (
         {"nargs": "+", "help": "folders of the runs"} if several else {"help": "folder of the run"}
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of the six arrays")
-    parser.add_argument("--run", type=Path, required=True, **runs)
+    parser.add_argument("--data", type=_path, required=True, help="folder of the six arrays")
+    parser.add_argument("--run", type=_path, required=True, **runs)
     parser.add_argument("--backend", default="auto", choices=("auto", *DEVICES))
     parser.add_argument("--threads", type=_positive, default=1, help="of the CPU backend")
     parser.add_argument(
@@ -231,20 +241,33 @@ def _add_run_options(parser, several=False):
     )
 
 
+def _path(text):
+    """Return the Path; an empty one would be the current folder, which nobody means by it."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; is a variable of the shell not set?")
+    return Path(text)
+
+
 def _positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number >= 1")
     return int(text)
 
 
-def _seconds(text):
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0.1 <= seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0.1 to 86400")
-    return seconds
+def _number_of(what, lowest, highest=math.inf):
+    """Return the function that reads a finite number of ``what`` from ``lowest`` to ``highest``."""
+    allowed = f">= {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
+
+    def read(text):
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not lowest <= number <= highest or math.isinf(number):
+            raise argparse.ArgumentTypeError(f"{text} is not a number of {what} {allowed}")
+        return number
+
+    return read
 
 
 def _positive_or_null(text):
@@ -362,6 +385,8 @@ def _log_start(settings, float_x, dataset):
 def _clean_states(options):
     from msgd.training.checkpoint import clean_states
 
+    if not options.states.is_dir():
+        raise UserError(f"{options.states} is not a folder; give the one that holds the states")
     count = clean_states(options.states, options.unused_days)
     log.info("removed %d states from %s", count, options.states)
 

@@ -347,7 +347,7 @@ PATHS = [
     path("a link to nothing", "gone", "leads nowhere", lambda f: (f / "gone").symlink_to("x")),
     path("a name of 5,000 letters", "a" * 5000, "File name too long", names="aaa"),
     path("a name of two lines", "a\nall is well \x1b[2J", "does not exist", names="all is well"),
-    path("no name", "", "neither|holds no file", names="."),
+    path("a folder of other things", ".", "neither|holds no file", names="."),
     path("a file as a folder", "file/digits", "no folder", lambda f: (f / "file").touch()),
     path("a user who is not", "~nobody-of-that-name/digits", "does not exist"),
     path("an empty file", "empty.npz", "is empty", lambda f: (f / "empty.npz").touch()),
