@@ -309,10 +309,26 @@ def test_hyperparameter_words_come_back():
     assert back == settings
 
 
-@pytest.mark.parametrize("words", [["learning_rate"], ["l1=0", "l1=0"]])
-def test_malformed_words_are_reported(words):
-    with pytest.raises(UserError, match="hyperparameter"):
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["learning_rate"], "write key=value"),
+        (["l1=0", "l1=0"], "is given twice"),
+        (["n_hidden=[8,8"], "n_hidden=[8,8 is not readable as YAML: expected ',' or ']'"),
+        (["seed=*a"], "seed=*a is not readable as YAML: found undefined alias"),
+        (["seed=\x01"], "seed=\\x01 is not readable as YAML: unacceptable character"),
+        (["seed=2024-13-45"], "seed=2024-13-45 is not readable as YAML: month must be in 1..12"),
+        (["seed=" + "9" * 5000], "is not readable as YAML: Exceeds the limit"),
+        (["seed=" + "[" * 5000], "is not readable as YAML: maximum recursion depth"),
+    ],
+)
+def test_malformed_words_are_reported(words, fault):
+    with pytest.raises(UserError) as raised:
         config.parse_hyperparameter_words(words)
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith("hyperparameter ")
+    assert fault in line
+    assert len(line) < 300
 
 
 def runs_of(**settings):

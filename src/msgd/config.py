@@ -283,8 +283,10 @@ def parse_hyperparameter_words(words):
             raise UserError(f"hyperparameter {key!r} is given twice")
         try:
             settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"hyperparameter {word!r} is not readable as YAML: {error}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            fault = shown(" ".join(str(getattr(error, "problem", None) or error).split()), 200)
+            word = shown(word)
+            raise UserError(f"hyperparameter {word} is not readable as YAML: {fault}") from error
     return settings
 
 
