@@ -120,6 +120,11 @@ def test_every_key_is_described():
             assert len(value["description"]) > 20, key
 
 
+def named(name):
+    """Return a configuration of an experiment whose name stands in the file without quotes."""
+    return yaml.safe_load(f"experiments: {{{name}: {{model: mlp}}}}")
+
+
 BAD = {
     "misspelt key": (
         minimal(learning_rte=0.1),
@@ -179,7 +184,22 @@ BAD = {
         {**minimal(), "plots": {"colormap": "RdBu_q"}},
         r"plots\.colormap is 'RdBu_q'; .*did you mean RdBu",
     ),
-    "a year for a name": ({"experiments": {2010: {"model": "mlp"}}}, r"name 2010 is not text"),
+    "a year for a name": (
+        {"experiments": {2010: {"model": "mlp"}}},
+        r"name is not text: YAML reads it as 2010 \(a number\); write it in quotes",
+    ),
+    "nothing for a name": (named("null"), r"YAML reads it as null \(nothing\); write it in quotes"),
+    "a truth for a name": (named("yes"), r"YAML reads it as true \(a truth\); write it in quotes"),
+    "a date for a name": (named("2024-01-01"), r"YAML reads it as 2024-01-01 \(a date\); write"),
+    "a moment for a name": (named("2024-01-01 10:00:00"), r"as 2024-01-01 10:00:00 \(a date\)"),
+    "a misspelt model": (
+        {"experiments": {"a": {"modell": "mlp"}}},
+        r"experiments\.a\.model is missing \(there is modell; did you mean model\?\); it must be",
+    ),
+    "misspelt experiments": (
+        {"experiment": {"a": {"model": "mlp"}}},
+        r"experiments is missing \(there is experiment; did you mean experiments\?\); it says: ",
+    ),
     "a name that is a path": (
         {"experiments": {"../x": {"model": "logistic_regression"}}},
         r"experiment name '\.\./x' is not allowed",
@@ -329,6 +349,11 @@ def test_malformed_words_are_reported(words, fault):
     assert line.startswith("hyperparameter ")
     assert fault in line
     assert len(line) < 300
+
+
+def test_a_misspelt_model_among_words_is_told_of():
+    with pytest.raises(UserError, match=r"model is missing \(there is modell; did you mean model"):
+        config.complete_experiment({"modell": "mlp"})
 
 
 def runs_of(**settings):

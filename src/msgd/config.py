@@ -72,7 +72,7 @@ def complete_config(config):
     experiments, n_runs = config.get("experiments"), 0
     for name, settings in experiments.items() if isinstance(experiments, dict) else ():
         if not isinstance(name, str):
-            findings.append(f"the experiment name {name!r} is not text; write it in quotes")
+            findings.append(_name_finding(name))
         if isinstance(settings, dict) and "model" in settings:
             n_runs += _n_runs(settings)
             if n_runs > MOST_RUNS:  # which would take long to be looked at
@@ -102,7 +102,7 @@ def complete_experiment(settings):
 
     Raises UserError as complete_config does.
     """
-    findings = ["model is missing"] if "model" not in settings else []
+    findings = [] if "model" in settings else [f"model is missing{_written_as('model', settings)}"]
     raise_findings(findings or _experiment_findings(settings), "hyperparameters")
     complete = _complete(settings)
     check_layers({"": complete})
@@ -434,7 +434,8 @@ def _describe(error, path):
     elif error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         for name in missing:
-            yield f"{dotted([*path, name])} is missing; {_meaning(schema, name)}"
+            hint = _written_as(name, error.instance)
+            yield f"{dotted([*path, name])} is missing{hint}; {_meaning(schema, name)}"
     elif "propertyNames" in error.absolute_schema_path:
         yield (
             f"the experiment name {shown(repr(error.instance))} is not allowed: it names a folder; "
@@ -445,6 +446,21 @@ def _describe(error, path):
         value = shown(repr(error.instance))
         text = f"{dotted(path)} is {value}; allowed: {_allowed(schema)}"
         yield text + _number_hint(error)
+
+
+def _written_as(name, instance):
+    """Return a hint at the key of ``instance`` that may have been meant to be ``name``."""
+    keys = [key for key in instance if isinstance(key, str)]
+    close = difflib.get_close_matches(name, keys, n=1)
+    return f" (there is {shown(close[0])}; did you mean {name}?)" if close else ""
+
+
+def _name_finding(name):
+    """Return what is wrong with the name of an experiment that is not text (str)."""
+    kinds = {bool: "a truth", int: "a number", float: "a number", type(None): "nothing"}
+    kind = kinds.get(type(name), "a date")  # of which there are two types
+    read = shown(yaml_scalar(name))
+    return f"an experiment name is not text: YAML reads it as {read} ({kind}); write it in quotes"
 
 
 def _unknown_colormap(config, schema):
