@@ -214,6 +214,49 @@ def test_what_cannot_be_used_is_reported(finding):
         config.complete_config(given)
 
 
+IN_THE_FILE = "it is text here, by its quotes or by --config; write {} in the file, without quotes"
+AS_TEXT = "YAML reads {} as text; write {} without quotes"
+# A key, text in the place of its value, and the hint at what may have been meant.
+TEXTS = [
+    ("learning_rate", "1e-3", AS_TEXT.format("1e-3", "0.001")),
+    ("learning_rate", "0,1", AS_TEXT.format("0,1", "0.1")),
+    ("learning_rate", "0.1", IN_THE_FILE.format("0.1")),
+    ("n_epochs", "1e3", AS_TEXT.format("1e3", "1000")),
+    ("n_epochs", "110", IN_THE_FILE.format("110")),
+    ("batch_size", "20", IN_THE_FILE.format("20")),
+    ("n_hidden", "8,8", AS_TEXT.format("8,8", "[8, 8]")),
+    ("n_hidden", "[8,8]", IN_THE_FILE.format("[8, 8]")),
+    ("n_hidden", "8", IN_THE_FILE.format("8")),
+    ("validation_frequency", "null", IN_THE_FILE.format("null")),
+    ("corruption", "0,1", AS_TEXT.format("0,1", "0.1")),
+    ("corruption", "0,0.1", AS_TEXT.format("0,0.1", "[0, 0.1]")),
+    # Where nothing that is allowed was meant.
+    *(("learning_rate", text, None) for text in ("nan", ".inf", "-0,1", "fast", "", "1e999")),
+    *(("n_epochs", text, None) for text in ("1,5", "0", "8,8", "1e300")),
+    *(("n_hidden", text, None) for text in ("8,a", "8,,8", "[]")),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "hint"), TEXTS)
+def test_what_text_may_have_meant_is_said(key, text, hint):
+    given = {"experiments": {"a": {"model": "sda" if key == "corruption" else "mlp", key: text}}}
+    with pytest.raises(UserError) as raised:
+        config.complete_config(given)
+    (finding,) = str(raised.value).splitlines()[1:]
+    assert f"{key} is '{text}'; allowed: " in finding
+    if hint:
+        assert finding.endswith(f" ({hint})")
+    assert hint or "write" not in finding
+
+
+def test_what_config_on_the_command_line_makes_text_is_hinted_at():
+    given = {**minimal(), "plots": {"dpi": "110", "all_runs": "true"}, "tensorboard": "false"}
+    with pytest.raises(UserError) as raised:
+        config.complete_config(given)
+    for value in ("110", "true", "false"):
+        assert f"({IN_THE_FILE.format(value)})" in str(raised.value)
+
+
 TWICE = {
     "an experiment": (
         "experiments:\n  a: {model: mlp}\n  b: {model: mlp}\n  a: {model: lenet}\n",

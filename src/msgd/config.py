@@ -445,7 +445,7 @@ def _describe(error, path):
     else:
         value = shown(repr(error.instance))
         text = f"{dotted(path)} is {value}; allowed: {_allowed(schema)}"
-        yield text + _number_hint(error)
+        yield text + _text_hint(error)
 
 
 def _written_as(name, instance):
@@ -485,18 +485,38 @@ def _meaning(schema, name):
     return f"it says: {description}" if description else "it must be given"
 
 
-def _number_hint(error):
-    """Return a hint for numbers that YAML reads as text: 1e-3 without a dot, and 0,1."""
+def _text_hint(error):
+    """Return a hint where text stands for an allowed value: 1e-3 without a dot, 0,1, quotes."""
     if error.validator == "type" and error.message == "is too large":
         return f", at most {LARGEST_INTEGER}"
-    if error.validator == "type" and isinstance(error.instance, str):
-        try:
-            number = float(error.instance.replace(",", "."))
-        except ValueError:
-            return ""
-        text, written = shown(error.instance), yaml_scalar(number)
-        return f" (YAML reads {text} as text; write {written} without quotes)"
-    return ""
+    text = error.instance
+    if not isinstance(text, str):
+        return ""
+    meant = [_meant(text.replace(",", "."))]
+    if "," in text or "[" in text:
+        meant.append([_meant(item) for item in text.strip("[]").split(",")])
+    meant = [*filter(_Validator(error.schema).is_valid, meant)]
+    if not meant:
+        return ""
+    written = f"write {' or '.join(map(yaml_scalar, meant))}"
+    if yaml_scalar(text) == text:
+        return f" (YAML reads {shown(text)} as text; {written} without quotes)"
+    return (
+        f" (it is text here, by its quotes or by --config; {written} in the file, without quotes)"
+    )
+
+
+def _meant(text):
+    """Return the number, truth or None that ``text`` would be without quotes, or ``text``."""
+    words = {"true": True, "false": False, "null": None}
+    try:
+        number = float(text)
+    except ValueError:
+        return words.get(text, text)
+    if not math.isfinite(number):
+        return text
+    is_whole = number.is_integer() and abs(number) <= LARGEST_INTEGER
+    return int(number) if is_whole else number
 
 
 def _allowed(schema):
