@@ -276,3 +276,29 @@ def test_a_grid_names_its_best_and_its_worst_value(lines, best, said):
     found = Comparison("learning_rate", [0.01, 0.1, 1.0], [], lines)
     found.best = {"line": line, "index": index, "percent": min(lines[line][index])}
     assert plain(sections._grid_finding(found)) == said
+
+
+@pytest.mark.parametrize(
+    ("models", "too_small_for", "said"),
+    [
+        (["mlp"], [], "lenet"),
+        (["mlp"], ["lenet"], "logistic_regression"),
+        (["lenet", "logistic_regression"], [], "mlp"),
+        (["logistic_regression", "lenet", "mlp"], [], None),
+        (["mlp"], ["lenet", "logistic_regression"], None),
+    ],
+)
+def test_a_model_to_try_is_none_of_the_runs_and_can_be_trained(
+    monkeypatch, models, too_small_for, said
+):
+    monkeypatch.setattr(sections, "_can_train", lambda name, run: name not in too_small_for)
+    row = {"experiment": "a", "stopped_by": "patience"}
+    settings = {"model": models[0], "learning_rate": 0.1}
+    dataset = SimpleNamespace(is_mnist=False)
+    run = SimpleNamespace(record={"settings": settings}, dataset=dataset)
+    steps = sections.next_steps(row, run, [{"model": model} for model in models])
+    found = [step for step in steps if step["title"] == "Try another model"]
+    assert [f"of the model {said}." in step["why"] for step in found] == ([True] if said else [])
+    assert [step["yaml"] for step in found] == (
+        [f"experiments:\n  {said}:\n    model: {said}"] if said else []
+    )
