@@ -19,6 +19,7 @@ from msgd.config import check_plot_settings, load_schema
 from msgd.errors import RESULT, UserError, shown
 from msgd.models import DEVICES
 from msgd.output import standard_output
+from msgd.wording import times
 
 log = logging.getLogger("msgd")
 
@@ -516,7 +517,7 @@ def _plot(options):
         from msgd.evaluation.selection import best_run
 
         options.run = best_run(options.best_of)
-        log.info("the best of %d runs: %s", len(options.best_of), options.run)
+        log.info("the best of %s: %s", times(len(options.best_of), "run"), options.run)
     missing = [f"--{name}" for name in needed if getattr(options, name) is None]
     if missing:
         raise UserError(f"the figure {options.figure} needs {' and '.join(missing)}")

@@ -121,6 +121,20 @@ def test_the_card_says_what_how_on_what_and_where_from(tmp_path, data):
         assert f"- {key}: `{yaml_scalar(value)}`\n" in markdown
 
 
+def test_what_there_is_one_of_is_not_in_the_plural(tmp_path, data, caplog):
+    run = make_run(tmp_path, data, "default", "sda")
+    record = read_json(run / "provenance.json")
+    one = {"threads": 1, "hardware": {**record["hardware"], "cores": 1}}
+    once = {"settings": {**record["settings"], "pretraining_epochs": 1}}
+    write_json(run / "provenance.json", {**record, **one, **once})
+    with caplog.at_level("INFO"):
+        for text in card(tmp_path, data, run):
+            assert re.search(r"on cpu; 1 thread\s", text)
+            assert ", 1 core, " in text
+            assert "each hidden layer, 1 epoch without labels" in text
+    assert "selected grid/default of 1 run: 1.760 %" in caplog.text
+
+
 @pytest.mark.parametrize("model", CLASSIFIERS)
 def test_the_program_on_the_card_runs(tmp_path, data, model, monkeypatch, capsys):
     run = make_run(tmp_path, data, "default", model)

@@ -65,7 +65,12 @@ def test_the_confusion_figure_is_bounded_for_any_number_of_classes(monkeypatch, 
     assert image.shape[0] * 2 <= max(60, figure.axes[0].get_window_extent().width + 1)
     wrong = np.count_nonzero(labels != predicted)
     assert image.sum() == wrong  # a mistake is a mistake, however coarse the cells
-    assert f"experiment: {wrong:,} mistakes" in figure.get_suptitle().replace("\n", " ")
+    assert f"experiment: {wrong:,} mistake" in figure.get_suptitle().replace("\n", " ")
+
+
+def test_a_single_mistake_is_told_as_one(monkeypatch, kept):
+    figure = confusion(monkeypatch, kept, 3, np.array([0, 1, 2]), np.array([0, 1, 1]))
+    assert figure.get_suptitle() == "experiment: 1 mistake among 3 test images"
 
 
 @pytest.mark.parametrize("n_classes", [2, 21, 30, 31, 1000, 100_000])
@@ -145,6 +150,7 @@ def test_an_image_of_equal_pixels_is_as_dark_as_they_are(tmp_path, monkeypatch, 
     model = type("Model", (), {"probabilities": staticmethod(lambda *_: uniform)})
     monkeypatch.setattr(mistakes, "load_model", lambda name: model)
     plot_mistakes("data", tmp_path, "x.png", DPI, 5)
+    assert kept[-1].get_suptitle().endswith("the 2 worst of 2 mistakes")
     image = kept[-1].axes[0].images[0]
     (((red, *_),),) = image.to_rgba(image.get_array())
     assert red == pytest.approx(1 - level, abs=0.01)

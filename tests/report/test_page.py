@@ -124,6 +124,17 @@ def test_the_answer_is_the_score_with_its_interval(one):
     assert whole in text
 
 
+def test_what_there_is_one_of_is_not_in_the_plural(one, tmp_path, caplog):
+    text, _, run, data = one
+    assert "; 1 thread</td>" in text
+    assert not re.findall(r"(?<![\w.,])1\s(?:runs|threads|cores|errors|images|epochs)\b", text)
+    with caplog.at_level("INFO"):
+        write(tmp_path, data, [run])
+    assert f"report on grid {run.name.replace('+', ', ')} of 1 run: " in caplog.text
+    history = pd.read_csv(run / "history.csv").iloc[0].to_dict()
+    assert "(1 error)" in figures._tip({**history, "validation_errors": 1.0}, 3.25)
+
+
 def test_the_interval_of_no_errors_has_a_width():
     low, high = wilson_interval(0, 50)
     assert low == 0

@@ -208,6 +208,21 @@ def test_from_where_to_where_the_cost_went(costs, said):
     assert sections._cost_finding(rows, "mean cost") == said
 
 
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((1, 1), "The weights of the only filter after epoch 2, as a picture"),
+        ((3, 3), "The weights of each of the 3 filters after epoch 2, as a picture each"),
+        (
+            (10, 1200),
+            "The weights of the first 10 of 1,200 filters after epoch 2, as a picture each",
+        ),
+    ],
+)
+def test_of_what_weights_are_shown(counts, said):
+    assert sections._shown_weights(counts, "filter", "filters", " after epoch 2") == said
+
+
 def test_each_mistake_has_the_chances_of_its_two_classes(monkeypatch):
     worst = SimpleNamespace(
         rows=np.array([31, 4]),

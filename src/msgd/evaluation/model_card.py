@@ -17,6 +17,7 @@ from msgd.evaluation.tables import PAGE, error_rate, html_table
 from msgd.files import read_json, sha256_of_file, write_text
 from msgd.inference.model_file import save_model
 from msgd.models import MODELS, load_model
+from msgd.wording import times
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def write_best_model(run_folders, data_folder, folder):
     write_text(folder / "model_card.md", _markdown_page(title, sections))
     body = "\n".join(map(_html_section, sections))
     write_text(folder / "model_card.html", PAGE.format(title=html.escape(title), body=body))
-    log.info("selected %s of %d runs: %s", _name(row), len(rows), _validation(row))
+    log.info("selected %s of %s: %s", _name(row), times(len(rows), "run"), _validation(row))
 
 
 def card_sections(rows, record, dataset, parameters, path):
@@ -143,7 +144,8 @@ def _training(row, record):
     before = {}
     if n_epochs := settings.get("pretraining_epochs"):
         before["pre-training"] = (
-            f"each hidden layer, {n_epochs} epochs without labels; what follows is of fine-tuning"
+            f"each hidden layer, {times(n_epochs, 'epoch')} without labels; what follows is of "
+            "fine-tuning"
         )
     return {
         "method": METHODS[MODELS[row["model"]]],
@@ -162,7 +164,8 @@ def _data(dataset):
     examples = ", ".join(f"{n:,} {split}" for split, n in dataset["examples"].items())
     return {
         "source": f"`{dataset['source']}`: {published}",
-        "images": f"{height} x {width} pixels, {dataset['n_classes']} classes; {dataset['pixels']}",
+        "images": f"{height} x {width} pixels, "
+        f"{times(dataset['n_classes'], 'class', 'classes')}; {dataset['pixels']}",
         "examples": examples,
         **{f"SHA-256 of {name}.npy": f"`{sha}`" for name, sha in dataset["sha256"].items()},
     }
@@ -177,9 +180,9 @@ def _limits(dataset):
     )
     return (
         f"Meant for learning and for comparing methods. It sorts {kind}, in {height} x {width} "
-        f"pixels, into one of {dataset['n_classes']} classes, and gives some class to any other "
-        "picture too. Its error on images from elsewhere was not measured, nor whether its "
-        "probabilities can be taken at their word."
+        f"pixels, into one of {times(dataset['n_classes'], 'class', 'classes')}, and gives some "
+        "class to any other picture too. Its error on images from elsewhere was not measured, nor "
+        "whether its probabilities can be taken at their word."
     )
 
 
@@ -217,6 +220,7 @@ def _provenance(record, path):
     code, hardware = record["code"], record["hardware"]
     commit = f"commit `{code['commit']}`" if code["commit"] else "not in a clone"
     edited = ", with uncommitted changes" if code["uncommitted_changes"] else ""
+    cores = times(hardware["cores"], "core")
     packages = [f"{name} {version}" for name, version in record["packages"].items() if version]
     return {
         f"SHA-256 of {path.name}": f"`{sha256_of_file(path)}`",
@@ -224,8 +228,9 @@ def _provenance(record, path):
         "SHA-256 of its source": f"`{code['sha256']}`",
         "seed": str(record["seed"]),
         "floatX": record["floatX"],
-        "backend": f"`{record['backend']}`, on {record['device']}; {record['threads']} threads",
-        "hardware": f"{hardware['processor']}, {hardware['cores']} cores, {hardware['machine']}, "
+        "backend": f"`{record['backend']}`, on {record['device']}; "
+        f"{times(record['threads'], 'thread')}",
+        "hardware": f"{hardware['processor']}, {cores}, {hardware['machine']}, "
         f"{hardware['system']}",
         "packages": f"Python {record['python']}, " + ", ".join(packages),
     }

@@ -12,6 +12,7 @@ from msgd.config import complete_experiment
 from msgd.evaluation.opened_run import open_runs
 from msgd.evaluation.selection import rows_of, score_rows, training_row
 from msgd.files import write_text
+from msgd.wording import times
 
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
 
@@ -140,8 +141,7 @@ def _difference(row, quantity, published):
         theirs = round(Fraction(published) * row[f"{split}_examples"] / 100)
     else:
         unit, ours, theirs = "epoch", row[quantity], int(published)
-    n = abs(ours - theirs)
-    return f"{n:,} {unit}{'' if n == 1 else 's'} {'more' if ours > theirs else 'less'}"
+    return f"{times(abs(ours - theirs), unit)} {'more' if ours > theirs else 'less'}"
 
 
 def write_published_table(run_folders, folder):

@@ -12,6 +12,7 @@ from msgd.data.content import check_images
 from msgd.evaluation.opened_run import open_run
 from msgd.models import load_model
 from msgd.plots.style import BLUE, GREY, INK, ORANGE, picture, run_title, save_figure, set_title
+from msgd.wording import times
 
 
 def confusion_matrix(labels, predicted, n_classes):
@@ -39,8 +40,8 @@ def plot_confusion(data_folder, run_folder, path, dpi):
     dataset, labels, predicted = run.dataset, run.dataset.test_y, run.predicted()
     wrong = labels != predicted
     title = (
-        f"{run_title(run_folder)}: {np.count_nonzero(wrong):,} mistakes among "
-        f"{len(labels):,} test images"
+        f"{run_title(run_folder)}: {times(np.count_nonzero(wrong), 'mistake')} among "
+        f"{times(len(labels), 'test image')}"
     )
     if dataset.n_classes <= MOST_WRITTEN_CLASSES:
         figure = _written_confusion(confusion_matrix(labels, predicted, dataset.n_classes))
@@ -196,8 +197,9 @@ def plot_mistakes(data_folder, run_folder, path, dpi, n_mistakes):
         n_rows, n_columns, figsize=(n_columns * 1.75, n_rows * 2.25 + 0.6), squeeze=False
     )
     n_wrong = worst.n_wrong
-    those = f"the {len(worst.rows)} worst of {n_wrong:,} mistakes" if n_wrong else "no mistakes"
-    set_title(figure, f"{run_title(run_folder)}: {those}")
+    those = f"the {len(worst.rows)} worst of {n_wrong:,} mistakes"
+    few = {0: "no mistakes", 1: "the only mistake"}
+    set_title(figure, f"{run_title(run_folder)}: {few.get(n_wrong, those)}")
     # One scale for all, with 0 in it: on its own, an image of equal pixels would be white.
     scale = {"vmin": worst.images.min(initial=0), "vmax": worst.images.max(initial=0) or 1}
     for axes in grid.flat:

@@ -23,6 +23,7 @@ from msgd.plots.style import (
     set_title,
     without_frame,
 )
+from msgd.wording import times
 
 MAX_ROWS = 10  # snapshots shown on the sheet
 MAX_COLUMNS = 10  # weight images shown of each
@@ -107,8 +108,9 @@ def _plot_square(found, name, path, dpi, colormap):
     figure, axes = plt.subplots(
         figsize=(SQUARE * SMALL_CELL + 1, max(len(rows) * SMALL_CELL + 0.75, 2))
     )
-    n = f"the first {len(images)} of {found.n_all:,}" if found.n_all > len(images) else found.n_all
-    set_title(figure, f"{name}: weights of the first layer in {found.titles[-1]}, {n} units")
+    n = f"the first {len(images)} of " if found.n_all > len(images) else ""
+    units = n + times(found.n_all, "unit")
+    set_title(figure, f"{name}: weights of the first layer in {found.titles[-1]}, {units}")
     pictures = draw_rows(axes, rows, **_scale(images, colormap))
     axes.set(xticks=[], yticks=[])
     label = "weight, as a share\nof the unit's largest"

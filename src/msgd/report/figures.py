@@ -19,6 +19,7 @@ from matplotlib.transforms import blended_transform_factory
 from msgd.config import yaml_scalar
 from msgd.plots.style import BLUE, GREY, INK, LINES, ORANGE, plain
 from msgd.report.svg import to_svg
+from msgd.wording import times
 
 # Width in points, and how many columns of the curve can be pointed at.
 SIZES = {"wide": (560, 140), "narrow": (290, 60)}
@@ -169,7 +170,7 @@ def _add_columns(figure, axes, history, training, n_columns):
 def _tip(entry, percent):
     words = [
         f"epoch {entry['epoch']:g}, iteration {entry['iteration']:,.0f}",
-        f"validation error {percent:.2f} % ({entry['validation_errors']:,.0f} errors)",
+        f"validation error {percent:.2f} % ({times(int(entry['validation_errors']), 'error')})",
         f"training cost {entry['cost']:.4g}",
     ]
     if np.isfinite(entry["patience"]):

@@ -13,6 +13,7 @@ from msgd.evaluation.opened_run import open_runs
 from msgd.evaluation.selection import score_rows
 from msgd.files import read_json, write_text
 from msgd.report import sections
+from msgd.wording import times
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ def write_report(run_folders, data_folder, path, how=sections.HOW):
         )
     )
     write_text(path, page)
-    log.info("report on %s of %d runs: %.2f MB", sections.name_of(row), len(rows), len(page) / 1e6)
+    of_runs = times(len(rows), "run")
+    log.info("report on %s of %s: %.2f MB", sections.name_of(row), of_runs, len(page) / 1e6)
 
 
 def _is_of_a_classifiers_grid(run):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from msgd import wording
 from msgd.config import check_split_sizes, complete_experiment, experiment_schema, yaml_scalar
 from msgd.errors import UserError
 from msgd.evaluation.intervals import wilson_interval
@@ -63,8 +64,8 @@ def percent(share, digits=2):
 
 
 def times(n, noun, plural=None):
-    """Return ``n`` with ``noun``, in the plural unless ``n`` is 1."""
-    return f"{n:,}\N{NO-BREAK SPACE}{noun if n == 1 else plural or noun + 's'}"
+    """Return ``n`` with ``noun``, in the plural unless ``n`` is 1, as text that is not broken."""
+    return wording.unbroken(wording.times(n, noun, plural))
 
 
 def name_of(row):
@@ -287,7 +288,6 @@ def weights(run):
         }
         for i in chosen
     ]
-    shown = f"each of the {n_all} {many}" if n == n_all else f"the first {n} of {n_all:,} {many}"
     return {
         "frames": frames,
         "n_columns": n_columns,
@@ -296,11 +296,23 @@ def weights(run):
         "unit": one,
         "n": n,
         "finding": (
-            f"The weights of {shown}, as a picture each: warm pixels speak for it, cool ones "
+            f"{_shown_weights((n, n_all), one, many)}: warm pixels speak for it, cool ones "
             f"against. From {titles[0]} to {titles[-1]} the largest weight went from "
             f"{frames[0]['largest']} to {frames[-1]['largest']}.{_how_changed(images)}"
         ),
     }
+
+
+def _shown_weights(counts, one, many, when=""):
+    """Return in words what the pictures of weights are of.
+
+    counts: (how many are shown, how many there are); one, many: the noun of what has weights.
+    """
+    n, n_all = counts
+    if n_all == 1:
+        return f"The weights of the only {one}{when}, as a picture"
+    which = f"each of the {n_all}" if n == n_all else f"the first {n} of {n_all:,}"
+    return f"The weights of {which} {many}{when}, as a picture each"
 
 
 def _how_changed(images):
@@ -361,14 +373,13 @@ def _square(run):
     n, height, width = images[-1].shape
     n_columns = min(SQUARE, n)
     tile = height_over_width(height, width)
-    shown = f"each of the {n_all}" if n == n_all else f"the first {n} of {n_all:,}"
     return {
         "picture": data_uri(weight_mosaic(of_their_largest(images[-1]), 1.0, n_columns)),
         "n_columns": n_columns,
         "n_rows": -(-n // n_columns),
         "tile": (100.0, round(100 * tile, 2)),
         "finding": (
-            f"The weights of {shown} units after {titles[-1]}, as a picture each, on a scale of "
+            f"{_shown_weights((n, n_all), 'unit', 'units', f' after {titles[-1]}')}, on a scale of "
             "its own."
         ),
     }
@@ -430,16 +441,11 @@ def _gallery(run):
             "row": int(worst.rows[i]),
             "label": int(worst.labels[i]),
             "predicted": int(worst.predicted[i]),
-            "of_label": _unbroken(percent_of(worst.of_label[i])),
-            "of_predicted": _unbroken(percent_of(worst.of_predicted[i])),
+            "of_label": wording.unbroken(percent_of(worst.of_label[i])),
+            "of_predicted": wording.unbroken(percent_of(worst.of_predicted[i])),
         }
         for i in range(len(worst.rows))
     ]
-
-
-def _unbroken(text):
-    """Return ``text`` with spaces at which no line ends."""
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _worst_classes(labels, wrong, pairs):
@@ -555,8 +561,9 @@ def next_steps(row, run, rows):
         steps.append(
             {
                 "title": "Let it train longer",
-                "why": f"The selected run ended at its cap of {settings['n_epochs']:,} epochs, not "
-                "by its patience. With a higher cap it goes on where it stopped.",
+                "why": "The selected run ended at its cap of "
+                f"{times(settings['n_epochs'], 'epoch')}, not by its patience. With a higher cap "
+                "it goes on where it stopped.",
                 "yaml": _experiment(experiment, model, n_epochs=10 * settings["n_epochs"]),
             }
         )
