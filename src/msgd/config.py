@@ -129,11 +129,18 @@ def varied_hyperparameters(settings):
 def compared_hyperparameters(settings):
     """Return the hyperparameters over which the runs of an experiment are compared (list).
 
-    Those of its grid with more than one value; seeds are the spread of the others, and compared
-    only where nothing else varies.
+    Those of its grid with more than one value, as far as ``compared_of`` leaves them.
     """
-    several = [k for k, values in varied_hyperparameters(settings).items() if len(values) > 1]
-    return [key for key in several if key != "seed"] or several
+    grid = varied_hyperparameters(settings)
+    return compared_of([key for key, values in grid.items() if len(values) > 1])
+
+
+def compared_of(varying):
+    """Return those of the ``varying`` hyperparameters (list) over which runs are compared (list).
+
+    Seeds are the spread of the others, and compared only where nothing else varies.
+    """
+    return [key for key in varying if key != "seed"] or varying
 
 
 def expand_grid(settings):

@@ -268,6 +268,20 @@ def test_the_runs_lie_between_the_lowest_and_the_highest_error(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("settings", "varied"),
+    [
+        ([{"l2": 0, "rate": 1, "seed": 1}, {"l2": 0, "rate": 2, "seed": 2}], ["rate"]),
+        ([{"l2": 0, "rate": 1, "seed": 1}, {"l2": 0, "rate": 1, "seed": 2}], ["seed"]),
+        ([{"l2": 0, "rate": 1}, {"l2": 0, "rate": 2}, {"l2": 1, "rate": 1}], ["l2", "rate"]),
+        ([{"l2": 0, "seed": 1}, {"l2": 0, "seed": 1}], []),
+    ],
+)
+def test_seeds_are_compared_where_nothing_else_varies(settings, varied):
+    members = [SimpleNamespace(record={"settings": one}) for one in settings]
+    assert sections._varied(members) == varied
+
+
+@pytest.mark.parametrize(
     ("lines", "best", "said"),
     [
         # The worst value is that whose best run is worst, and not the one of the worst run.

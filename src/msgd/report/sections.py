@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 
 from msgd import wording
-from msgd.config import check_split_sizes, complete_experiment, experiment_schema, yaml_scalar
+from msgd.config import (
+    check_split_sizes,
+    compared_of,
+    complete_experiment,
+    experiment_schema,
+    yaml_scalar,
+)
 from msgd.errors import UserError
 from msgd.evaluation.intervals import wilson_interval
 from msgd.evaluation.selection import validation_rate
@@ -520,10 +526,10 @@ def _grids(runs):
 
 
 def _varied(members):
-    """Return the hyperparameters in which the runs differ; the seed only if nothing else does."""
+    """Return the hyperparameters in which the runs differ and over which they are compared."""
     settings = [run.record["settings"] for run in members]
-    keys = [k for k in settings[0] if any(other.get(k) != settings[0][k] for other in settings)]
-    return [key for key in keys if key != "seed"] or keys
+    first = settings[0]
+    return compared_of([k for k in first if any(other.get(k) != first[k] for other in settings)])
 
 
 def _grid_finding(found):
