@@ -219,3 +219,20 @@ def test_all_words_beside_a_square_are_on_the_figure(monkeypatch, kept, n):
         box = text.get_window_extent()
         assert -1 <= box.y0 < box.y1 <= figure.bbox.height + 1, text
         assert -1 <= box.x0 < box.x1 <= figure.bbox.width + 1, text
+
+
+@pytest.mark.parametrize("is_square", [True, False])
+@pytest.mark.parametrize("n", [1, 4, 9, 30, 100])
+def test_the_colour_bar_is_seen_beside_any_number_of_weights(monkeypatch, kept, n, is_square):
+    n_rows, n_columns = (1, n) if is_square else (-(-n // 10), min(n, 10))
+    images = np.ones((n_rows, n_columns, 4, 4), np.float32)
+    titles = [f"epoch {k}" for k in range(n_rows)]
+    found = weights.WeightImages(titles, images, n, is_square)
+    monkeypatch.setattr(weights, "load_weight_images", lambda *_: found)
+    plot_weights("data", "runs/da/default", "x.png", DPI, "RdBu_r")
+    figure = kept[-1]
+    figure.set_dpi(DPI)
+    figure.canvas.draw()
+    bar = figure.axes[1].get_window_extent()
+    assert 0.07 * DPI <= bar.width <= 0.2 * DPI
+    assert bar.height >= 0.5 * DPI

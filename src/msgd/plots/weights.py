@@ -30,6 +30,8 @@ MAX_COLUMNS = 10  # weight images shown of each
 SQUARE = 10  # rows and columns of weight images without labels
 SMALL_CELL = 0.6  # inches, of an image in the square and the gap after it
 CELL = 0.87  # inches, of an image on the sheet and the gap after it
+BAR = 0.12  # inches, the width of the colour bar at least
+LOWEST_BAR = 1.2  # inches, its length if there is room
 GAP = 0.07  # between two images, as a share of one
 FINENESS = 40  # columns of an image at least, so that a gap of a share of it is a whole column
 
@@ -97,7 +99,7 @@ def plot_weights(data_folder, run_folder, path, dpi, colormap):
     axes.set_xticks(np.arange(n_columns) + middle, range(n_columns))
     axes.set_yticks(np.arange(len(rows)) + middle, [titles[row] for row in rows])
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    figure.colorbar(pictures[0], ax=axes, shrink=0.5, aspect=30, label="weight")
+    _add_colour_bar(figure, axes, pictures[0], "weight")
     save_figure(figure, path, dpi)
 
 
@@ -114,8 +116,16 @@ def _plot_square(found, name, path, dpi, colormap):
     pictures = draw_rows(axes, rows, **_scale(images, colormap))
     axes.set(xticks=[], yticks=[])
     label = "weight, as a share\nof the unit's largest"
-    figure.colorbar(pictures[0], ax=axes, shrink=0.5, aspect=30, label=label)
+    _add_colour_bar(figure, axes, pictures[0], label)
     save_figure(figure, path, dpi)
+
+
+def _add_colour_bar(figure, axes, image, label):
+    """Draw beside ``axes`` what the colours of ``image`` mean, as wide where the figure is low."""
+    room = figure.get_figheight() - 0.75  # inches below the title
+    length = max(room / 2, min(room, LOWEST_BAR))
+    aspect = min(30, length / BAR)
+    figure.colorbar(image, ax=axes, shrink=length / room, aspect=aspect, label=label)
 
 
 def of_their_largest(images):
