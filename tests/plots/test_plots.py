@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from msgd.data.dataset import load_dataset
 from msgd.data.unpickle import unpickle
 from msgd.evaluation.score import score_run
 from msgd.models import MODELS, load_model
-from msgd.plots import weights
+from msgd.plots import learning_curve, weights
 from msgd.plots.learning_curve import plot_learning_curve
 from msgd.plots.mistakes import (
     confusion_matrix,
@@ -77,6 +78,39 @@ def test_the_learning_curve_shows_the_history(folders, tmp_path, drawn):
     (star,) = errors.lines[1].get_xydata()
     best = history["validation_error_percent"].idxmin()  # the first of equal ones
     assert star.tolist() == [history["iteration"][best], history["validation_error_percent"][best]]
+
+
+@pytest.mark.parametrize(
+    ("iterations", "of_epochs"),
+    [
+        ([10], [0, 1]),
+        ([10, 20], [0, 1, 2]),
+        ([10, 20, 30], [0, 1, 2, 3]),
+        ([5, 10], [0, 0.2, 0.4, 0.6, 0.8, 1]),
+    ],
+)
+def test_the_axes_of_few_epochs_have_whole_ones(iterations, of_epochs):
+    """Unless validations lie within them."""
+    n = len(iterations)
+    columns = {"epoch": np.arange(1, n + 1), "iteration": iterations, "stage": "train"}
+    columns |= {"cost": 1.5, "validation_errors": 5, "best_validation_errors": 5}
+    history = pd.DataFrame({**columns, "validation_error_percent": 50.0, "patience": 90})
+    history["best_iteration"] = iterations[0]
+    best = {"best_iteration": iterations[0], "best_epoch": 1, "validation_errors": 5}
+    rest = {"validation_examples": 10, "n_train_batches": 10, "stopped_by": "n_epochs"}
+    training = {**best, **rest, "iterations_run": iterations[-1]}
+    figure = learning_curve._figure(history, training, {"patience": 90})
+    figure.canvas.draw()
+    (epochs,) = figure.axes[0].child_axes
+    low, high = epochs.get_xlim()
+    ticks = [float(tick) for tick in epochs.get_xticks() if low <= tick <= high]
+    np.testing.assert_allclose(ticks, of_epochs, atol=1e-12)
+    assert not [tick for tick in figure.axes[-1].get_xticks() if tick % 1]
+    unlabelled = history.assign(validation_errors=np.nan)
+    figure = learning_curve._figure(unlabelled, training, {})
+    figure.canvas.draw()
+    assert not [tick for tick in figure.axes[0].get_xticks() if tick % 1]
+    plt.close("all")
 
 
 def test_the_sheet_of_weights_shows_every_snapshot(folders, tmp_path, drawn):

@@ -14,12 +14,15 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 def measuring_page(tmp_path_factory):
     """The text of the page on a grid, in a copy that measures itself."""
     need_browser()
-    folder = tmp_path_factory.mktemp("page")
-    data = make_data(folder, n_classes=10, n_train=100, n_valid=50, n_test=120, shape=(7, 7))
+    sizes = {"n_classes": 10, "n_train": 100, "n_valid": 50, "n_test": 120, "shape": (7, 7)}
     rates = (0.001, 0.003, 0.01, 0.03)
-    runs = [
-        make_run(data, f"a_long_name/learning_rate={rate}", learning_rate=rate) for rate in rates
-    ]
+    return page_on(tmp_path_factory.mktemp("page"), "a_long_name", rates, **sizes)
+
+
+def page_on(folder, name, rates, **data):
+    """Return the text of the page on a grid of the experiment ``name``, in a copy that measures."""
+    data = make_data(folder, **data)
+    runs = [make_run(data, f"{name}/learning_rate={rate}", learning_rate=rate) for rate in rates]
     write_report(runs, data, folder / "report.html")
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count(POLICY) == 1
@@ -38,3 +41,14 @@ def test_the_page_loads_whole_and_fits_its_window(measuring_page, tmp_path, widt
     assert page["tips"] >= 5 + 4  # validations of the curve, runs
     # Of curves that lie on each other one is hit.
     assert page["pointedAt"] >= 5
+
+
+@pytest.mark.parametrize("width", [800, 1400])
+def test_no_name_pushes_the_errors_of_its_run_out_of_sight(tmp_path, width):
+    need_browser()
+    page = page_on(tmp_path, "n" * 63, (0.001, 0.01))
+    write_window(tmp_path / "window.html", [page], width)
+    (page,), console = look((tmp_path / "window.html").as_uri(), False, tmp_path / "browser")
+    assert console == []
+    assert "scroll" not in page["scroll"]
+    assert_shown_whole(page, width, False, {"PRE", "command"})

@@ -7,6 +7,7 @@ import math
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +19,9 @@ from PIL import Image
 
 from msgd.evaluation.intervals import wilson_interval
 from msgd.files import read_json, write_json
+from msgd.plots.comparison import Comparison
 from msgd.plots.mistakes import confusion_matrix
+from msgd.plots.style import ORANGE
 from msgd.report import figures, page, pictures, sections
 from msgd.report.figures import thinned
 from msgd.report.page import write_report
@@ -335,6 +338,98 @@ def test_names_beside_ends_that_meet_stand_one_above_the_other(scale):
     for one, other in pairwise(("a", "b", "c", "high")):
         assert not boxes[one].overlaps(boxes[other])
     assert boxes["elsewhere"].y0 == pytest.approx(boxes["a"].y0, abs=2)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The figures that were drawn for the page, none of them written."""
+    found = []
+    monkeypatch.setattr(figures, "to_svg", lambda figure, *_: found.append(figure) or "")
+    yield found
+    plt.close("all")
+
+
+@pytest.mark.parametrize("n_lines", [2, 5, 6])
+def test_names_beside_lines_have_their_colours(kept, n_lines):
+    lines = {f"l2={k}": {0: [5.0 + k], 1: [9.0]} for k in range(n_lines)}  # they meet at the end
+    found = Comparison("learning_rate", [0.1, 1.0], ["l2"], lines)
+    found.best = {"line": "l2=1", "index": 0, "percent": 6.0}
+    figures.over_hyperparameter(found, "grid-0")
+    for figure in kept:
+        (axes,) = figure.axes
+        colours = {text.get_text(): text.get_color() for text in axes.texts}
+        assert sorted(colours) == (sorted(lines) if n_lines < 6 else ["l2=1"])
+        assert len(set(colours.values())) == len(colours)
+        drawn = [line for line in axes.lines if line.get_gid() is None and line.get_marker() == "o"]
+        starts = {line.get_ydata()[0]: line.get_color() for line in drawn}
+        for name, colour in colours.items():
+            assert starts[lines[name][0][0]] == colour
+
+
+@pytest.mark.parametrize("n_runs", [2, 5, 6])
+def test_names_beside_the_curves_of_runs_have_their_colours(kept, n_runs):
+    def validations(k):
+        columns = {"iteration": [10, 20, 30], "validation_error_percent": [50.0 + k, 40, 30]}
+        return SimpleNamespace(validations=lambda: pd.DataFrame(columns))
+
+    rows = [
+        {
+            "selected": k == 1,
+            "validation_error_percent": 30.0,
+            "n_train_batches": 10,
+            "best_epoch": 3,
+        }
+        for k in range(n_runs)
+    ]
+    names = [f"run {k}" for k in range(n_runs)]
+    figures.all_curves([validations(k) for k in range(n_runs)], rows, names)
+    for figure in kept:
+        (axes,) = figure.axes
+        seen = [line for line in axes.lines if line.get_gid() is None]
+        starts = {line.get_ydata()[0]: line.get_color() for line in seen}
+        named = {text.get_text(): text.get_color() for text in axes.texts}
+        own = {name: starts[50.0 + k] for k, name in enumerate(names)}
+        assert named == (own if n_runs < 6 else {})
+        assert own["run 1"] == ORANGE
+        assert len(set(own.values())) == (n_runs if n_runs < 6 else 2)
+
+
+def test_long_names_leave_room_for_the_curves(kept):
+    names = [f"{'n' * 63} learning_rate={rate}" for rate in (0.001, 0.01)]
+    history = pd.DataFrame({"iteration": [10, 20], "validation_error_percent": [50.0, 40]})
+    row = {"validation_error_percent": 40.0, "n_train_batches": 10, "best_epoch": 2}
+    rows = [{**row, "selected": True}, {**row, "selected": False}]
+    figures.all_curves([SimpleNamespace(validations=lambda: history)] * 2, rows, names)
+    for figure in kept:
+        figure.canvas.draw()
+        (axes,) = figure.axes
+        assert axes.get_window_extent().width > 0.3 * figure.bbox.width
+        for text in axes.texts:
+            assert text.get_window_extent().x1 <= figure.bbox.x1 + 1
+        assert sorted(text.get_text()[-3:] for text in axes.texts) == [".01", "001"]
+
+
+def ticks_of(axes):
+    """Return the places of the ticks of the axis of epochs that are in sight."""
+    low, high = axes.get_xlim()
+    return [float(tick) for tick in axes.get_xticks() if low <= tick <= high]
+
+
+@pytest.mark.parametrize("n_epochs", [1, 2, 3, 4, 5, 30])
+def test_the_axis_of_few_epochs_has_whole_ones(kept, n_epochs):
+    epochs = np.arange(1, n_epochs + 1)
+    percents = np.full(n_epochs, 5.0)
+    history = pd.DataFrame({"iteration": 10 * epochs, "validation_error_percent": percents})
+    run = SimpleNamespace(validations=lambda: history)
+    row = {"validation_error_percent": 5.0, "n_train_batches": 10, "best_epoch": 1}
+    figures.all_curves([run, run], [{**row, "selected": k == 0} for k in (0, 1)], ["a", "b"])
+    figures.cost_curve(pd.DataFrame({"epoch": epochs, "cost": percents}), "cost", "c", "cost")
+    assert len(kept) == 4
+    for figure in kept:
+        ticks = ticks_of(figure.axes[0])
+        assert ticks
+        assert [tick for tick in ticks if tick % 1] == []
+        assert n_epochs >= 5 or ticks == [*range(1, n_epochs + 1)]
 
 
 def luminance(colour):

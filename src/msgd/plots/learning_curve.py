@@ -8,12 +8,20 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
 from msgd.errors import UserError
 from msgd.evaluation.opened_run import open_run, validations_of
 from msgd.evaluation.progress import history_so_far, read_run_log
-from msgd.plots.style import BLUE, GREY, INK, ORANGE, run_title, save_figure, set_title
+from msgd.plots.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    run_title,
+    save_figure,
+    set_title,
+    whole_numbers,
+)
 
 SMALLEST_P = 1e-6  # smaller ones are drawn there
 
@@ -127,7 +135,7 @@ def _figure(history, training, settings):
 def _draw_epochs(axes, rows, stage, settings):
     """Draw the cost of each epoch of a stage without validation, of the name ``stage``."""
     axes.plot(rows["epoch"], rows["cost"], color=BLUE, **_markers(rows))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(whole_numbers())
     label = cost_label(settings)
     axes.set_ylabel(f"{stage}\n{label}" if stage else label)
     axes.set_xlabel("epoch")
@@ -157,6 +165,7 @@ def _draw_validated(axes, of_iterations, history, training, settings):
     if "improvement_p" in axes:
         _draw_improvement_p(axes["improvement_p"], history, settings["improvement_alpha"])
     lowest.set_xlabel("iteration (minibatches trained)")
+    lowest.xaxis.set_major_locator(whole_numbers())
 
 
 def _markers(history):
@@ -181,6 +190,8 @@ def _draw_errors(axes, history, training):
         "top", functions=(lambda i: i / n_train_batches, lambda e: e * n_train_batches)
     )
     epochs.set_xlabel("epoch")
+    if not (history["iteration"] % n_train_batches).any():  # no validation lies within an epoch
+        epochs.xaxis.set_major_locator(whole_numbers())
 
 
 def _draw_patience(axes, history, training):

@@ -6,12 +6,22 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap, PowerNorm
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from msgd.data.content import check_images
 from msgd.evaluation.opened_run import open_run
 from msgd.models import load_model
-from msgd.plots.style import BLUE, GREY, INK, ORANGE, picture, run_title, save_figure, set_title
+from msgd.plots.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    picture,
+    run_title,
+    save_figure,
+    set_title,
+    whole_numbers,
+)
 from msgd.wording import times
 
 
@@ -104,14 +114,14 @@ def _mapped_confusion(labels, predicted, n_classes, most_cells):
     axes.grid(False)
     axes.set(xlim=(-0.5, n_classes - 0.5), ylim=(n_classes - 0.5, -0.5))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(8, integer=True))
+        axis.set_major_locator(whole_numbers(8))
         axis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     axes.set_xlabel("predicted class")
     axes.set_ylabel("label")
     several = f", {width} by {width} classes a cell" if width > 1 else ""
     look = {"location": "bottom", "shrink": 0.4, "aspect": 30}
     bar = figure.colorbar(image, ax=axes, label=f"mistakes{several}", **look)
-    bar.locator = MaxNLocator(5, integer=True)
+    bar.locator = whole_numbers(5)
     bar.formatter = StrMethodFormatter("{x:,.0f}")
     bar.update_ticks()
     _list_mistakes(beside, labels, predicted, n_classes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from msgd.files import atomic_path, readable
 
@@ -54,6 +55,14 @@ def run_title(run_folder):
 def plain(text):
     """Return ``text``, a part of a path, as a figure can show it: no formula between dollars."""
     return readable(text).replace("$", r"\$")
+
+
+def whole_numbers(most="auto"):
+    """Return a locator of ticks, ``most`` intervals at most, of an axis that counts something.
+
+    Of an axis that is shorter than 1 it has the one whole number there, and no fractions.
+    """
+    return MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1)
 
 
 def set_title(figure, text):

@@ -17,7 +17,7 @@ from matplotlib.ticker import (
 from matplotlib.transforms import blended_transform_factory
 
 from msgd.config import yaml_scalar
-from msgd.plots.style import BLUE, GREY, INK, LINES, ORANGE, plain
+from msgd.plots.style import BLUE, GREY, INK, LINES, ORANGE, plain, whole_numbers
 from msgd.report.svg import to_svg
 from msgd.wording import times
 
@@ -65,7 +65,7 @@ def learning_curve(run):
             _draw_patience(axes["patience"], history, training, is_wide)
         lowest = axes["patience" if has_patience else "cost"]
         lowest.set_xlabel("iteration: minibatches trained")
-        lowest.xaxis.set_major_locator(MaxNLocator(7 if is_wide else 4, integer=True))
+        lowest.xaxis.set_major_locator(whole_numbers(7 if is_wide else 4))
         lowest.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         return figure, _add_columns(figure, lowest, history, training, n_columns)
 
@@ -84,7 +84,7 @@ def cost_curve(rows, label, name, title):
         _draw_line(axes, rows["epoch"].iloc[shown], rows["cost"].iloc[shown])
         _label(axes, label)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(7 if is_wide else 4, integer=True))
+        axes.xaxis.set_major_locator(whole_numbers(7 if is_wide else 4))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         return figure, {}
@@ -144,7 +144,7 @@ def _draw_patience(axes, history, training, is_wide):
         axes.plot(end, end, "o", color=INK, markersize=5)
     axes.set_ylim(0, None)
     axes.grid(False, axis="x")
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(whole_numbers(4))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     _label(axes, "Patience", "training ends where the iteration (grey) meets it" * is_wide)
 
@@ -235,6 +235,7 @@ def all_curves(runs, rows, names):
         history = runs[i].validations()
         kept = thinned(history["validation_error_percent"].to_numpy(), POINTS_OF_A_RUN)
         histories[i] = history.iloc[kept]
+    colours = _colours_of_runs(shown, rows)
 
     def draw(width, is_wide, _):
         figure, axes = plt.subplots(figsize=(width * POINT, (220 if is_wide else 210) * POINT))
@@ -242,7 +243,7 @@ def all_curves(runs, rows, names):
         for i, history in histories.items():
             epochs = history["iteration"] / rows[i]["n_train_batches"]
             percents = history["validation_error_percent"]
-            look = CHOSEN if rows[i]["selected"] else OTHERS
+            look = {**(CHOSEN if rows[i]["selected"] else OTHERS), "color": colours[i]}
             dots = {"marker": "o", "markersize": 3} if len(history) < 30 else {}
             axes.plot(epochs, percents, **look, **dots)
             axes.plot(epochs, percents, gid=f"run-{i}")  # to be pointed at
@@ -250,9 +251,8 @@ def all_curves(runs, rows, names):
         _scale_errors(
             axes, np.concatenate([h["validation_error_percent"] for h in histories.values()])
         )
-        _scale_epochs(axes, min(h["iteration"].iloc[0] for h in histories.values()))
+        _scale_epochs(axes, [line.get_xdata() for line in axes.lines])
         if len(ends) <= MOST_NAMED:
-            colours = {i: ORANGE if rows[i]["selected"] else INK for i in ends}
             _name_ends(axes, [(names[i], end, colours[i]) for i, end in ends.items()])
         axes.grid(False, axis="x")
         _label(axes, "Validation error, %")
@@ -261,25 +261,43 @@ def all_curves(runs, rows, names):
     return in_both_sizes(draw, "runs", "Validation error of every run over its epochs")
 
 
+def _colours_of_runs(shown, rows):
+    """Return a colour for each of the ``shown`` runs (list of indices into ``rows``), a dict.
+
+    Runs that are named have one each, the selected one that of what is best; of more it alone.
+    """
+    others = [i for i in shown if not rows[i]["selected"]]
+    own = LINES[1:-1] if len(shown) <= MOST_NAMED else [GREY] * len(others)
+    return dict.fromkeys(shown, ORANGE) | dict(zip(others, own, strict=False))
+
+
 POINTS_OF_A_RUN = 120
 MOST_NAMED = 5  # curves; of more the names would fill the figure
 LINE_HEIGHT = 12  # points, of a name
-CHOSEN = {"color": ORANGE, "linewidth": 2, "zorder": 3}
-OTHERS = {"color": GREY, "linewidth": 1, "alpha": 0.8}
+LETTER = 6  # points, its width in a name
+NAME_SHARE = 0.45  # of a figure's width that a name may take
+FEW_EPOCHS = 5  # have a tick each
+CHOSEN = {"linewidth": 2, "zorder": 3}
+OTHERS = {"linewidth": 1, "alpha": 0.8}
 
 
-def _scale_epochs(axes, first):
+def _scale_epochs(axes, epochs):
     """Take a logarithmic axis: the first epochs bring most, and runs differ in length.
 
-    first: iteration; 0 has no place on it, and is one where conjugate gradients begin at the end.
+    epochs: a list of those of each run's validations; 0 has no place on the axis, and is one where
+    conjugate gradients begin at the end.
     """
+    epochs = np.concatenate(epochs)
     axes.set_xlabel("epoch")
-    if first <= 0:
-        return
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    if 0 < epochs.min() < epochs.max():
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    if (
+        epochs.max() < FEW_EPOCHS and not (epochs % 1).any()
+    ):  # of LogLocator it may have one or none
+        axes.xaxis.set_major_locator(whole_numbers())
 
 
 def _name_ends(axes, named):
@@ -287,13 +305,22 @@ def _name_ends(axes, named):
 
     named: [(name, (x, y), colour), ...]; the scales of ``axes`` are those it is drawn with.
     """
+    letters = int(axes.figure.get_figwidth() / POINT * NAME_SHARE / LETTER)
     below = {}  # x: how high the name below stands, in points
     for name, end, colour in sorted(named, key=lambda one: one[1]):
         height = axes.transData.transform(end)[1] * 72 / axes.figure.dpi
         place = max(height, below.get(end[0], -np.inf) + LINE_HEIGHT)
         below[end[0]] = place
         look = {"textcoords": "offset points", "va": "center", "fontsize": 9.5}
-        axes.annotate(plain(name), end, xytext=(9, place - height), color=colour, **look)
+        axes.annotate(
+            plain(_cut(name, letters)), end, xytext=(9, place - height), color=colour, **look
+        )
+
+
+def _cut(name, most):
+    """Return ``name`` with a gap in its middle if it has more than ``most`` letters."""
+    half = most // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
 def _run_tip(name, row):
@@ -313,9 +340,11 @@ def over_hyperparameter(comparison, name):
         tips, named = {}, []
         for number, (words, line) in enumerate(comparison.lines.items()):
             is_best = words == comparison.best["line"]
-            _draw_combination(axes, comparison, number, line)
+            colour = _colour_of(comparison, number, is_best)
+            _draw_combination(axes, comparison, line, colour)
             if words and (is_best or len(comparison.lines) <= MOST_NAMED):
-                named.append((words, (max(line), np.mean(line[max(line)])), INK))
+                end = max(line), np.mean(line[max(line)])
+                named.append((words, end, colour))
             for index, errors in line.items():
                 gid = f"point-{number}-{index}"
                 mean = sum(errors) / len(errors)
@@ -338,13 +367,16 @@ def over_hyperparameter(comparison, name):
     return in_both_sizes(draw, name, f"Validation error over {comparison.key}")
 
 
-def _draw_combination(axes, comparison, number, line):
+def _colour_of(comparison, number, is_best):
+    """Return the colour of the ``number``-th combination: of its line and of its name."""
+    if len(comparison.lines) <= MOST_NAMED:
+        return (INK, *LINES[1:-1])[number]
+    return INK if is_best else GREY
+
+
+def _draw_combination(axes, comparison, line, colour):
     """Draw the mean error over each value's seeds, with a bar from the lowest to the highest."""
-    are_few = len(comparison.lines) <= MOST_NAMED
-    is_best = line is comparison.lines[comparison.best["line"]]
-    colours = (INK, *LINES[1:-1])
-    colour = colours[number] if are_few else INK if is_best else GREY
-    look = {"color": colour, "alpha": 1 if are_few or is_best else 0.5}
+    look = {"color": colour, "alpha": 0.5 if colour == GREY else 1}
     joined = "-" if comparison.is_ordered else ":"
     indices = sorted(line)
     means = [sum(line[i]) / len(line[i]) for i in indices]
