@@ -167,7 +167,7 @@ def test_the_epochs_of_the_weight_images_are_not_cut(monkeypatch, kept, n, n_row
     figure = kept[-1]
     figure.canvas.draw()
     sheet = figure.axes[0]
-    assert [label.get_text() for label in sheet.get_yticklabels()] == titles
+    assert [label.get_text().replace("\n", " ") for label in sheet.get_yticklabels()] == titles
     for text in (*sheet.get_yticklabels(), figure._suptitle, figure.axes[1].yaxis.label):
         box = text.get_window_extent()
         assert figure.bbox.x0 <= box.x0 + 1

@@ -143,7 +143,7 @@ def test_from_where_to_where_the_validation_error_went(percents, best, said):
             "divergence",
             True,
             "Training ended after 1,200 iterations, in epoch 7: its cost or a parameter was no "
-            "longer a finite number.",
+            "longer finite.",
         ),
         (
             "convergence",

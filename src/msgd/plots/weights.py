@@ -90,14 +90,15 @@ def plot_weights(data_folder, run_folder, path, dpi, colormap):
         return
     rows = np.unique(np.linspace(0, len(images) - 1, MAX_ROWS).round().astype(int))
     n_columns = images.shape[1]
-    size = max(n_columns * CELL + 2.2, 4.2), len(rows) * CELL + 0.75
+    size = max(n_columns * CELL + 2.4, 4.2), len(rows) * CELL + 0.75
     figure, axes = plt.subplots(figsize=size, layout="compressed")
     selection = f", the first {n_columns} of {n_all:,}" if n_all > n_columns else ""
     set_title(figure, f"{run_title(run_folder)}: weights of the first layer{selection}")
     pictures = draw_rows(axes, images[rows], **_scale(images, colormap))
     middle = (1 - GAP) / 2
     axes.set_xticks(np.arange(n_columns) + middle, range(n_columns))
-    axes.set_yticks(np.arange(len(rows)) + middle, [titles[row] for row in rows])
+    in_lines = [titles[row].replace(", ", ",\n") for row in rows]
+    axes.set_yticks(np.arange(len(rows)) + middle, in_lines)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     _add_colour_bar(figure, axes, pictures[0], "weight")
     save_figure(figure, path, dpi)
