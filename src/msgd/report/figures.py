@@ -294,9 +294,8 @@ def _scale_epochs(axes, epochs):
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    if (
-        epochs.max() < FEW_EPOCHS and not (epochs % 1).any()
-    ):  # of LogLocator it may have one or none
+    # Of few epochs LogLocator may choose one, or none.
+    if epochs.max() < FEW_EPOCHS and not (epochs % 1).any():
         axes.xaxis.set_major_locator(whole_numbers())
 
 
