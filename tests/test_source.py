@@ -15,8 +15,11 @@ from msgd.models import DEVICES, MODELS
 from msgd.source import PACKAGE, SHAPES_NO_NUMBER, closure, run_source, training_source
 
 # What the program imports before it calls the training: itself, its checks of the data's hashes and
-# of the memory, and how a log begins.
-THE_PROGRAMS = {"cli.py", "data/content.py", "network_size.py", "output.py", "training_log.py"}
+# of the memory, how a log begins, and words for its lines.
+THE_PROGRAMS = {
+    *("cli.py", "data/content.py", "network_size.py", "output.py", "training_log.py"),
+    "wording.py",
+}
 # Trains, then prints the files of the package's modules that were imported. Not those that Numba
 # imports to read its list of a function's compiled versions, where types of other models' may be.
 TRAIN_AND_LIST = """
