@@ -31,7 +31,7 @@ from msgd.cli import main
 from msgd.config import complete_experiment, experiment_schema
 from msgd.files import read_json
 from msgd.models import CLASSIFIERS, STACKS, UNSUPERVISED, cpu_backend, load_model
-from msgd.sklearn import HYPERPARAMETERS, MSGDClassifier
+from msgd.sklearn import HYPERPARAMETERS, MADE_FOR, MSGDClassifier
 from msgd.training.snapshots import load_parameters
 
 # As small as the checks' data sets; filters of one pixel fit images of any number of features.
@@ -310,6 +310,10 @@ def test_numbers_of_another_kind_than_those_fitted_to_are_warned_of():
         of_numbers.predict(x.astype(float))
         MSGDClassifier(n_epochs=2, batch_size=8).fit(x / 255, y).predict(x)
         fitted.fit(x.astype(float), y, X_val=x.astype(float), y_val=y)  # anew, to other numbers
+
+
+def test_what_parameters_are_made_for_are_hyperparameters():
+    assert set(MADE_FOR) <= set(HYPERPARAMETERS)
 
 
 def test_after_partial_fit_nothing_tells_of_other_parameters():

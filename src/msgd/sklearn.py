@@ -66,7 +66,7 @@ RUN_OPTIONS = ("backend", "threads", "floatX")
 
 MOST_UNUSED = 0.1  # the share of the training rows above which leaving them out is worth a warning
 NO_LABELS = "no_validation"  # in the place of y; the word is scikit-learn's
-# What parameters are made for, beyond what the shapes of their arrays say.
+# Hyperparameters that fitted parameters belong to; the shapes of the arrays do not tell them all.
 MADE_FOR = ("model", "n_hidden", "activation", "nkerns", "filter_size", "pool_size")
 MOST_OF_SHARES = 2.0  # pixels that are shares of the brightest one do not come near it
 SEEN_ROWS = 1000  # in which the largest number is looked for

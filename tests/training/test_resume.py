@@ -14,6 +14,7 @@ import toy
 from conftest import as_triple, make_dataset, save_npz
 from killing import files, is_killed
 
+from msgd import provenance
 from msgd.data.unpickle import unpickle
 from msgd.errors import UserError
 from msgd.models import MODELS
@@ -131,6 +132,10 @@ def test_what_a_kill_left_of_a_file_is_removed(data, tmp_path):
     assert files(tmp_path) != expected
     train(data, tmp_path)
     assert files(tmp_path) == expected
+
+
+def test_what_names_a_state_is_recorded_with_the_result():
+    assert {package.__name__ for package in checkpoint.PACKAGES} <= {*provenance.PACKAGES}
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])

@@ -48,7 +48,7 @@ def verify(results, backend="auto", threads=1):
     results = Path(results)
     if not results.is_dir():
         raise UserError(f"{results} is not a folder; give the folder of results of a workflow")
-    folders = [path for path in sorted(results.glob("runs/*/*")) if _is_begun(path)]
+    folders = [path for path in sorted(results.glob("runs/*/*")) if _has_files(path)]
     if not folders and not (results / SCORES).exists():
         raise UserError(
             f"{results} holds no finished run; give the folder of results of a workflow, in which "
@@ -73,7 +73,7 @@ def verify(results, backend="auto", threads=1):
     return findings + _missing(results, folders)
 
 
-def _is_begun(folder):
+def _has_files(folder):
     """Return whether ``folder`` has any file of a run; snapshots alone are of one under way."""
     return folder.is_dir() and any(
         path.is_file() and not path.name.startswith(".") for path in folder.iterdir()
